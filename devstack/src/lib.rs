@@ -1,1 +1,7 @@
-//! Storefence: devstack.
+//! What replaces the cloud on one machine: stand-ins that speak the real wire protocols, and a PostgreSQL.
+//!
+//! `cargo xtask up` starts them for a developer, and the tests start them in their own process. None of this is
+//! meant to face a network: it listens on loopback, and its stand-in routes hand out any token that is asked for.
+
+pub mod http;
+pub mod tls;
