@@ -1,0 +1,259 @@
+//! A `RetailTenant`'s spec, checked and resolved into what runs.
+//!
+//! The API server has applied the same checks at admission (schema and CEL); here they hold for objects that came
+//! another way: stored before a rule was tightened, or read from a directory.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use uuid::Uuid;
+
+use crate::{
+    TenantId,
+    resource::{PrincipalRule, RetailTenantSpec, Role, STORES_MAX, UNTRUSTED_CLAIMS},
+};
+
+/// One field of a spec that cannot be used, and the way out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct SpecProblem {
+    /// JSON path of the field, `spec.…`.
+    pub field: String,
+    /// What is wrong and what is expected.
+    pub problem: String,
+}
+
+/// Which tokens a rule matches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selector {
+    /// Object ID of a user.
+    User(Uuid),
+    /// Object ID of a group, lower case as Entra sends it.
+    Group(String),
+    /// Value of an app role.
+    AppRole(String),
+    /// A claim that is, or contains, this value.
+    Claim {
+        /// Name of the claim, taken literally (a dot is part of the name).
+        name: String,
+        /// The exact value.
+        value: String,
+    },
+    /// A claim that lists store names or IDs.
+    StoresFromClaim(String),
+}
+
+/// Which stores a rule grants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Grant {
+    /// All stores of the tenant.
+    AllStores,
+    /// These stores; never empty.
+    Stores(BTreeSet<Uuid>),
+    /// The stores that the token's claim names.
+    FromClaim,
+}
+
+/// A principal rule, resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// The rule's name.
+    pub name: String,
+    /// The role it gives.
+    pub role: Role,
+    /// Whom it matches.
+    pub selector: Selector,
+    /// What it grants.
+    pub grant: Grant,
+}
+
+/// A store, resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreEntry {
+    /// Name, unique in the tenant.
+    pub name: String,
+    /// For people; the name where the spec gives none.
+    pub display_name: String,
+}
+
+/// The checked form of a spec: what the gateway computes scopes from and the operator reconciles.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TenantRules {
+    tenant_id: TenantId,
+    directory: Uuid,
+    stores: BTreeMap<Uuid, StoreEntry>,
+    by_name: BTreeMap<String, Uuid>,
+    rules: Vec<Rule>,
+}
+
+impl TenantRules {
+    /// Checks a spec and resolves store names.
+    ///
+    /// # Errors
+    /// Every problem found, so that one round of editing mends them all.
+    pub fn compile(spec: &RetailTenantSpec) -> Result<Self, Vec<SpecProblem>> {
+        let mut problems = Problems::default();
+        let tenant_id = spec.tenant_id.parse::<TenantId>();
+        if let Err(error) = &tenant_id {
+            problems.add("spec.tenantId", error.to_string());
+        }
+        let directory = problems.guid("spec.entra.tenantId", &spec.entra.tenant_id);
+        let (stores, by_name) = compile_stores(spec, &mut problems);
+        let mut names = BTreeSet::new();
+        let mut rules = Vec::with_capacity(spec.principals.len());
+        for (i, principal) in spec.principals.iter().enumerate() {
+            let field = format!("spec.principals[{i}]");
+            if !names.insert(&principal.name) {
+                problems.add(&format!("{field}.name"), format!("'{}' stands twice", principal.name));
+            }
+            rules.extend(compile_rule(&field, principal, &by_name, &mut problems));
+        }
+        match (tenant_id, directory) {
+            (Ok(tenant_id), Some(directory)) if problems.0.is_empty() => {
+                Ok(Self { tenant_id, directory, stores, by_name, rules })
+            }
+            _ => Err(problems.0),
+        }
+    }
+
+    /// The tenant's identifier.
+    #[must_use]
+    pub const fn tenant_id(&self) -> &TenantId {
+        &self.tenant_id
+    }
+
+    /// The Entra tenant whose tokens are accepted.
+    #[must_use]
+    pub const fn directory(&self) -> Uuid {
+        self.directory
+    }
+
+    /// Stores by ID.
+    #[must_use]
+    pub const fn stores(&self) -> &BTreeMap<Uuid, StoreEntry> {
+        &self.stores
+    }
+
+    /// The principal rules in the order of the spec.
+    #[must_use]
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// The store whose name or lower-case UUID is exactly `text`: no wildcard, no case folding, no trimming.
+    #[must_use]
+    pub fn store_by_name_or_id(&self, text: &str) -> Option<Uuid> {
+        self.by_name.get(text).copied().or_else(|| {
+            let id = Uuid::try_parse(text).ok()?;
+            (self.stores.contains_key(&id) && id.hyphenated().to_string() == text).then_some(id)
+        })
+    }
+}
+
+fn compile_stores(
+    spec: &RetailTenantSpec,
+    problems: &mut Problems,
+) -> (BTreeMap<Uuid, StoreEntry>, BTreeMap<String, Uuid>) {
+    let mut stores = BTreeMap::new();
+    let mut by_name = BTreeMap::new();
+    if spec.stores.is_empty() || spec.stores.len() > STORES_MAX {
+        problems.add("spec.stores", format!("1 to {STORES_MAX} stores are expected"));
+    }
+    for (i, store) in spec.stores.iter().enumerate() {
+        let Some(id) = problems.guid(&format!("spec.stores[{i}].id"), &store.id) else { continue };
+        if store.name.is_empty() || Uuid::try_parse(&store.name).is_ok() {
+            problems.add(&format!("spec.stores[{i}].name"), "a name that is not a UUID is expected".to_owned());
+        }
+        let display_name = store.display_name.clone().unwrap_or_else(|| store.name.clone());
+        if by_name.insert(store.name.clone(), id).is_some() {
+            problems.add(&format!("spec.stores[{i}].name"), format!("'{}' stands twice", store.name));
+        }
+        if stores.insert(id, StoreEntry { name: store.name.clone(), display_name }).is_some() {
+            problems.add(&format!("spec.stores[{i}].id"), format!("'{id}' stands twice"));
+        }
+    }
+    (stores, by_name)
+}
+
+fn compile_rule(
+    field: &str,
+    principal: &PrincipalRule,
+    by_name: &BTreeMap<String, Uuid>,
+    problems: &mut Problems,
+) -> Option<Rule> {
+    let PrincipalRule { name, role, entra_group, entra_user, app_role, claim, stores_from_claim, stores } = principal;
+    let mut selectors = Vec::new();
+    if let Some(id) = entra_user {
+        selectors.extend(problems.guid(&format!("{field}.entraUser"), id).map(Selector::User));
+    }
+    if let Some(id) = entra_group {
+        let id = problems.guid(&format!("{field}.entraGroup"), id);
+        selectors.extend(id.map(|id| Selector::Group(id.hyphenated().to_string())));
+    }
+    selectors.extend(app_role.clone().map(Selector::AppRole));
+    if let Some(claim) = claim {
+        problems.trusted_claim(&format!("{field}.claim.name"), &claim.name);
+        selectors.push(Selector::Claim { name: claim.name.clone(), value: claim.value.clone() });
+    }
+    if let Some(name) = stores_from_claim {
+        problems.trusted_claim(&format!("{field}.storesFromClaim"), name);
+        selectors.push(Selector::StoresFromClaim(name.clone()));
+    }
+    let given = [entra_user.is_some(), entra_group.is_some(), app_role.is_some(), claim.is_some()];
+    let given = given.into_iter().chain([stores_from_claim.is_some()]).filter(|given| *given).count();
+    if given != 1 {
+        let choice = "exactly one of entraGroup, entraUser, appRole, claim and storesFromClaim is expected";
+        problems.add(field, format!("{choice}; {given} are given"));
+    }
+    let mut ids = BTreeSet::new();
+    for store in stores {
+        match by_name.get(store) {
+            Some(id) => drop(ids.insert(*id)),
+            None => problems.add(&format!("{field}.stores"), format!("'{store}' is not a name in spec.stores")),
+        }
+    }
+    let from_claim = stores_from_claim.is_some();
+    let grant = match (role, from_claim) {
+        (Role::HeadOffice, true) => {
+            problems.add(&format!("{field}.storesFromClaim"), "HeadOffice sees all stores already".to_owned());
+            Grant::AllStores
+        }
+        (Role::HeadOffice, false) => Grant::AllStores,
+        (_, true) => Grant::FromClaim,
+        (_, false) => Grant::Stores(ids),
+    };
+    match grant {
+        Grant::AllStores | Grant::FromClaim if !stores.is_empty() => {
+            let why = if from_claim { "storesFromClaim names the stores" } else { "HeadOffice sees all stores" };
+            problems.add(&format!("{field}.stores"), format!("must be empty: {why}"));
+        }
+        Grant::Stores(_) if stores.is_empty() => {
+            problems.add(&format!("{field}.stores"), format!("at least one store is expected for {role}"));
+        }
+        _ => {}
+    }
+    let selector = selectors.into_iter().next()?;
+    Some(Rule { name: name.clone(), role: *role, selector, grant })
+}
+
+#[derive(Default)]
+struct Problems(Vec<SpecProblem>);
+
+impl Problems {
+    fn add(&mut self, field: &str, problem: String) {
+        self.0.push(SpecProblem { field: field.to_owned(), problem });
+    }
+
+    fn guid(&mut self, field: &str, text: &str) -> Option<Uuid> {
+        let id = Uuid::try_parse(text).ok().filter(|id| id.hyphenated().to_string() == text);
+        if id.is_none() {
+            self.add(field, format!("'{text}' is not a lower-case UUID such as 2f4e6d8c-1a3b-5c7e-9f0a-b2d4f6e8c0a2"));
+        }
+        id
+    }
+
+    fn trusted_claim(&mut self, field: &str, name: &str) {
+        if let Some((_, instead)) = UNTRUSTED_CLAIMS.iter().find(|(claim, _)| *claim == name) {
+            self.add(field, format!("the claim '{name}' cannot grant access: {instead}"));
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The scope of a verified token within one tenant: role and stores.
+
+use std::collections::BTreeSet;
+
+use uuid::Uuid;
+
+use crate::{
+    TenantId,
+    claims::{Claims, Groups, TokenKind},
+    resource::Role,
+    rules::{Grant, Rule, Selector, TenantRules},
+};
+
+/// The stores a scope reaches.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum StoreSet {
+    /// All stores of the tenant, those added later included.
+    All,
+    /// These; never empty.
+    Some(BTreeSet<Uuid>),
+}
+
+impl StoreSet {
+    /// Whether the store is in reach.
+    #[must_use]
+    pub fn contains(&self, store: &Uuid) -> bool {
+        match self {
+            Self::All => true,
+            Self::Some(ids) => ids.contains(store),
+        }
+    }
+
+    pub(crate) fn len_hint(&self) -> usize {
+        match self {
+            Self::All => 0,
+            Self::Some(ids) => ids.len(),
+        }
+    }
+}
+
+/// What one verified token may see in one tenant. Made only by [`Scope::compute`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Scope {
+    tenant: TenantId,
+    role: Role,
+    stores: StoreSet,
+    rules: Vec<String>,
+}
+
+/// Why a token has no scope in a tenant.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoScope {
+    /// The token is of another Entra tenant.
+    #[error("the token's tid is not this tenant's")]
+    ForeignDirectory,
+    /// An app-only token; the principal rules speak of users.
+    #[error("app-only tokens are not served")]
+    AppOnly,
+    /// Nothing matched, and group membership is unknown because the user is in more groups than a token holds.
+    #[error(
+        "the token lists no groups because the user is in too many (groups overage); ask for an app role instead"
+    )]
+    GroupsOverage,
+    /// Nothing matched.
+    #[error("no principal rule matches")]
+    NoRule,
+}
+
+impl NoScope {
+    /// A word for metrics, logs and audit.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::ForeignDirectory => "ForeignDirectory",
+            Self::AppOnly => "AppOnly",
+            Self::GroupsOverage => "GroupsOverage",
+            Self::NoRule => "NoRule",
+        }
+    }
+}
+
+impl Scope {
+    /// Maps claims to the scope: the union over all matching rules, `HeadOffice` being all stores. No match is no
+    /// scope; there is no default.
+    ///
+    /// # Errors
+    /// [`NoScope`] says why nothing is granted.
+    pub fn compute(claims: &Claims, tenant: &TenantRules) -> Result<Self, NoScope> {
+        if claims.tid != tenant.directory() {
+            return Err(NoScope::ForeignDirectory);
+        }
+        if claims.kind == TokenKind::App {
+            return Err(NoScope::AppOnly);
+        }
+        let mut scope: Option<Self> = None;
+        for rule in tenant.rules() {
+            let Some(stores) = granted(claims, rule, tenant) else { continue };
+            match &mut scope {
+                None => {
+                    scope = Some(Self {
+                        tenant: tenant.tenant_id().clone(),
+                        role: rule.role,
+                        stores,
+                        rules: vec![rule.name.clone()],
+                    });
+                }
+                Some(scope) => scope.widen(rule, stores),
+            }
+        }
+        scope.ok_or_else(|| {
+            let by_group = |rule: &Rule| matches!(rule.selector, Selector::Group(_));
+            if claims.groups == Groups::Overage && tenant.rules().iter().any(by_group) {
+                NoScope::GroupsOverage
+            } else {
+                NoScope::NoRule
+            }
+        })
+    }
+
+    fn widen(&mut self, rule: &Rule, stores: StoreSet) {
+        self.role = self.role.max(rule.role);
+        self.rules.push(rule.name.clone());
+        match (&mut self.stores, stores) {
+            (StoreSet::All, _) => {}
+            (mine, StoreSet::All) => *mine = StoreSet::All,
+            (StoreSet::Some(mine), StoreSet::Some(more)) => mine.extend(more),
+        }
+    }
+
+    /// The tenant.
+    #[must_use]
+    pub const fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    /// The highest role among the matching rules.
+    #[must_use]
+    pub const fn role(&self) -> Role {
+        self.role
+    }
+
+    /// The stores in reach.
+    #[must_use]
+    pub const fn stores(&self) -> &StoreSet {
+        &self.stores
+    }
+
+    /// Names of the rules that matched, in the order of the spec.
+    #[must_use]
+    pub fn rules(&self) -> &[String] {
+        &self.rules
+    }
+}
+
+/// The stores that one rule grants to this token; `None` when the rule does not match. A `storesFromClaim` rule whose
+/// claim names no store of the tenant does not match.
+fn granted(claims: &Claims, rule: &Rule, tenant: &TenantRules) -> Option<StoreSet> {
+    let matches = match &rule.selector {
+        Selector::User(oid) => claims.oid == *oid,
+        Selector::Group(id) => match &claims.groups {
+            Groups::Known(groups) => groups.contains(id),
+            Groups::Overage => false,
+        },
+        Selector::AppRole(role) => claims.roles.contains(role),
+        Selector::Claim { name, value } => claims.has_value(name, value),
+        Selector::StoresFromClaim(name) => {
+            let ids: BTreeSet<Uuid> =
+                claims.values(name).into_iter().filter_map(|value| tenant.store_by_name_or_id(value)).collect();
+            return (!ids.is_empty()).then_some(StoreSet::Some(ids));
+        }
+    };
+    matches.then(|| match &rule.grant {
+        Grant::AllStores => StoreSet::All,
+        Grant::Stores(ids) => StoreSet::Some(ids.clone()),
+        // A rule of kind storesFromClaim returned above.
+        Grant::FromClaim => StoreSet::Some(BTreeSet::new()),
+    })
+}
