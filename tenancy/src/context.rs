@@ -36,14 +36,7 @@ pub struct Ticket {
 /// `expires` is in Unix seconds of the **server's** clock ([`Ticket::epoch`] plus the time since), so that the clocks
 /// of gateway and database need not agree; at most [`MAX_LIFETIME_SECONDS`] ahead of it.
 #[must_use]
-pub fn sign(
-    key: &ContextKey,
-    kid: u32,
-    tenant: &TenantId,
-    ticket: Ticket,
-    expires: i64,
-    stores: &StoreSet,
-) -> String {
+pub fn sign(key: &ContextKey, kid: u32, tenant: &TenantId, ticket: Ticket, expires: i64, stores: &StoreSet) -> String {
     let mut context = String::with_capacity(128 + stores.len_hint() * 37);
     let _ = write!(context, "v1|{kid}|{tenant}|{}|{}|{expires}|", ticket.pid, ticket.ticket);
     match stores {

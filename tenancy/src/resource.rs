@@ -156,9 +156,7 @@ pub struct Store {
 }
 
 /// Access level. The order is the order of reach.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub enum Role {
     /// Answers for one or a few stores.
     StoreManager,

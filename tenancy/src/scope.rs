@@ -57,9 +57,7 @@ pub enum NoScope {
     #[error("app-only tokens are not served")]
     AppOnly,
     /// Nothing matched, and group membership is unknown because the user is in more groups than a token holds.
-    #[error(
-        "the token lists no groups because the user is in too many (groups overage); ask for an app role instead"
-    )]
+    #[error("the token lists no groups because the user is in too many (groups overage); ask for an app role instead")]
     GroupsOverage,
     /// Nothing matched.
     #[error("no principal rule matches")]

@@ -40,13 +40,23 @@ fn cel(new: &Value, old: Option<&Value>) -> String {
 #[test]
 fn every_cross_field_error_is_said_at_apply_and_found_again_in_rust() {
     let edits: &[(&str, Value, &str, &str)] = &[
-        ("/stores/1/id", json!("f47ac10b-58cc-4372-a567-0e02b2c3d479"), "two stores have the same id", "spec.stores[1].id"),
+        (
+            "/stores/1/id",
+            json!("f47ac10b-58cc-4372-a567-0e02b2c3d479"),
+            "two stores have the same id",
+            "spec.stores[1].id",
+        ),
         ("/stores/0/name", json!("f47ac10b-58cc-4372-a567-0e02b2c3d470"), "must not be a UUID", "spec.stores[0].name"),
         ("/principals/1/stores", json!(["Tacoma"]), "must be the name of a store", "spec.principals[1].stores"),
         ("/principals/1/stores", json!([]), "need at least one entry in stores", "spec.principals[1].stores"),
         ("/principals/0/stores", json!(["Seattle"]), "HeadOffice sees all stores", "spec.principals[0].stores"),
         ("/principals/1/appRole", json!("x"), "exactly one of", "spec.principals[1]"),
-        ("/principals/0", json!({"name": "x", "role": "HeadOffice", "stores": []}), "exactly one of", "spec.principals[0]"),
+        (
+            "/principals/0",
+            json!({"name": "x", "role": "HeadOffice", "stores": []}),
+            "exactly one of",
+            "spec.principals[0]",
+        ),
         ("/principals/0/storesFromClaim", json!("extn.storeIds"), "HeadOffice sees all stores", "spec.principals[0]"),
         (
             "/principals/1",

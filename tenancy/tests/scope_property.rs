@@ -59,9 +59,8 @@ fn rule(stores: u8) -> impl Strategy<Value = PrincipalRule> {
 }
 
 fn spec() -> impl Strategy<Value = RetailTenantSpec> {
-    (1u8..6)
-        .prop_flat_map(|stores| (Just(stores), prop::collection::vec(rule(stores), 0..6)))
-        .prop_map(|(stores, mut principals)| {
+    (1u8..6).prop_flat_map(|stores| (Just(stores), prop::collection::vec(rule(stores), 0..6))).prop_map(
+        |(stores, mut principals)| {
             for (i, principal) in principals.iter_mut().enumerate() {
                 principal.name = format!("rule-{i}");
             }
@@ -77,7 +76,8 @@ fn spec() -> impl Strategy<Value = RetailTenantSpec> {
                 principals,
                 gateway: GatewayLimits::default(),
             }
-        })
+        },
+    )
 }
 
 /// What a store claim may hold: names, ids, and the near misses that must grant nothing.

@@ -1,2 +1,47 @@
-//! Developer commands.
-fn main() {}
+//! Developer commands: `cargo xtask help` lists them.
+//!
+//! This crate stays small: whatever needs the product's libraries is done by the `storefence-devstack` binary, which
+//! `up` builds with its progress in sight.
+
+mod build;
+mod stack;
+mod test;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Developer commands of Storefence", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build, start and seed everything, apply the examples, wait until they are Ready, and say how to use it
+    Up(stack::Passed),
+    /// Tell whether the stack runs, and where
+    Status(stack::Passed),
+    /// Stop a stack that was started with `up --detach`
+    Down(stack::Passed),
+    /// Print a bearer token for a sample principal
+    Token(stack::Passed),
+    /// Ask the gateway a question in SQL, as a sample principal
+    Ask(stack::Passed),
+    /// Build everything once and run every test; ends with a line `N passed, N failed`
+    Test(test::Options),
+    /// Write the CustomResourceDefinitions to crds/
+    Crds,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Up(passed) => stack::up(&passed),
+        Command::Status(passed) => stack::delegate("status", &passed),
+        Command::Down(passed) => stack::delegate("down", &passed),
+        Command::Token(passed) => stack::delegate("token", &passed),
+        Command::Ask(passed) => stack::delegate("ask", &passed),
+        Command::Test(options) => test::run(&options),
+        Command::Crds => build::crds(),
+    }
+}

@@ -1,0 +1,132 @@
+//! `cargo xtask test`: formatting, lints, then every test, with one line of totals at the end.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    process::Stdio,
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::build;
+
+/// What to run.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Only tests whose name contains this
+    filter: Option<String>,
+    /// Skip formatting and lints
+    #[arg(long)]
+    no_lint: bool,
+    /// Only this package (repeatable)
+    #[arg(short, long)]
+    package: Vec<String>,
+}
+
+/// Runs the tests. The last line is `N passed, N failed`.
+pub fn run(options: &Options) -> Result<()> {
+    build::binaries()?;
+    if !options.no_lint {
+        lint()?;
+    }
+    let begun = Instant::now();
+    let mut cargo = build::cargo();
+    cargo.args(["test", "--no-fail-fast"]);
+    if options.package.is_empty() {
+        cargo.arg("--workspace");
+    }
+    for package in &options.package {
+        cargo.args(["--package", package]);
+    }
+    cargo.args(&options.filter);
+    let mut child = cargo.stdout(Stdio::piped()).spawn().context("cannot start cargo test")?;
+    let mut totals = Totals::default();
+    let mut out = std::io::stdout().lock();
+    for line in BufReader::new(child.stdout.take().context("no output")?).lines() {
+        let line = line?;
+        totals.read(&line);
+        writeln!(out, "{line}")?;
+    }
+    let status = child.wait()?;
+    writeln!(out, "tests took {} s", begun.elapsed().as_secs())?;
+    // A test binary that dies without a result line has failed, whatever the counts say.
+    let failed = if status.success() { totals.failed } else { totals.failed.max(1) };
+    writeln!(out, "{} passed, {failed} failed", totals.passed)?;
+    out.flush()?;
+    ensure!(totals.passed > 0 || options.filter.is_some(), "no test ran");
+    if failed > 0 {
+        std::process::exit(1);
+    }
+    Ok(())
+}
+
+fn lint() -> Result<()> {
+    for (component, args) in [
+        ("rustfmt", &["fmt", "--all", "--check"][..]),
+        ("clippy", &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"][..]),
+    ] {
+        let present = build::cargo()
+            .args([args[0], "--version"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success());
+        if !present {
+            eprintln!("{component} is not installed: skipped (rustup component add {component})");
+            continue;
+        }
+        eprintln!("cargo {}", args.join(" "));
+        let status = build::cargo().args(args).status()?;
+        if !status.success() {
+            bail!("cargo {} does not pass", args.join(" "));
+        }
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct Totals {
+    passed: u64,
+    failed: u64,
+}
+
+impl Totals {
+    /// Adds a line such as `test result: ok. 14 passed; 0 failed; 0 ignored; …`.
+    fn read(&mut self, line: &str) {
+        let Some((_, counts)) = line.split_once("test result: ") else { return };
+        let words: Vec<&str> = counts.split([' ', ';', '.']).filter(|word| !word.is_empty()).collect();
+        for pair in words.windows(2) {
+            match (pair[0].parse::<u64>(), pair[1]) {
+                (Ok(n), "passed") => self.passed += n,
+                (Ok(n), "failed") => self.failed += n,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Kept beside the reader of its output so that a change of libtest's wording shows.
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn totals_add_up_over_test_binaries() {
+        let mut totals = Totals::default();
+        totals.read("test result: ok. 14 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s");
+        totals.read("test result: FAILED. 3 passed; 2 failed; 1 ignored; 0 measured; 0 filtered out");
+        totals.read("test something ... ok");
+        assert_eq!((totals.passed, totals.failed), (17, 2));
+    }
+
+    #[test]
+    fn libtest_still_says_test_result() {
+        let this = std::env::current_exe().unwrap();
+        let output = Command::new(this).args(["--exact", "test::tests::totals_add_up_over_test_binaries"]).output();
+        let mut totals = Totals::default();
+        String::from_utf8(output.unwrap().stdout).unwrap().lines().for_each(|line| totals.read(line));
+        assert_eq!((totals.passed, totals.failed), (1, 0));
+    }
+}
