@@ -4,4 +4,9 @@
 //! meant to face a network: it listens on loopback, and its stand-in routes hand out any token that is asked for.
 
 pub mod http;
+pub mod mcp_client;
+pub mod paths;
+pub mod postgres;
+pub mod process;
+mod random;
 pub mod tls;
