@@ -45,7 +45,7 @@ COMMENT ON COLUMN fence.tenant_stores.store_name IS 'Name of the store, unique w
 CREATE TABLE fence.logins (
     login      name PRIMARY KEY,
     tenant_key integer NOT NULL REFERENCES fence.tenants ON DELETE CASCADE,
-    slot       "char" NOT NULL CHECK (slot IN ('a', 'b')),
+    slot       text NOT NULL CHECK (slot IN ('a', 'b')),
     UNIQUE (tenant_key, slot)
 );
 COMMENT ON TABLE fence.logins IS 'Which tenant a login role speaks for. The two slots let a password be changed without an outage.';

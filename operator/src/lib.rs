@@ -1,1 +1,3 @@
 //! Storefence: operator.
+
+pub mod migrate;
