@@ -1,3 +1,4 @@
 //! Storefence: operator.
 
 pub mod migrate;
+pub mod seed;
