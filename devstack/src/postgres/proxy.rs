@@ -1,0 +1,134 @@
+//! A proxy in front of the server that speaks TLS the way PostgreSQL does, and can cut connections.
+//!
+//! The fetched server programs are built without OpenSSL, so clients that insist on TLS (`sslmode=verify-full`)
+//! need somebody to end it. Putting the proxy before every server keeps installed and fetched ones alike.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use rustls::ServerConfig;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+};
+use tokio_rustls::TlsAcceptor;
+
+use super::{Context, Error};
+use crate::tls::Authority;
+
+/// Request codes that stand where a protocol version would (PostgreSQL manual, "Message Formats").
+const SSL_REQUEST: u32 = 80_877_103;
+const GSS_REQUEST: u32 = 80_877_104;
+
+/// The first byte of a TLS handshake: the client began without asking (`sslnegotiation=direct`).
+const TLS_HANDSHAKE: u8 = 22;
+
+/// Why a connection before this was lost does not matter to the listener.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A running proxy. Dropping it closes the port and every connection.
+#[derive(Debug)]
+pub struct Proxy {
+    addr: SocketAddr,
+    down: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// Listens on a free port of 127.0.0.1 and passes connections on to `backend`, with or without TLS as the client asks.
+    pub async fn start(backend: SocketAddr, authority: &Authority) -> Result<Self, Error> {
+        let mut config: ServerConfig = (*authority.server_config(&[])?).clone();
+        config.alpn_protocols = vec![b"postgresql".to_vec()];
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("binding the TLS proxy")?;
+        let addr = listener.local_addr().context("binding the TLS proxy")?;
+        let (down, down_rx) = watch::channel(false);
+        let task = tokio::spawn(run(listener, backend, acceptor, down_rx));
+        Ok(Self { addr, down, task })
+    }
+
+    /// The address that clients connect to.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Fault: while down, connections are cut and new ones closed without an answer.
+    pub fn set_down(&self, down: bool) {
+        self.down.send_replace(down);
+    }
+
+    /// Fault: cuts every open connection once.
+    pub fn cut_connections(&self) {
+        self.down.send_modify(|_| {});
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn run(listener: TcpListener, backend: SocketAddr, acceptor: TlsAcceptor, mut down: watch::Receiver<bool>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            changed = down.changed() => match changed {
+                Ok(()) => connections.abort_all(),
+                Err(_) => return,
+            },
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((client, _)) if !*down.borrow() => {
+                    let acceptor = acceptor.clone();
+                    connections.spawn(async move {
+                        if let Err(error) = connection(client, backend, acceptor).await {
+                            tracing::debug!(%error, "proxied PostgreSQL connection ended");
+                        }
+                    });
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "accept failed");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            },
+        }
+    }
+}
+
+async fn connection(mut client: TcpStream, backend: SocketAddr, acceptor: TlsAcceptor) -> io::Result<()> {
+    client.set_nodelay(true)?;
+    loop {
+        let mut first = [0; 1];
+        if client.peek(&mut first).await? == 0 {
+            return Ok(());
+        }
+        if first[0] == TLS_HANDSHAKE {
+            let mut client = acceptor.accept(client).await?;
+            let mut server = connect(backend).await?;
+            copy_bidirectional(&mut client, &mut server).await?;
+            return Ok(());
+        }
+        let length = client.read_u32().await?;
+        let code = client.read_u32().await?;
+        match (length, code) {
+            // After the S the client sends its handshake, which the loop's next turn recognises.
+            (8, SSL_REQUEST) => client.write_all(b"S").await?,
+            (8, GSS_REQUEST) => client.write_all(b"N").await?,
+            _ => {
+                let mut server = connect(backend).await?;
+                server.write_u64(u64::from(length) << 32 | u64::from(code)).await?;
+                copy_bidirectional(&mut client, &mut server).await?;
+                return Ok(());
+            }
+        }
+    }
+}
+
+async fn connect(backend: SocketAddr) -> io::Result<TcpStream> {
+    let server = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(backend)).await??;
+    server.set_nodelay(true)?;
+    Ok(server)
+}
