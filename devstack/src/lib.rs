@@ -3,7 +3,9 @@
 //! `cargo xtask up` starts them for a developer, and the tests start them in their own process. None of this is
 //! meant to face a network: it listens on loopback, and its stand-in routes hand out any token that is asked for.
 
+pub mod entra;
 pub mod http;
+pub mod kube_api;
 pub mod mcp_client;
 pub mod paths;
 pub mod postgres;

@@ -1,0 +1,374 @@
+//! Writes: create, update, patch, apply. Each reads, decides and commits with compare-and-swap, as often as needed.
+
+mod admit;
+mod delete;
+mod metadata;
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+pub use self::delete::{DeleteOptions, Deleted};
+use super::{
+    apply::{self, Manager},
+    patch,
+    resource::{Registry, Resource},
+    schema,
+    status::{ApiError, FieldErrorKind},
+    store::{Commit, Store},
+};
+
+/// Objects and kinds: the whole state behind the server.
+#[derive(Debug, Default)]
+pub struct Cluster {
+    /// Objects.
+    pub store: Store,
+    /// Kinds.
+    pub registry: Registry,
+}
+
+/// What a request is about.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The kind.
+    pub resource: Arc<Resource>,
+    /// Empty for cluster-scoped kinds.
+    pub namespace: String,
+    /// Empty for POST.
+    pub name: String,
+    /// The endpoint.
+    pub endpoint: Endpoint,
+}
+
+/// Which view of an object is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Endpoint {
+    /// The object, without its status if that is served apart.
+    Main,
+    /// `/status`
+    Status,
+}
+
+/// `fieldValidation`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FieldValidation {
+    /// Unknown fields are dropped.
+    Ignore,
+    /// Unknown fields are dropped, with a warning.
+    #[default]
+    Warn,
+    /// Unknown fields are an error.
+    Strict,
+}
+
+/// The options of a write.
+#[derive(Debug, Clone, Default)]
+pub struct WriteOptions {
+    /// `dryRun=All`
+    pub dry_run: bool,
+    /// `fieldManager`, or the user agent's first word.
+    pub manager: String,
+    /// `fieldValidation`
+    pub validation: FieldValidation,
+    /// `force` of an apply.
+    pub force: bool,
+    /// Fields that occur twice in the body.
+    pub duplicates: Vec<String>,
+}
+
+/// The result of a write.
+#[derive(Debug)]
+pub struct Written {
+    /// The object as stored.
+    pub object: Arc<Value>,
+    /// Whether it is new.
+    pub created: bool,
+    /// Warnings for the client.
+    pub warnings: Vec<String>,
+}
+
+/// The body of a patch.
+#[derive(Debug)]
+pub enum Patch {
+    /// `application/json-patch+json`
+    Json(Value),
+    /// `application/merge-patch+json`
+    Merge(Value),
+    /// `application/strategic-merge-patch+json`
+    Strategic(Value),
+}
+
+pub(super) fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// A text field of an object's metadata.
+pub(super) fn meta<'a>(object: &'a Value, name: &str) -> &'a str {
+    object.get("metadata").and_then(|m| m.get(name)).and_then(Value::as_str).unwrap_or_default()
+}
+
+impl Target {
+    fn key(&self) -> (String, String) {
+        (self.namespace.clone(), self.name.clone())
+    }
+
+    fn manager(&self, options: &WriteOptions) -> Manager {
+        let subresource = if self.endpoint == Endpoint::Status { "status" } else { "" };
+        Manager { name: options.manager.clone(), subresource: subresource.into() }
+    }
+}
+
+/// How a new state came about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Write,
+    Apply,
+}
+
+impl Cluster {
+    /// One object.
+    pub fn get(&self, target: &Target) -> Result<Arc<Value>, ApiError> {
+        self.store
+            .get(&target.resource.table, &target.key())
+            .ok_or_else(|| ApiError::not_found(&target.resource, &target.name))
+    }
+
+    /// POST.
+    pub fn create(&self, target: &Target, body: Value, options: &WriteOptions) -> Result<Written, ApiError> {
+        let mut target = target.clone();
+        let mut object = metadata::decode(body, &target)?;
+        metadata::name_for_create(&mut object, &mut target);
+        self.create_object(&target, object, options, Origin::Write)
+    }
+
+    fn create_object(
+        &self,
+        target: &Target,
+        object: Value,
+        options: &WriteOptions,
+        origin: Origin,
+    ) -> Result<Written, ApiError> {
+        let resource = &target.resource;
+        if resource.namespaced {
+            self.check_namespace(target)?;
+        }
+        if !meta(&object, "resourceVersion").is_empty() {
+            return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
+        }
+        let mut warnings = Vec::new();
+        let object = self.finish(target, object, None, options, origin, &mut warnings)?;
+        let object = if options.dry_run {
+            match self.store.get(&resource.table, &target.key()) {
+                Some(_) => return Err(ApiError::already_exists(resource, &target.name)),
+                None => Arc::new(object),
+            }
+        } else {
+            let committed = self.store.commit(&resource.table, target.key(), Commit::Create(object));
+            let object = committed.map_err(|_| ApiError::already_exists(resource, &target.name))?;
+            self.after_write(resource, &object);
+            object
+        };
+        Ok(Written { object, created: true, warnings })
+    }
+
+    /// PUT.
+    pub fn update(&self, target: &Target, body: Value, options: &WriteOptions) -> Result<Written, ApiError> {
+        let object = metadata::decode(body, target)?;
+        metadata::check_name(&object, target)?;
+        if meta(&object, "resourceVersion").is_empty()
+            && (target.resource.crd.is_some()
+                || matches!(target.resource.kind.as_str(), "Lease" | "CustomResourceDefinition"))
+        {
+            let error = super::status::FieldError::invalid(
+                "metadata.resourceVersion",
+                json!(0),
+                "must be specified for an update",
+            );
+            return Err(ApiError::invalid(&target.resource, &target.name, &[error]));
+        }
+        self.change(target, options, Origin::Write, |_| Ok(object.clone()))
+    }
+
+    /// PATCH, other than apply.
+    pub fn patch(&self, target: &Target, patch: &Patch, options: &WriteOptions) -> Result<Written, ApiError> {
+        self.change(target, options, Origin::Write, |old| {
+            let mut new = old.clone();
+            match patch {
+                Patch::Json(operations) => patch::json_patch(&mut new, operations)?,
+                Patch::Merge(changes) => patch::merge(&mut new, changes),
+                Patch::Strategic(_) if target.resource.crd.is_some() => {
+                    return Err(ApiError::unsupported_media_type("application/strategic-merge-patch+json"));
+                }
+                Patch::Strategic(changes) => patch::strategic(&mut new, changes, Some(&target.resource.schema)),
+            }
+            let new = metadata::decode(new, target)?;
+            metadata::check_name(&new, target)?;
+            Ok(new)
+        })
+    }
+
+    /// Server-side apply.
+    pub fn apply(&self, target: &Target, body: Value, options: &WriteOptions) -> Result<Written, ApiError> {
+        let resource = &target.resource;
+        if options.manager.is_empty() {
+            return Err(ApiError::bad_request(
+                "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
+            ));
+        }
+        let config = metadata::decode_apply(body, target)?;
+        let manager = target.manager(options);
+        let ignored: &[&str] = match (target.endpoint, resource.has_status) {
+            (Endpoint::Main, true) => &["status"],
+            (Endpoint::Main, false) => &[],
+            (Endpoint::Status, _) => &["spec"],
+        };
+        loop {
+            let request = apply::Apply { config: config.clone(), manager: &manager, force: options.force, ignored };
+            if self.store.get(&resource.table, &target.key()).is_some() {
+                return self.change(target, options, Origin::Apply, |old| {
+                    let request =
+                        apply::Apply { config: config.clone(), manager: &manager, force: options.force, ignored };
+                    metadata::check_preconditions(&config, old, target)?;
+                    apply::apply(old, request, resource, &now())
+                });
+            }
+            if target.endpoint == Endpoint::Status {
+                return Err(ApiError::not_found(resource, &target.name));
+            }
+            if !meta(&config, "uid").is_empty() {
+                return Err(ApiError::conflict(
+                    resource,
+                    &target.name,
+                    "uid mismatch: the provided object specified uid, and no existing object was found",
+                ));
+            }
+            if !meta(&config, "resourceVersion").is_empty() {
+                return Err(ApiError::not_found(resource, &target.name));
+            }
+            let mut blank =
+                json!({"apiVersion": resource.api_version(), "kind": resource.kind, "metadata": {"name": target.name}});
+            if resource.namespaced {
+                blank["metadata"]["namespace"] = json!(target.namespace);
+            }
+            let object = apply::apply(&blank, request, resource, &now())?;
+            match self.create_object(target, object, options, Origin::Apply) {
+                Err(error) if error.reason == "AlreadyExists" => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Reads, computes and commits until nobody was faster.
+    fn change(
+        &self,
+        target: &Target,
+        options: &WriteOptions,
+        origin: Origin,
+        compute: impl Fn(&Value) -> Result<Value, ApiError>,
+    ) -> Result<Written, ApiError> {
+        let resource = &target.resource;
+        loop {
+            let old = self.get(target)?;
+            let computed = compute(&old)?;
+            metadata::check_preconditions(&computed, &old, target)?;
+            let mut warnings = Vec::new();
+            let new = self.finish(target, computed, Some(&old), options, origin, &mut warnings)?;
+            let gone = !meta(&old, "deletionTimestamp").is_empty()
+                && metadata::finalizers(&new).is_empty()
+                && !admit::held(resource, &new);
+            if !gone && apply::same(&old, &new) {
+                return Ok(Written { object: old, created: false, warnings });
+            }
+            if options.dry_run {
+                return Ok(Written { object: Arc::new(new), created: false, warnings });
+            }
+            let commit = if gone { Commit::Remove(old.clone(), new) } else { Commit::Replace(old.clone(), new) };
+            if let Ok(object) = self.store.commit(&resource.table, target.key(), commit) {
+                if gone {
+                    self.after_removal(resource, &object);
+                } else {
+                    self.after_write(resource, &object);
+                }
+                return Ok(Written { object, created: false, warnings });
+            }
+        }
+    }
+
+    /// Everything between what the client sent and what is stored.
+    fn finish(
+        &self,
+        target: &Target,
+        mut new: Value,
+        old: Option<&Arc<Value>>,
+        options: &WriteOptions,
+        origin: Origin,
+        warnings: &mut Vec<String>,
+    ) -> Result<Value, ApiError> {
+        let resource = &target.resource;
+        let old = old.map(AsRef::as_ref);
+        let mut unknown = Vec::new();
+        schema::prune(&mut new, &resource.schema, "", &mut unknown);
+        if old.is_none() || origin == Origin::Write {
+            report_unknown(resource, &unknown, options, warnings)?;
+        }
+        metadata::separate(&mut new, old, target);
+        metadata::system_fields(&mut new, old, target);
+        schema::apply_defaults(&mut new, &resource.schema);
+        admit::admit(self, &mut new, old, target)?;
+
+        let mut errors = metadata::validate(&new, old, resource);
+        errors.extend(schema::validate(&new, old, &resource.schema));
+        errors.extend(admit::validate(&new, old, resource));
+        if resource.crd.is_none()
+            && let Some(error) = errors.iter().find(|e| e.kind == FieldErrorKind::TypeInvalid)
+        {
+            return Err(ApiError::bad_request(format!(
+                "{kind} in version {version:?} cannot be handled as a {kind}: json: cannot unmarshal {} into Go struct field {kind}.{}",
+                error.value.as_str().unwrap_or_default(),
+                error.path,
+                kind = resource.kind,
+                version = resource.version,
+            )));
+        }
+        if !errors.is_empty() {
+            return Err(ApiError::invalid(resource, &target.name, &errors));
+        }
+        metadata::generation(&mut new, old, resource);
+        if origin == Origin::Write {
+            apply::track_update(old, &mut new, resource, &target.manager(options), &now());
+        }
+        Ok(new)
+    }
+}
+
+fn report_unknown(
+    resource: &Resource,
+    unknown: &[String],
+    options: &WriteOptions,
+    warnings: &mut Vec<String>,
+) -> Result<(), ApiError> {
+    let mut problems: Vec<String> = options.duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect();
+    problems.extend(unknown.iter().map(|path| format!("unknown field {path:?}")));
+    match options.validation {
+        FieldValidation::Ignore => Ok(()),
+        _ if problems.is_empty() => Ok(()),
+        FieldValidation::Warn => {
+            warnings.extend(problems);
+            Ok(())
+        }
+        FieldValidation::Strict => Err(ApiError::bad_request(format!(
+            "{kind} in version {version:?} cannot be handled as a {kind}: strict decoding error: {}",
+            problems.join(", "),
+            kind = resource.kind,
+            version = resource.version,
+        ))),
+    }
+}
+
+/// Sets a field of an object's metadata.
+pub(super) fn set_meta(object: &mut Value, name: &str, value: Value) {
+    if !object.get("metadata").is_some_and(Value::is_object) {
+        object["metadata"] = Value::Object(Map::new());
+    }
+    object["metadata"][name] = value;
+}
