@@ -5,6 +5,7 @@
 
 pub mod entra;
 pub mod http;
+pub mod key_vault;
 pub mod kube_api;
 pub mod mcp_client;
 pub mod paths;
