@@ -1,0 +1,167 @@
+//! What the migrations make, as values.
+
+use std::collections::BTreeSet;
+
+use sha2::{Digest, Sha256};
+
+use super::ProtectedTable;
+use crate::migrate::MIGRATIONS;
+
+/// What a check may take for granted about this database beyond what the migrations make.
+#[derive(Clone, Debug, Default)]
+pub struct Expectations {
+    /// Administrators besides the role that looks: they may be members of the fence's roles.
+    pub administrators: BTreeSet<String>,
+    /// Roles that load rows of `retail`: they may be members of `retail_loader`.
+    pub loaders: BTreeSet<String>,
+    /// Roles that may ignore row-level security although they are not superuser: backups, replication.
+    pub bypass_rls: BTreeSet<String>,
+    /// The chain's own tables behind the fence's policies.
+    pub protected: Vec<ProtectedTable>,
+}
+
+/// Tables of `retail` whose rows belong to a store, with the column that says to which.
+pub const STORE_TABLES: [(&str, &str); 5] = [
+    ("stores", "store_id"),
+    ("customers", "primary_store_id"),
+    ("orders", "store_id"),
+    ("order_items", "store_id"),
+    ("inventory", "store_id"),
+];
+
+/// Tables of `retail` whose rows belong to a tenant.
+pub const TENANT_TABLES: [&str; 5] = ["tenants", "categories", "product_types", "products", "product_description_embeddings"];
+
+/// Tables of `fence`.
+pub const FENCE_TABLES: [&str; 6] = ["settings", "tenants", "tenant_stores", "logins", "context_keys", "schema_history"];
+
+/// Sequences.
+pub const SEQUENCES: [(&str, &str); 2] = [("fence", "ticket_seq"), ("retail", "tenants_tenant_key_seq")];
+
+/// Roles that nobody logs in as.
+pub const ROLES: [&str; 5] = ["retail_owner", "fence_owner", "fence_reader", "fence_login", "retail_loader"];
+
+/// A function of the fence.
+#[derive(Clone, Copy, Debug)]
+pub struct ExpectedFunction {
+    /// Name in schema `fence`.
+    pub name: &'static str,
+    /// Argument types.
+    pub arguments: &'static str,
+    /// Owner.
+    pub owner: &'static str,
+    /// `pg_proc.provolatile`.
+    pub volatility: &'static str,
+    /// `pg_proc.proparallel`.
+    pub parallel: &'static str,
+    /// The only role with EXECUTE, beside the owner.
+    pub grantee: &'static str,
+    /// Whether the owner keeps EXECUTE.
+    pub owner_executes: bool,
+    /// The schemas of its search path: `{vector}` stands for pgvector's.
+    pub search_path: &'static str,
+}
+
+/// All functions of schema `fence`.
+pub const FUNCTIONS: [ExpectedFunction; 4] = [
+    ExpectedFunction {
+        name: "visible_stores",
+        arguments: "",
+        owner: "fence_owner",
+        volatility: "s",
+        parallel: "r",
+        grantee: "fence_reader",
+        owner_executes: true,
+        search_path: "pg_catalog, pg_temp",
+    },
+    ExpectedFunction {
+        name: "tenant_key",
+        arguments: "",
+        owner: "fence_owner",
+        volatility: "s",
+        parallel: "r",
+        grantee: "fence_reader",
+        owner_executes: true,
+        search_path: "pg_catalog, pg_temp",
+    },
+    ExpectedFunction {
+        name: "ticket",
+        arguments: "OUT ticket bigint, OUT pid integer, OUT epoch bigint",
+        owner: "fence_owner",
+        volatility: "v",
+        parallel: "u",
+        grantee: "fence_login",
+        owner_executes: true,
+        search_path: "pg_catalog, pg_temp",
+    },
+    ExpectedFunction {
+        name: "run_query",
+        arguments: "context text, query text, max_rows integer, max_bytes integer",
+        owner: "fence_reader",
+        volatility: "s",
+        parallel: "u",
+        grantee: "fence_login",
+        owner_executes: false,
+        search_path: "pg_catalog, retail{vector}, pg_temp",
+    },
+];
+
+/// Settings that the operator may keep for a login. Others could change what the fence's statements do.
+pub const LOGIN_SETTINGS: [&str; 12] = [
+    "search_path",
+    "statement_timeout",
+    "transaction_timeout",
+    "lock_timeout",
+    "idle_in_transaction_session_timeout",
+    "idle_session_timeout",
+    "work_mem",
+    "temp_file_limit",
+    "max_parallel_workers_per_gather",
+    "hash_mem_multiplier",
+    "jit",
+    "application_name",
+];
+
+/// Settings that nobody may keep for the whole database or for all roles.
+pub const FORBIDDEN_SETTINGS: [&str; 6] = [
+    "role",
+    "row_security",
+    "session_authorization",
+    "session_preload_libraries",
+    "local_preload_libraries",
+    // fence.ticket() draws from a sequence
+    "default_transaction_read_only",
+];
+
+/// SHA-256 of the body of a function as the migrations ship it, hexadecimal: the last definition counts.
+pub fn body_hash(function: &str) -> Option<String> {
+    let start = format!("CREATE FUNCTION fence.{function}(");
+    let replacement = format!("CREATE OR REPLACE FUNCTION fence.{function}(");
+    let body = MIGRATIONS.iter().rev().find_map(|(_, _, sql)| {
+        let definition = sql.rsplit_once(&replacement).or_else(|| sql.rsplit_once(&start))?.1;
+        Some(definition.split_once("AS $fn$")?.1.split_once("$fn$")?.0)
+    })?;
+    Some(Sha256::digest(body.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The condition of a policy on rows that belong to a store, as PostgreSQL prints it.
+pub fn store_condition(column: &str) -> String {
+    format!("({column} = ANY (( SELECT fence.visible_stores() AS visible_stores)::uuid[]))")
+}
+
+/// The condition of a policy on rows that belong to a tenant, as PostgreSQL prints it.
+pub fn tenant_condition(column: &str) -> String {
+    format!("({column} = ( SELECT fence.tenant_key() AS tenant_key))")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_function_is_found_in_the_migrations() {
+        let hashes: BTreeSet<_> = FUNCTIONS.iter().map(|function| body_hash(function.name).unwrap()).collect();
+        assert_eq!(hashes.len(), FUNCTIONS.len());
+        assert_eq!(body_hash("no_such_function"), None);
+    }
+}

@@ -1,0 +1,81 @@
+//! Is the fence in the database the one that this version ships, unaltered?
+//!
+//! [`check`] reads the catalogs in one read-only transaction ([`observe`]) and compares what it saw with what the
+//! migrations make ([`compare`], a pure function). Each [`Deviation`] names an object, what was found, what was expected
+//! and what mends it. Nothing is changed here.
+
+mod compare;
+mod expected;
+mod observe;
+mod protected;
+mod snapshot;
+
+use std::fmt;
+
+use sqlx::postgres::PgConnection;
+
+pub use compare::compare;
+pub use expected::Expectations;
+pub use observe::observe;
+pub use protected::{Belongs, InvalidProtectedTable, ProtectedTable, protect};
+pub use snapshot::{Acl, Function, Login, Membership, Policy, Relation, Role, Schema, Setting, Snapshot};
+
+/// What a deviation means for the tenants of the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// The fence may leak, or refuse what it should answer: no tenant of this database is Ready.
+    Unsafe,
+    /// Worth a look; no row is readable because of it.
+    Notice,
+}
+
+/// One difference between the fence and what it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deviation {
+    /// What it means.
+    pub severity: Severity,
+    /// The object, as PostgreSQL names it: `table retail.orders`, `role fence_reader`.
+    pub object: String,
+    /// What the catalogs say.
+    pub found: String,
+    /// What they should say.
+    pub expected: String,
+    /// What mends it: a statement where there is one.
+    pub remedy: String,
+}
+
+impl fmt::Display for Deviation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: found {}, expected {}; remedy: {}", self.object, self.found, self.expected, self.remedy)
+    }
+}
+
+/// Why the fence could not be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// The database has no fence, or the role may not read it.
+    #[error("the fence cannot be read as role {role}: run `storefence-operator migrate`, or connect as the administrator that did")]
+    NoFence {
+        /// The role that was connected.
+        role: String,
+    },
+    /// The catalogs could not be read.
+    #[error("the catalogs cannot be read: {0}")]
+    Database(#[from] sqlx::Error),
+}
+
+impl VerifyError {
+    /// One word for conditions, events and metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NoFence { .. } => "FenceMissing",
+            Self::Database(_) => "DatabaseError",
+        }
+    }
+}
+
+/// Compares the whole fence of a database with what this version ships. Empty: it is intact.
+pub async fn check(connection: &mut PgConnection, expectations: &Expectations) -> Result<Vec<Deviation>, VerifyError> {
+    let snapshot = observe(connection).await?;
+    Ok(compare(&snapshot, expectations))
+}

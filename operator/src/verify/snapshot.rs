@@ -1,0 +1,169 @@
+//! What the catalogs say, as plain values.
+
+use serde::Deserialize;
+
+/// One entry of an access control list.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+pub struct Acl {
+    /// Role, or `PUBLIC`.
+    pub grantee: String,
+    /// `SELECT`, `USAGE`, …
+    pub privilege: String,
+    /// Whether the role may pass it on.
+    pub grantable: bool,
+}
+
+/// A schema.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Schema {
+    /// Name.
+    pub name: String,
+    /// Owner.
+    pub owner: String,
+    /// Privileges.
+    pub acl: Vec<Acl>,
+}
+
+/// A table, view or sequence of schema `retail` or `fence`, or a protected table elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Relation {
+    /// Schema.
+    pub schema: String,
+    /// Name.
+    pub name: String,
+    /// `pg_class.relkind`.
+    pub kind: String,
+    /// Owner.
+    pub owner: String,
+    /// Row-level security enabled.
+    pub rls: bool,
+    /// Row-level security forced.
+    pub force: bool,
+    /// Privileges of the whole relation.
+    pub acl: Vec<Acl>,
+    /// Privileges of single columns; the privilege reads `SELECT (email)`.
+    pub column_acl: Vec<Acl>,
+    /// Triggers that are not PostgreSQL's own, and rewrite rules.
+    pub hooks: Vec<String>,
+}
+
+/// A row-level security policy.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+pub struct Policy {
+    /// `schema.table`.
+    pub table: String,
+    /// Name.
+    pub name: String,
+    /// Permissive, not restrictive.
+    pub permissive: bool,
+    /// `pg_policy.polcmd`: `r` SELECT, `*` ALL, …
+    pub command: String,
+    /// Roles, sorted; `PUBLIC` for all.
+    pub roles: Vec<String>,
+    /// `USING`, as PostgreSQL prints it.
+    pub using: Option<String>,
+    /// `WITH CHECK`, as PostgreSQL prints it.
+    pub check: Option<String>,
+}
+
+/// A function.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Function {
+    /// Schema.
+    pub schema: String,
+    /// Name.
+    pub name: String,
+    /// Argument types, as PostgreSQL prints them.
+    pub arguments: String,
+    /// Owner.
+    pub owner: String,
+    /// Language.
+    pub language: String,
+    /// SECURITY DEFINER.
+    pub definer: bool,
+    /// `pg_proc.provolatile`.
+    pub volatility: String,
+    /// `pg_proc.proparallel`.
+    pub parallel: String,
+    /// Settings fixed for the function, `name=value`.
+    pub settings: Vec<String>,
+    /// SHA-256 of the body, hexadecimal.
+    pub body: String,
+    /// Privileges.
+    pub acl: Vec<Acl>,
+}
+
+/// A role.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Role {
+    /// Name.
+    pub name: String,
+    /// Attributes that it has: `SUPERUSER`, `BYPASSRLS`, `CREATEROLE`, `CREATEDB`, `REPLICATION`, `LOGIN`, `INHERIT`.
+    pub attributes: Vec<String>,
+}
+
+/// A role's membership in another.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+pub struct Membership {
+    /// The group.
+    pub role: String,
+    /// The member.
+    pub member: String,
+    /// The member may grant it.
+    pub admin: bool,
+    /// The member has its privileges.
+    pub inherit: bool,
+    /// The member may become it.
+    pub set: bool,
+}
+
+/// A row of `fence.logins` and what hangs on that role.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Login {
+    /// The role.
+    pub login: String,
+    /// Objects that the role owns, has privileges on of its own, or is named by in a policy; in any database of the cluster.
+    pub dependencies: i64,
+}
+
+/// A setting kept for a role, for the database, or for both.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+pub struct Setting {
+    /// The role; none: every role.
+    pub role: Option<String>,
+    /// `name=value`.
+    pub setting: String,
+}
+
+/// Everything that [`super::compare`] looks at.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Snapshot {
+    /// The database.
+    pub database: String,
+    /// The role that looked.
+    pub observer: String,
+    /// Privileges of the database.
+    pub database_acl: Vec<Acl>,
+    /// The schema that pgvector lives in.
+    pub vector_schema: String,
+    /// Schemas `retail`, `fence`, `public` and pgvector's.
+    pub schemas: Vec<Schema>,
+    /// Relations of `retail` and `fence`, and those anywhere that `fence_reader` holds a privilege on.
+    pub relations: Vec<Relation>,
+    /// Policies on these.
+    pub policies: Vec<Policy>,
+    /// Functions of `retail` and `fence`, and those elsewhere that are SECURITY DEFINER and executable by `fence_reader`.
+    pub functions: Vec<Function>,
+    /// Default privileges, as `role: schema.kind: grantee=privilege`, those of our roles and those that name one of them.
+    pub default_acl: Vec<String>,
+    /// Our roles, the tenants' logins, and every role that ignores row-level security.
+    pub roles: Vec<Role>,
+    /// Memberships in our roles and of our roles and logins.
+    pub memberships: Vec<Membership>,
+    /// `fence.logins`.
+    pub logins: Vec<Login>,
+    /// Settings of the database and of the logins.
+    pub settings: Vec<Setting>,
+    /// Extensions and untrusted languages by which SQL leaves the fence.
+    pub extensions: Vec<String>,
+}
