@@ -1,4 +1,19 @@
-//! Storefence: operator.
+//! The operator: brings every `RetailTenant` to its database logins, fence rows, context keys and Key Vault secrets.
+//!
+//! Start at [`reconcile`] for what is decided, at [`controller`] for when, at [`database`], [`vault`] and
+//! [`credentials`] for how; [`migrate`], [`seed`] and [`verify`] look after the database as a whole.
 
+pub mod backends;
+pub mod cli;
+pub mod config;
+pub mod controller;
+pub mod credentials;
+pub mod database;
+pub mod errors;
+pub mod metrics;
 pub mod migrate;
+pub mod reconcile;
 pub mod seed;
+pub mod server;
+pub mod vault;
+pub mod verify;

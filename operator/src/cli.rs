@@ -1,0 +1,198 @@
+//! The command line. Exit codes: 0 done, 1 failed (or `verify` found a deviation), 2 wrong usage or configuration.
+
+mod admin;
+mod run;
+
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{Config, ConfigError};
+
+/// Wrong usage or configuration.
+const USAGE: u8 = 2;
+/// Anything else.
+const FAILED: u8 = 1;
+
+/// Storefence's operator.
+#[derive(Debug, Parser)]
+#[command(name = "storefence-operator", version, about, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    /// How log lines are written.
+    #[arg(long, env = "STOREFENCE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text, global = true)]
+    log_format: LogFormat,
+}
+
+/// Shape of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// One JSON object per line.
+    Json,
+    /// For people.
+    Text,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Watch RetailTenants and keep databases and Key Vaults as they ask.
+    Run(Box<run::Run>),
+    /// Bring the configured databases to this version's schema.
+    Migrate(admin::Migrate),
+    /// Fill a database with a sample tenant's data.
+    Seed(admin::Seed),
+    /// Check the fence of a database and print each deviation.
+    Verify(admin::Verify),
+    /// Print the CustomResourceDefinition.
+    Crds,
+}
+
+/// Where the configuration is.
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    /// Configuration file: databases and Key Vaults by name.
+    #[arg(long, env = "STOREFENCE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigArgs {
+    fn path(&self) -> Result<&PathBuf, CliError> {
+        self.config.as_ref().ok_or(CliError::Missing {
+            flag: "--config",
+            variable: "STOREFENCE_CONFIG",
+            what: "the configuration file with databases and Key Vaults",
+        })
+    }
+
+    fn load(&self) -> Result<Config, CliError> {
+        Ok(Config::load(self.path()?)?)
+    }
+}
+
+/// Why a command ends with another code than 0.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    /// A value that has no default.
+    #[error("{flag} is not given: {what} is expected there or in the environment variable {variable}")]
+    Missing { flag: &'static str, variable: &'static str, what: &'static str },
+    /// A value that cannot be used.
+    #[error("{flag} (environment variable {variable}): {problem}")]
+    Invalid { flag: &'static str, variable: &'static str, problem: String },
+    /// The configuration file.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The options for Azure.
+    #[error(transparent)]
+    Azure(#[from] storefence_azure::OptionsError),
+    /// Everything else.
+    #[error("{0:#}")]
+    Failed(anyhow::Error),
+}
+
+impl From<anyhow::Error> for CliError {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl CliError {
+    const fn code(&self) -> u8 {
+        match self {
+            Self::Missing { .. } | Self::Invalid { .. } | Self::Config(_) | Self::Azure(_) => USAGE,
+            Self::Failed(_) => FAILED,
+        }
+    }
+}
+
+/// Runs the command line and returns the process's exit code.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; clap knows which stream and code belong to what.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE));
+        }
+    };
+    let Cli { command, log_format } = cli;
+    logging(log_format);
+    // An installed provider is no reason to stop: both would be aws-lc-rs.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    match execute(command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("storefence-operator: {error}");
+            ExitCode::from(error.code())
+        }
+    }
+}
+
+fn execute(command: Command) -> Result<ExitCode, CliError> {
+    if let Command::Crds = command {
+        return admin::crds();
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::Failed(error.into()))?;
+    runtime.block_on(async {
+        match command {
+            Command::Run(arguments) => run::run(*arguments).await,
+            Command::Migrate(arguments) => admin::migrate(arguments).await,
+            Command::Seed(arguments) => admin::seed(arguments).await,
+            Command::Verify(arguments) => admin::verify(arguments).await,
+            Command::Crds => admin::crds(),
+        }
+    })
+}
+
+fn logging(format: LogFormat) {
+    use tracing_subscriber::{EnvFilter, fmt, prelude::*};
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let registry = tracing_subscriber::registry().with(filter);
+    // Standard output belongs to the commands' own results.
+    let layer = fmt::layer().with_writer(std::io::stderr);
+    let outcome = match format {
+        LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
+        LogFormat::Text => registry.with(layer.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))).try_init(),
+    };
+    // Somebody else's subscriber is there already: theirs it is.
+    let _ = outcome;
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_has_an_environment_variable() {
+        for command in Cli::command().get_subcommands() {
+            for argument in command.get_arguments().filter(|argument| argument.get_long().is_some()) {
+                let name = argument.get_long().unwrap_or_default();
+                if ["help", "version"].contains(&name) {
+                    continue;
+                }
+                let variable = argument.get_env().and_then(|name| name.to_str()).unwrap_or_default();
+                let prefixed = ["STOREFENCE_", "AZURE_"].iter().any(|prefix| variable.starts_with(prefix));
+                assert!(prefixed, "{} --{name} has no STOREFENCE_ variable", command.get_name());
+            }
+        }
+    }
+
+    #[test]
+    fn a_missing_value_is_named() {
+        let error = ConfigArgs { config: None }.load().unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("--config") && text.contains("STOREFENCE_CONFIG"), "{text}");
+        assert_eq!(error.code(), USAGE);
+    }
+}

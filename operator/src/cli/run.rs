@@ -1,0 +1,153 @@
+//! `run`: everything that a `RetailTenant` asks for, until told to stop.
+
+use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use clap::Args;
+use storefence_azure::AzureOptions;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::{CliError, ConfigArgs};
+use crate::{
+    backends::Backends,
+    controller::{Controller, RetryPolicy, Settings},
+    metrics::Metrics,
+    server,
+    vault::VaultFactory,
+};
+
+/// How long running passes may take to end after the signal.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// `run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    #[command(flatten)]
+    config: ConfigArgs,
+
+    /// Address of health and metrics.
+    #[arg(long, env = "STOREFENCE_ADMIN_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:9090")]
+    admin_listen: SocketAddr,
+
+    /// How often an unchanged tenant is looked at, for example 5m.
+    #[arg(long, env = "STOREFENCE_RESYNC", value_parser = duration, default_value = "5m")]
+    resync: Duration,
+
+    /// Passes at a time.
+    #[arg(long, env = "STOREFENCE_CONCURRENCY", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    concurrency: u16,
+
+    /// First wait after a failure; it doubles with each further one.
+    #[arg(long, env = "STOREFENCE_RETRY_BASE", value_parser = duration, default_value = "5s")]
+    retry_base: Duration,
+
+    /// Longest wait after a failure.
+    #[arg(long, env = "STOREFENCE_RETRY_MAX", value_parser = duration, default_value = "5m")]
+    retry_max: Duration,
+
+    /// Longest wait for one answer of a database or vault.
+    #[arg(long, env = "STOREFENCE_CALL_TIMEOUT", value_parser = duration, default_value = "10s")]
+    call_timeout: Duration,
+
+    #[command(flatten)]
+    azure: AzureOptions,
+}
+
+/// Reads `500ms`, `30s`, `5m`, `720h`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let expected = || format!("'{text}' is not a duration such as 500ms, 30s, 5m or 1h");
+    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).ok_or_else(expected)?);
+    let number: u64 = digits.parse().map_err(|_| expected())?;
+    let factor = match unit {
+        "ms" => return Ok(Duration::from_millis(number)),
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err(expected()),
+    };
+    number.checked_mul(factor).filter(|seconds| *seconds > 0).map(Duration::from_secs).ok_or_else(expected)
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(arguments: Run) -> Result<ExitCode, CliError> {
+    let Run { config, admin_listen, resync, concurrency, retry_base, retry_max, call_timeout, azure } = arguments;
+    let config = config.load()?;
+    let metrics = Arc::new(Metrics::new().context("metrics")?);
+    let vaults = VaultFactory::new(azure, Arc::clone(&metrics), call_timeout)?;
+    let backends = Arc::new(ArcSwap::from_pointee(Backends::new(&config, &vaults, concurrency, call_timeout)?));
+    let client = kube::Client::try_default().await.context("Kubernetes: KUBECONFIG or in-cluster configuration")?;
+
+    let stop = CancellationToken::new();
+    let listener = server::bind(admin_listen).await.with_context(|| format!("--admin-listen {admin_listen}"))?;
+    let settings = Settings {
+        concurrency,
+        resync,
+        retry: RetryPolicy { base: retry_base, max: retry_max.max(retry_base) },
+        // Room for every call of a pass to take its time, and still an end.
+        pass_deadline: call_timeout * 12,
+    };
+    let controller = Controller { client, backends: Arc::clone(&backends), metrics, settings };
+    let (facts, controlling) = controller.start(stop.child_token());
+    let admin = tokio::spawn(server::serve(listener, facts, stop.child_token()));
+    migrate_all(&backends.load());
+    let mut controlling = tokio::spawn(controlling);
+
+    let outcome = tokio::select! {
+        () = signalled() => Ok(()),
+        ended = &mut controlling => Err(anyhow::anyhow!("the controller ended by itself: {ended:?}")),
+    };
+    tracing::info!("stopping: running passes may end");
+    stop.cancel();
+    if outcome.is_ok() && tokio::time::timeout(DRAIN, controlling).await.is_err() {
+        tracing::warn!("passes did not end in time and are dropped");
+    }
+    for (_, database) in backends.load().databases() {
+        // Bounded, because a server that does not answer must not keep us.
+        let _ = tokio::time::timeout(Duration::from_secs(2), database.close()).await;
+    }
+    let _ = tokio::time::timeout(Duration::from_secs(2), admin).await;
+    outcome?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Migrates every database without waiting: one that is away must not keep the others' tenants. What fails here is
+/// tried again, and told in the status, by the first pass over a tenant of that database.
+fn migrate_all(backends: &Backends) {
+    for (name, database) in backends.databases() {
+        let (name, database) = (name.to_owned(), Arc::clone(database));
+        tokio::spawn(async move {
+            if let Err(error) = database.ready().await {
+                tracing::warn!(database = name, "{error}");
+            }
+        });
+    }
+}
+
+async fn signalled() {
+    let wait = async |kind| match signal(kind) {
+        Ok(mut signal) => drop(signal.recv().await),
+        // Without a handler the signal ends the process at once, which is not worse.
+        Err(_) => std::future::pending().await,
+    };
+    tokio::select! {
+        () = wait(SignalKind::terminate()) => {}
+        () = wait(SignalKind::interrupt()) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_with_their_unit() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
+        assert_eq!(duration("720h"), Ok(Duration::from_secs(2_592_000)));
+        for bad in ["", "5", "5 s", "m", "0s", "1d", "-1s", "99999999999999999999s"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+}

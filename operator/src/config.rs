@@ -1,0 +1,262 @@
+//! The configuration file: which databases and Key Vaults the names in a `RetailTenant` stand for.
+//!
+//! [`File`] is what the user writes (unknown keys are refused); [`Config`] is what runs: checked, with the administrator
+//! URLs read. Both name the field that is wrong.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use serde::Deserialize;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use url::Url;
+
+/// What the user writes.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    databases: Vec<DatabaseEntry>,
+    #[serde(default)]
+    key_vaults: Vec<KeyVaultEntry>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct DatabaseEntry {
+    name: String,
+    admin_url: Option<String>,
+    admin_url_file: Option<PathBuf>,
+    ca_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct KeyVaultEntry {
+    name: String,
+    url: String,
+}
+
+/// The configuration that runs.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// Databases by name (`spec.databaseRef.name`).
+    pub databases: BTreeMap<String, DatabaseConfig>,
+    /// Key Vaults by name (`spec.keyVaultRef.name`).
+    pub key_vaults: BTreeMap<String, Url>,
+}
+
+/// One database.
+#[derive(Clone)]
+pub struct DatabaseConfig {
+    /// How the operator connects, as administrator.
+    pub options: PgConnectOptions,
+    /// Where the tenants' logins connect to.
+    pub endpoint: Endpoint,
+}
+
+impl fmt::Debug for DatabaseConfig {
+    // PgConnectOptions holds the administrator's password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DatabaseConfig").field("endpoint", &self.endpoint).finish_non_exhaustive()
+    }
+}
+
+/// Server, database and TLS mode as they stand in a tenant's connection URI.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Host name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Database.
+    pub database: String,
+    /// TLS mode as libpq spells it.
+    pub ssl_mode: &'static str,
+}
+
+/// A configuration that cannot be used; the text names the file and the field.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file, or a file it names, cannot be read.
+    #[error("{field}: cannot read {}: {source}", path.display())]
+    Read {
+        /// Which setting named the file.
+        field: String,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not YAML, or not of this shape.
+    #[error("{}: {message}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// The parser's words, with line and column.
+        message: String,
+    },
+    /// A field has a value that cannot be used.
+    #[error("{}: {field}: {problem}", path.display())]
+    Field {
+        /// The file.
+        path: PathBuf,
+        /// Path of the field.
+        field: String,
+        /// What is wrong and what is expected.
+        problem: String,
+    },
+}
+
+impl Config {
+    /// Reads and checks the file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the field.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = read("--config", path)?;
+        Self::parse(path, &text)
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let file: File = serde_saphyr::from_str(text)
+            .map_err(|error| ConfigError::Syntax { path: path.to_owned(), message: error.to_string() })?;
+        let File { databases, key_vaults } = file;
+        let refuse = |field: String, problem: &str| ConfigError::Field {
+            path: path.to_owned(),
+            field,
+            problem: problem.to_owned(),
+        };
+        let mut config = Self::default();
+        for (i, entry) in databases.into_iter().enumerate() {
+            let at = format!("databases[{i}]");
+            let name = entry.name.clone();
+            let database = DatabaseConfig::from_entry(path, &at, entry)?;
+            if config.databases.insert(name, database).is_some() {
+                return Err(refuse(format!("{at}.name"), "stands twice"));
+            }
+        }
+        for (i, KeyVaultEntry { name, url }) in key_vaults.into_iter().enumerate() {
+            let at = format!("keyVaults[{i}]");
+            let url = Url::parse(&url)
+                .ok()
+                .filter(|url| url.scheme() == "https" && url.host().is_some())
+                .ok_or_else(|| refuse(format!("{at}.url"), "an https:// URL is expected"))?;
+            if config.key_vaults.insert(name, url).is_some() {
+                return Err(refuse(format!("{at}.name"), "stands twice"));
+            }
+        }
+        Ok(config)
+    }
+}
+
+impl DatabaseConfig {
+    fn from_entry(path: &Path, at: &str, entry: DatabaseEntry) -> Result<Self, ConfigError> {
+        let DatabaseEntry { name: _, admin_url, admin_url_file, ca_file } = entry;
+        let refuse = |field: &str, problem: String| ConfigError::Field {
+            path: path.to_owned(),
+            field: format!("{at}{field}"),
+            problem,
+        };
+        let (field, url) = match (admin_url, admin_url_file) {
+            (Some(url), None) => (".adminUrl", url),
+            (None, Some(file)) => {
+                // Relative to the configuration, so that both can be mounted anywhere.
+                let file = path.parent().unwrap_or(Path::new(".")).join(file);
+                (".adminUrlFile", read(&format!("{at}.adminUrlFile"), &file)?.trim().to_owned())
+            }
+            _ => return Err(refuse("", "exactly one of adminUrl and adminUrlFile is expected".to_owned())),
+        };
+        let expected = "a URL such as postgresql://admin:password@host:5432/retail?sslmode=verify-full is expected";
+        let parsed = Url::parse(&url).map_err(|_| refuse(field, expected.to_owned()))?;
+        if !matches!(parsed.scheme(), "postgresql" | "postgres") {
+            return Err(refuse(field, expected.to_owned()));
+        }
+        let mut options = PgConnectOptions::from_str(&url).map_err(|error| refuse(field, error.to_string()))?;
+        // Asked of the URL: the driver fills gaps from PGHOST and its kin, which the tenants' URIs must not follow.
+        let given = parsed.host_str().is_some_and(|host| !host.is_empty()) && parsed.path().len() > 1;
+        let Some(database) = options.get_database().map(str::to_owned).filter(|_| given) else {
+            return Err(refuse(field, format!("{expected}, with host and database")));
+        };
+        let endpoint = Endpoint {
+            host: options.get_host().trim_matches(['[', ']']).to_owned(),
+            port: options.get_port(),
+            database,
+            ssl_mode: ssl_mode(options.get_ssl_mode()),
+        };
+        if let Some(file) = ca_file {
+            let file = path.parent().unwrap_or(Path::new(".")).join(file);
+            options = options.ssl_root_cert_from_pem(read(&format!("{at}.caFile"), &file)?.into_bytes());
+        }
+        Ok(Self { options, endpoint })
+    }
+}
+
+fn read(field: &str, path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        field: field.to_owned(),
+        path: path.to_owned(),
+        source,
+    })
+}
+
+const fn ssl_mode(mode: PgSslMode) -> &'static str {
+    match mode {
+        PgSslMode::Disable => "disable",
+        PgSslMode::Allow => "allow",
+        PgSslMode::Prefer => "prefer",
+        PgSslMode::Require => "require",
+        PgSslMode::VerifyCa => "verify-ca",
+        PgSslMode::VerifyFull => "verify-full",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(Path::new("/etc/storefence.yaml"), text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn reads_databases_and_vaults() {
+        let config = parse(
+            "databases:\n- name: retail\n  adminUrl: postgresql://boss:s%2Fecret@db.example:6432/retail?sslmode=verify-full\n\
+             keyVaults:\n- name: main\n  url: https://vault.example/\n",
+        )
+        .unwrap();
+        let endpoint = &config.databases["retail"].endpoint;
+        assert_eq!((endpoint.host.as_str(), endpoint.port), ("db.example", 6432));
+        assert_eq!((endpoint.database.as_str(), endpoint.ssl_mode), ("retail", "verify-full"));
+        assert_eq!(config.key_vaults["main"].as_str(), "https://vault.example/");
+        assert!(!format!("{config:?}").contains("ecret"));
+    }
+
+    #[test]
+    fn names_the_field_that_is_wrong() {
+        for (text, expected) in [
+            ("databases:\n- name: retail\n", "databases[0]: exactly one of adminUrl and adminUrlFile"),
+            ("databases:\n- name: a\n  adminUrl: postgresql://h/d\n  adminUrlFile: x\n", "databases[0]: exactly one"),
+            ("databases:\n- name: a\n  adminUrl: mysql://h/d\n", "databases[0].adminUrl: a URL such as"),
+            ("databases:\n- name: a\n  adminUrlFile: missing\n", "databases[0].adminUrlFile: cannot read /etc/missing"),
+            ("keyVaults:\n- name: main\n  url: http://vault\n", "keyVaults[0].url: an https:// URL"),
+            ("keyVaults:\n- name: m\n  url: https://a\n- name: m\n  url: https://b\n", "keyVaults[1].name: stands twice"),
+            ("databases:\n- name: a\n  adminUrl: postgresql://h\n", "databases[0].adminUrl: a URL such as"),
+            ("keyvaults: []\n", "keyvaults"),
+            ("databases:\n- name: a\n  adminurl: x\n", "adminurl"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(expected), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_password_in_a_bad_url_is_not_repeated() {
+        let error = parse("databases:\n- name: a\n  adminUrl: 'mysql://u:hunter2@h/d'\n").unwrap_err();
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+}

@@ -1,0 +1,335 @@
+//! The loop around the passes: watch, trigger, bounded concurrency, finalizer, status, retries.
+
+mod object;
+mod retry;
+mod trigger;
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use futures::{StreamExt, TryStreamExt, channel::mpsc, future::BoxFuture, stream};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::ObjectMeta,
+    core::DeserializeGuard,
+    runtime::{
+        PredicateConfig, WatchStreamExt,
+        controller::{self, Action},
+        events::{Recorder, Reporter},
+
+        reflector::{self, ObjectRef, Store},
+        watcher,
+    },
+};
+use storefence_tenancy::RetailTenant;
+use tokio_util::sync::CancellationToken;
+
+pub use retry::RetryPolicy;
+
+use crate::{
+    backends::Backends,
+    errors::{Failure, Reason},
+    metrics::Metrics,
+    reconcile::{
+        conflict::Claimant,
+        finalize,
+        pass::{self, Work},
+        status::{self, Outcome},
+    },
+    server::Facts,
+};
+use object::KubernetesObject;
+use retry::Retries;
+
+/// Field manager of every write.
+pub const FIELD_MANAGER: &str = "storefence-operator";
+
+/// A `RetailTenant` that may turn out unreadable: one such object must not stop the watch for the others.
+pub(crate) type Guarded = DeserializeGuard<RetailTenant>;
+
+/// How the controller works.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Passes at a time.
+    pub concurrency: u16,
+    /// How often an unchanged tenant is looked at.
+    pub resync: Duration,
+    /// When a failed pass is repeated.
+    pub retry: RetryPolicy,
+    /// Longest pass. What is unfinished then is dropped, and its locks with it.
+    pub pass_deadline: Duration,
+}
+
+/// Everything the controller needs from outside.
+pub struct Controller {
+    /// The Kubernetes API.
+    pub client: Client,
+    /// Databases and vaults.
+    pub backends: Arc<ArcSwap<Backends>>,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// Settings.
+    pub settings: Settings,
+}
+
+struct Context {
+    client: Client,
+    backends: Arc<ArcSwap<Backends>>,
+    metrics: Arc<Metrics>,
+    settings: Settings,
+    store: Store<Guarded>,
+    recorder: Recorder,
+    retries: Retries,
+}
+
+/// What the admin port tells of the controller.
+pub struct ControllerFacts {
+    store: Store<Guarded>,
+    metrics: Arc<Metrics>,
+    synced: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Facts for ControllerFacts {
+    fn missing(&self) -> Vec<String> {
+        let synced = self.synced.load(std::sync::atomic::Ordering::Relaxed);
+        if synced { Vec::new() } else { vec!["the list of RetailTenants has not been read yet".to_owned()] }
+    }
+
+    fn metrics(&self) -> Result<String, prometheus::Error> {
+        let mut counts = std::collections::BTreeMap::new();
+        for object in self.store.state() {
+            let status = object.0.as_ref().ok().and_then(|tenant| tenant.status.as_ref());
+            for condition in [status::READY, status::DATABASE_READY, status::SECRETS_READY] {
+                let found = status.and_then(|status| status.conditions.iter().find(|found| found.type_ == condition));
+                let value = match found.map(|found| found.status.as_str()) {
+                    Some("True") => "true",
+                    Some("False") => "false",
+                    _ => "unknown",
+                };
+                *counts.entry((condition, value)).or_insert(0) += 1;
+            }
+        }
+        self.metrics.tenants(counts);
+        self.metrics.render()
+    }
+}
+
+impl Controller {
+    /// Sets up the watch; gives the facts for the admin port and the loop, which runs until `stop` and then lets the
+    /// running passes finish.
+    pub fn start(self, stop: CancellationToken) -> (Arc<ControllerFacts>, impl Future<Output = ()> + Send) {
+        let Self { client, backends, metrics, settings } = self;
+        let (store, writer) = reflector::store::<Guarded>();
+        let (siblings, sibling_triggers) = mpsc::unbounded();
+        let synced = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let facts = Arc::new(ControllerFacts {
+            store: store.clone(),
+            metrics: Arc::clone(&metrics),
+            synced: Arc::clone(&synced),
+        });
+        let reporter = Reporter { controller: FIELD_MANAGER.to_owned(), instance: instance() };
+        let context = Arc::new(Context {
+            recorder: Recorder::new(client.clone(), reporter),
+            retries: Retries::new(settings.retry),
+            client: client.clone(),
+            backends,
+            metrics,
+            settings: settings.clone(),
+            store: store.clone(),
+        });
+
+        let for_siblings = store.clone();
+        let objects = watcher(Api::<Guarded>::all(client), watcher::Config::default())
+            .default_backoff()
+            .reflect(writer)
+            .inspect_ok(move |event| match event {
+                watcher::Event::Delete(object) => {
+                    for sibling in trigger::siblings(&for_siblings, object) {
+                        // The receiver lives as long as the loop.
+                        let _ = siblings.unbounded_send(sibling);
+                    }
+                }
+                watcher::Event::InitDone => synced.store(true, std::sync::atomic::Ordering::Relaxed),
+                _ => {}
+            })
+            .applied_objects()
+            .predicate_filter(trigger::fingerprint, PredicateConfig::default())
+            .map_ok(|object| ObjectRef::from_obj(&object));
+        let queue = stream::select(objects, sibling_triggers.map(Ok)).take_until(stop.cancelled_owned());
+        let runs = controller::applier(
+            reconcile_boxed,
+            |_, never: &std::convert::Infallible, _| match *never {},
+            context,
+            store,
+            Box::pin(queue),
+            controller::Config::default().concurrency(settings.concurrency),
+        );
+        let run = async move {
+            let mut runs = std::pin::pin!(runs);
+            while let Some(outcome) = runs.next().await {
+                match outcome {
+                    Ok(_) | Err(controller::Error::ObjectNotFound(_)) => {}
+                    Err(error) => tracing::warn!(%error, "watch"),
+                }
+            }
+        };
+        (facts, run)
+    }
+}
+
+/// The pod, for events; absent outside of one.
+fn instance() -> Option<String> {
+    std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty())
+}
+
+/// Boxed and sendable: the runner asks for `Unpin`, the runtime for `Send`.
+fn reconcile_boxed(
+    object: Arc<Guarded>,
+    context: Arc<Context>,
+) -> BoxFuture<'static, Result<Action, std::convert::Infallible>> {
+    Box::pin(reconcile(object, context))
+}
+
+async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, std::convert::Infallible> {
+    let started = std::time::Instant::now();
+    let running = context.metrics.running.clone();
+    running.inc();
+    let end = match tokio::time::timeout(context.settings.pass_deadline, context.step(&object)).await {
+        Ok(end) => end,
+        Err(_) => {
+            tracing::warn!(tenant = %place(object.meta()), "the pass did not end in time and was dropped");
+            End::Retry(Reason::InternalError, crate::errors::Class::Transient)
+        }
+    };
+    running.dec();
+    let uid = object.uid().unwrap_or_default();
+    let (reason, delay) = match end {
+        End::Resync => {
+            context.retries.forget(&uid);
+            (Reason::Reconciled, Some(retry::spread(context.settings.resync)))
+        }
+        End::Gone => {
+            context.retries.forget(&uid);
+            (Reason::Reconciled, None)
+        }
+        End::Retry(reason, class) => (reason, Some(context.retries.delay(&uid, class))),
+    };
+    context.metrics.reconciled(reason, started.elapsed());
+    Ok(delay.map_or_else(Action::await_change, Action::requeue))
+}
+
+/// How a pass ended.
+enum End {
+    /// Done until the next look.
+    Resync,
+    /// Nothing more to do until the object changes, or ever.
+    Gone,
+    /// To be repeated.
+    Retry(Reason, crate::errors::Class),
+}
+
+impl End {
+    fn failed(place: &str, failure: &Failure) -> Self {
+        tracing::warn!(tenant = place, reason = failure.reason().as_str(), "{failure}");
+        Self::Retry(failure.reason(), failure.class())
+    }
+}
+
+impl Context {
+    async fn step(&self, object: &Guarded) -> End {
+        let metadata = object.meta();
+        let place = place(metadata);
+        let kubernetes = KubernetesObject::new(&self.client, metadata);
+        let deleting = metadata.deletion_timestamp.is_some();
+        let ours = object.finalizers().iter().any(|name| name == storefence_tenancy::resource::FINALIZER);
+        let written = match (deleting, ours) {
+            (true, false) => return End::Gone,
+            (true, true) => return self.finalize(object, &kubernetes, &place).await,
+            (false, false) => {
+                self.metrics.kubernetes_write("finalizer");
+                kubernetes.add_finalizer(object.finalizers()).await.map(|()| End::Gone)
+            }
+            (false, true) => {
+                let outcome = self.outcome(object).await;
+                return self.conclude(object, &kubernetes, &place, outcome).await;
+            }
+        };
+        // The watch brings the object back with its finalizer.
+        written.unwrap_or_else(|error| End::failed(&place, &error.into()))
+    }
+
+    async fn outcome(&self, object: &Guarded) -> Outcome {
+        let tenant = match &object.0 {
+            Ok(tenant) => tenant,
+            Err(invalid) => return Outcome::Failed(vec![Failure::Malformed(invalid.error.clone())]),
+        };
+        let claimants: Vec<Claimant> = trigger::claimants(&self.store, &tenant.spec.tenant_id);
+        let backends = self.backends.load_full();
+        pass::pass(&Work { backends: &backends, tenant, claimants: &claimants, metrics: &self.metrics }).await
+    }
+
+    async fn finalize(&self, object: &Guarded, kubernetes: &KubernetesObject, place: &str) -> End {
+        let backends = self.backends.load_full();
+        let outcome = match &object.0 {
+            Ok(tenant) => finalize::finalize(&backends, tenant).await,
+            Err(invalid) => {
+                finalize::finalize_unreadable(&backends, invalid.metadata.uid.as_deref().unwrap_or_default()).await
+            }
+        };
+        match outcome {
+            Ok(()) => {
+                self.metrics.kubernetes_write("finalizer");
+                match kubernetes.remove_finalizer(object.finalizers()).await {
+                    Ok(()) => {
+                        tracing::info!(tenant = place, "released");
+                        End::Gone
+                    }
+                    Err(error) => End::failed(place, &error.into()),
+                }
+            }
+            Err(failure) => {
+                self.conclude(object, kubernetes, place, Outcome::Failed(vec![failure])).await
+            }
+        }
+    }
+
+    /// Writes the status if it changed, tells of transitions, and says when to look again.
+    async fn conclude(
+        &self,
+        object: &Guarded,
+        kubernetes: &KubernetesObject,
+        place: &str,
+        outcome: Outcome,
+    ) -> End {
+        let last = object.0.as_ref().ok().and_then(|tenant| tenant.status.as_ref());
+        let now = k8s_openapi::jiff::Timestamp::now();
+        let (next, transitions) = status::next(last, &outcome, object.meta().generation, whole_second(now));
+        if last != Some(&next) {
+            self.metrics.kubernetes_write("status");
+            if let Err(error) = kubernetes.apply_status(&next).await {
+                return End::failed(place, &error.into());
+            }
+        }
+        for event in object::events(&transitions) {
+            self.metrics.kubernetes_write("event");
+            // An event that is lost costs nothing but the news; the status has it all.
+            if let Err(error) = self.recorder.publish(&event, &object.object_ref(&())).await {
+                tracing::debug!(tenant = place, %error, "event not published");
+            }
+        }
+        match &outcome {
+            Outcome::Done(_) => End::Resync,
+            Outcome::Failed(failures) => failures.first().map_or(End::Resync, |failure| End::failed(place, failure)),
+        }
+    }
+}
+
+/// Times in Kubernetes objects have whole seconds; with more, the object read back would never equal the one written.
+fn whole_second(now: k8s_openapi::jiff::Timestamp) -> k8s_openapi::jiff::Timestamp {
+    k8s_openapi::jiff::Timestamp::from_second(now.as_second()).unwrap_or(now)
+}
+
+fn place(metadata: &ObjectMeta) -> String {
+    let text = |part: &Option<String>| part.clone().unwrap_or_default();
+    format!("{}/{}", text(&metadata.namespace), text(&metadata.name))
+}

@@ -1,0 +1,101 @@
+//! Writes to one `RetailTenant`. None of them needs the object to be readable as one.
+
+use kube::{
+    Api, Client, Resource,
+    api::{DynamicObject, ObjectMeta, Patch, PatchParams},
+    core::{ApiResource, PartialObjectMeta},
+    runtime::events::{Event, EventType},
+};
+use serde_json::json;
+use storefence_tenancy::{RetailTenant, RetailTenantStatus, resource::FINALIZER};
+
+use super::FIELD_MANAGER;
+use crate::reconcile::status::{READY, Transition};
+
+/// Longest note of an event (the API refuses more than 1 kB).
+const NOTE_MAX: usize = 1000;
+
+pub struct KubernetesObject {
+    api: Api<DynamicObject>,
+    name: String,
+    uid: Option<String>,
+}
+
+impl KubernetesObject {
+    pub fn new(client: &Client, metadata: &ObjectMeta) -> Self {
+        let resource = ApiResource::erase::<RetailTenant>(&());
+        let namespace = metadata.namespace.as_deref().unwrap_or_default();
+        Self {
+            api: Api::namespaced_with(client.clone(), namespace, &resource),
+            name: metadata.name.clone().unwrap_or_default(),
+            uid: metadata.uid.clone(),
+        }
+    }
+
+    /// Adds the finalizer, unless somebody else changed the list meanwhile.
+    pub async fn add_finalizer(&self, present: &[String]) -> Result<(), kube::Error> {
+        let patch = if present.is_empty() {
+            json!([
+                {"op": "test", "path": "/metadata/finalizers", "value": null},
+                {"op": "add", "path": "/metadata/finalizers", "value": [FINALIZER]},
+            ])
+        } else {
+            json!([
+                {"op": "test", "path": "/metadata/finalizers", "value": present},
+                {"op": "add", "path": "/metadata/finalizers/-", "value": FINALIZER},
+            ])
+        };
+        self.patch_metadata(patch).await
+    }
+
+    /// Removes the finalizer; an object that is gone is no error.
+    pub async fn remove_finalizer(&self, present: &[String]) -> Result<(), kube::Error> {
+        let Some(at) = present.iter().position(|name| name == FINALIZER) else { return Ok(()) };
+        let path = format!("/metadata/finalizers/{at}");
+        let patch = json!([
+            {"op": "test", "path": path, "value": FINALIZER},
+            {"op": "remove", "path": path},
+        ]);
+        match self.patch_metadata(patch).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    async fn patch_metadata(&self, patch: serde_json::Value) -> Result<(), kube::Error> {
+        let patch = serde_json::from_value(patch).map_err(kube::Error::SerdeError)?;
+        let _: PartialObjectMeta<DynamicObject> =
+            self.api.patch_metadata(&self.name, &PatchParams::default(), &Patch::<()>::Json(patch)).await?;
+        Ok(())
+    }
+
+    /// Writes the whole status by forced server-side apply; an object that is gone is no error.
+    pub async fn apply_status(&self, status: &RetailTenantStatus) -> Result<(), kube::Error> {
+        let body = json!({
+            "apiVersion": RetailTenant::api_version(&()),
+            "kind": RetailTenant::kind(&()),
+            // The UID: a status of a deleted object must not land on its namesake.
+            "metadata": {"name": self.name, "uid": self.uid},
+            "status": status,
+        });
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        match self.api.patch_status(&self.name, &params, &Patch::Apply(&body)).await {
+            Err(kube::Error::Api(answer)) if answer.code == 404 => Ok(()),
+            outcome => outcome.map(drop),
+        }
+    }
+}
+
+/// The events that tell of transitions: of `Ready`, and of others that have a reason of their own.
+pub fn events(transitions: &[Transition]) -> impl Iterator<Item = Event> {
+    let ready = transitions.iter().find(|transition| transition.condition == READY).map(|transition| transition.reason);
+    transitions.iter().filter(move |transition| transition.condition == READY || Some(transition.reason) != ready).map(
+        |transition| Event {
+            type_: if transition.good { EventType::Normal } else { EventType::Warning },
+            reason: transition.reason.as_str().to_owned(),
+            note: Some(transition.message.chars().take(NOTE_MAX / 4 * 3).collect()),
+            action: "Reconcile".to_owned(),
+            secondary: None,
+        },
+    )
+}

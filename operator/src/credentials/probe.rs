@@ -1,0 +1,210 @@
+//! The login probe: does the gateway's way into the database work, and does it lead nowhere else?
+
+use sqlx::{ConnectOptions, Connection, PgConnection};
+use storefence_tenancy::{
+    TenantId,
+    context::{self, Ticket},
+    credentials::ContextKey,
+    scope::StoreSet,
+};
+
+use super::Password;
+use crate::{
+    database::{Database, DatabaseError},
+    errors::Reason,
+};
+
+/// Life of the probe's own context, in seconds of the server's clock.
+const LIFETIME_SECONDS: i64 = 30;
+
+/// What the probe found.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// The database does not let the login in.
+    #[error("login {login} is refused with the password in Key Vault: {problem}; the operator sets a new one")]
+    Refused {
+        /// The role.
+        login: String,
+        /// PostgreSQL's words.
+        problem: String,
+    },
+    /// The login is more than it should be.
+    #[error("login {login} {deviation}; take that away from it: the tenant is not served as it is")]
+    Deviation {
+        /// The role.
+        login: String,
+        /// What it is or has.
+        deviation: &'static str,
+    },
+    /// A call through the fence fails.
+    #[error("login {login} cannot ask through the fence: {problem}; run storefence-operator verify")]
+    Fence {
+        /// The role.
+        login: String,
+        /// PostgreSQL's words.
+        problem: String,
+    },
+    /// The fence shows another number of stores than the spec has.
+    #[error("login {login} sees {found} stores through the fence, the spec has {expected}; run storefence-operator verify")]
+    Stores {
+        /// The role.
+        login: String,
+        /// Seen.
+        found: i64,
+        /// In the spec.
+        expected: usize,
+    },
+    /// The database is away.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+}
+
+impl ProbeError {
+    /// The word for conditions, events and metrics.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Database(error) => error.reason(),
+            _ => Reason::LoginProbeFailed,
+        }
+    }
+}
+
+/// What a probe uses: exactly what the gateway will use.
+pub struct Credentials<'a> {
+    /// The login.
+    pub login: &'a str,
+    /// Its password, from the vault.
+    pub password: &'a Password,
+    /// Key id.
+    pub kid: u32,
+    /// The context key, from the vault.
+    pub key: &'a ContextKey,
+}
+
+impl Database {
+    /// Whether the password lets the login in. Writes nothing.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when the server gives no answer to that.
+    pub async fn password_works(&self, login: &str, password: &Password) -> Result<bool, DatabaseError> {
+        match self.connect(login, password).await {
+            Ok(connection) => {
+                // A courtesy to the server's log.
+                let _ = self.within(connection.close()).await;
+                Ok(true)
+            }
+            Err(ProbeError::Database(error)) => Err(error),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// One call as the gateway makes it, and a look at what else the login could do. `stores` is the number of stores
+    /// that the tenant has.
+    ///
+    /// # Errors
+    /// [`ProbeError`].
+    pub async fn probe(
+        &self,
+        credentials: &Credentials<'_>,
+        tenant: &TenantId,
+        stores: usize,
+    ) -> Result<(), ProbeError> {
+        let login = credentials.login;
+        let mut connection = self.connect(login, credentials.password).await?;
+        let outcome = tokio::time::timeout(self.deadline(), async {
+            if let Some(deviation) = deviation(&mut connection).await? {
+                return Ok(Err(ProbeError::Deviation { login: login.to_owned(), deviation }));
+            }
+            let found = flight(&mut connection, credentials, tenant).await?;
+            if usize::try_from(found).ok() == Some(stores) {
+                return Ok(Ok(()));
+            }
+            Ok(Err(ProbeError::Stores { login: login.to_owned(), found, expected: stores }))
+        });
+        let outcome = match outcome.await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(error)) => Err(self.classify(login, error)),
+            Err(_) => Err(ProbeError::Fence { login: login.to_owned(), problem: "no answer in time".to_owned() }),
+        };
+        let _ = self.within(connection.close()).await;
+        outcome
+    }
+
+    async fn connect(&self, login: &str, password: &Password) -> Result<PgConnection, ProbeError> {
+        let options = self.options_for(login, password.expose());
+        let refused = |problem: String| ProbeError::Refused { login: login.to_owned(), problem };
+        match tokio::time::timeout(self.deadline(), options.connect()).await {
+            Ok(Ok(connection)) => Ok(connection),
+            // 28P01 wrong password, 28000 not permitted to log in.
+            Ok(Err(sqlx::Error::Database(error))) if matches!(error.code().as_deref(), Some("28P01" | "28000")) => {
+                Err(refused(error.message().to_owned()))
+            }
+            Ok(Err(error)) => Err(self.error(error).into()),
+            Err(_) => Err(self.error(sqlx::Error::PoolTimedOut).into()),
+        }
+    }
+
+    fn classify(&self, login: &str, error: sqlx::Error) -> ProbeError {
+        match self.error(error) {
+            error @ DatabaseError::Unreachable { .. } => error.into(),
+            error => ProbeError::Fence { login: login.to_owned(), problem: error.to_string() },
+        }
+    }
+}
+
+/// The first thing about the session's role that a tenant's login must not be or have.
+async fn deviation(connection: &mut PgConnection) -> Result<Option<&'static str>, sqlx::Error> {
+    const CHECKS: [&str; 7] = [
+        "is superuser",
+        "bypasses row-level security",
+        "may create roles, create databases or replicate",
+        "is not a member of fence_login alone",
+        "owns database objects",
+        "can read the tables of schema retail past the fence",
+        "can create objects in this database",
+    ];
+    let found: Vec<bool> = sqlx::query_scalar(
+        r"SELECT ARRAY[
+            r.rolsuper,
+            r.rolbypassrls,
+            r.rolcreaterole OR r.rolcreatedb OR r.rolreplication,
+            (SELECT coalesce(array_agg(DISTINCT m.roleid::regrole::text), '{}') FROM pg_catalog.pg_auth_members m WHERE m.member = r.oid)
+              <> ARRAY['fence_login'],
+            EXISTS (SELECT FROM pg_catalog.pg_shdepend d
+                     WHERE d.refclassid = 'pg_catalog.pg_authid'::regclass AND d.refobjid = r.oid AND d.deptype = 'o'),
+            EXISTS (SELECT FROM pg_catalog.pg_class c
+                     WHERE c.relnamespace IN ('retail'::regnamespace, 'fence'::regnamespace) AND c.relkind IN ('r', 'p', 'v', 'm')
+                       AND (has_table_privilege(r.oid, c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER')
+                            OR has_any_column_privilege(r.oid, c.oid, 'SELECT, INSERT, UPDATE, REFERENCES'))),
+            has_database_privilege(r.oid, current_database(), 'CREATE, TEMP')
+              OR has_schema_privilege(r.oid, 'retail', 'CREATE') OR has_schema_privilege(r.oid, 'fence', 'CREATE')
+          ]
+          FROM pg_catalog.pg_roles r WHERE r.rolname = session_user",
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(found.iter().zip(CHECKS).find_map(|(found, text)| found.then_some(text)))
+}
+
+/// One flight: ticket, signed context for all stores, a count through `fence.run_query`.
+async fn flight(
+    connection: &mut PgConnection,
+    credentials: &Credentials<'_>,
+    tenant: &TenantId,
+) -> Result<i64, sqlx::Error> {
+    let (ticket, pid, epoch): (i64, i32, i64) =
+        sqlx::query_as("SELECT ticket, pid, epoch FROM fence.ticket()").fetch_one(&mut *connection).await?;
+    let ticket = Ticket { ticket, pid, epoch };
+    let signed =
+        context::sign(credentials.key, credentials.kid, tenant, ticket, epoch + LIFETIME_SECONDS, &StoreSet::All);
+    sqlx::raw_sql("BEGIN READ ONLY").execute(&mut *connection).await?;
+    let line: String = sqlx::query_scalar("SELECT line FROM fence.run_query($1, $2, 1, 1000)")
+        .bind(signed)
+        .bind("SELECT count(*) AS stores FROM retail.stores")
+        .fetch_one(&mut *connection)
+        .await?;
+    sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await?;
+    let value: serde_json::Value = serde_json::from_str(&line).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+    Ok(value["stores"].as_i64().unwrap_or(-1))
+}

@@ -1,0 +1,74 @@
+//! Reads what the database holds of one tenant: one statement, index lookups only, whatever the number of tenants.
+
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use super::{Database, DatabaseError, TenantLock};
+use crate::reconcile::{desired::Desired, state::DatabaseState};
+
+const OBSERVE: &str = r"
+WITH me AS (SELECT t.tenant_key, t.tenant_id, t.display_name FROM retail.tenants t WHERE t.tenant_id = $1),
+     role AS (SELECT r.* FROM pg_catalog.pg_roles r WHERE r.rolname = ANY ($3))
+SELECT json_build_object(
+  'tenant', (SELECT json_build_object('display_name', me.display_name) FROM me),
+  'fence', (SELECT json_build_object('owner_uid', f.owner_uid, 'enabled', f.enabled) FROM fence.tenants f WHERE f.tenant_id = $1),
+  'retail_stores', (
+    SELECT coalesce(json_object_agg(s.store_id, json_build_object('tenant', t.tenant_id, 'name', s.store_name, 'display_name', s.display_name)), '{}')
+      FROM (SELECT unnest($2::uuid[]) UNION SELECT x.store_id FROM retail.stores x WHERE x.tenant_key = (SELECT tenant_key FROM me)) ids (store_id)
+      JOIN retail.stores s USING (store_id) JOIN retail.tenants t USING (tenant_key)),
+  'fence_stores', (
+    SELECT coalesce(json_object_agg(s.store_id, json_build_object('tenant', t.tenant_id, 'name', s.store_name)), '{}')
+      FROM (SELECT unnest($2::uuid[]) UNION SELECT x.store_id FROM fence.tenant_stores x WHERE x.tenant_key = (SELECT tenant_key FROM me)) ids (store_id)
+      JOIN fence.tenant_stores s USING (store_id) JOIN fence.tenants t USING (tenant_key)),
+  'roles', (
+    SELECT coalesce(json_object_agg(r.rolname, json_build_object(
+        'attributes', json_build_object(
+            'login', r.rolcanlogin, 'inherit', r.rolinherit, 'superuser', r.rolsuper, 'createdb', r.rolcreatedb,
+            'createrole', r.rolcreaterole, 'replication', r.rolreplication, 'bypassrls', r.rolbypassrls,
+            'expires', r.rolvaliduntil IS NOT NULL AND r.rolvaliduntil <> 'infinity'),
+        'connection_limit', r.rolconnlimit,
+        'comment', pg_catalog.shobj_description(r.oid, 'pg_authid'),
+        'memberships', (
+            SELECT coalesce(json_agg(json_build_object(
+                'group', m.roleid::regrole::text, 'grantor', m.grantor::regrole::text,
+                'admin', m.admin_option, 'inherit', m.inherit_option, 'set', m.set_option)), '[]')
+              FROM pg_catalog.pg_auth_members m WHERE m.member = r.oid),
+        'settings', (
+            SELECT coalesce(json_object_agg(split_part(c, '=', 1), substr(c, strpos(c, '=') + 1)), '{}')
+              FROM pg_catalog.pg_db_role_setting d, unnest(d.setconfig) c WHERE d.setrole = r.oid AND d.setdatabase = 0),
+        'database_settings', (
+            SELECT coalesce(json_agg(b.datname), '[]')
+              FROM pg_catalog.pg_db_role_setting d JOIN pg_catalog.pg_database b ON b.oid = d.setdatabase WHERE d.setrole = r.oid))), '{}')
+      FROM role r),
+  'logins', (
+    SELECT coalesce(json_object_agg(l.login, json_build_object('tenant', t.tenant_id, 'slot', l.slot)), '{}')
+      FROM (SELECT unnest($3::name[]) UNION SELECT x.login FROM fence.logins x WHERE x.tenant_key = (SELECT tenant_key FROM me)) names (login)
+      JOIN fence.logins l USING (login) JOIN fence.tenants t USING (tenant_key)),
+  'keys', (
+    SELECT coalesce(json_object_agg(k.kid, json_build_object(
+        'fingerprint', encode(sha256(k.ipad || k.opad), 'hex'), 'expires', k.not_after IS NOT NULL)), '{}')
+      FROM fence.context_keys k WHERE k.tenant_key = (SELECT tenant_key FROM me)),
+  'may_set', (
+    SELECT coalesce(json_agg(p.name), '[]') FROM unnest($4::text[]) p (name)
+     WHERE has_parameter_privilege(p.name, 'SET')))
+";
+
+impl Database {
+    /// Reads the tenant's state.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub async fn observe(&self, lock: &mut TenantLock, desired: &Desired) -> Result<DatabaseState, DatabaseError> {
+        let stores: Vec<Uuid> = desired.stores.keys().copied().collect();
+        let roles: Vec<String> = desired.roles.values().map(|role| role.name.clone()).collect();
+        let privileged: Vec<String> =
+            crate::reconcile::desired::PRIVILEGED_SETTINGS.iter().map(ToString::to_string).collect();
+        let query = sqlx::query_scalar::<_, Json<DatabaseState>>(OBSERVE)
+            .bind(desired.tenant_id.as_str())
+            .bind(stores)
+            .bind(roles)
+            .bind(privileged);
+        let Json(state) = self.within(query.fetch_one(lock.connection()?)).await?;
+        Ok(state)
+    }
+}

@@ -1,0 +1,175 @@
+//! The statement behind each step. `plan` prints the same text that `run` executes.
+//!
+//! Commands that change roles take no bind values, so names and texts are quoted here. Keys are the exception: they are
+//! bound, because a statement's text can end up in the server's log and a bound value less easily.
+
+use std::fmt::Write as _;
+
+use crate::reconcile::{
+    action::DatabaseAction,
+    desired::{Desired, LOGIN_GROUP},
+    state::Attributes,
+};
+
+/// A name in double quotes.
+#[must_use]
+pub fn ident(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A text in single quotes, whatever `standard_conforming_strings` says.
+#[must_use]
+pub fn literal(text: &str) -> String {
+    let quoted = text.replace('\'', "''");
+    if quoted.contains('\\') { format!("E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
+}
+
+/// A parameter's name; extensions' parameters have a dot.
+fn parameter(name: &str) -> String {
+    name.split('.').map(ident).collect::<Vec<_>>().join(".")
+}
+
+/// What stands in the place of a verifier or key where it must not be shown.
+pub const MASKED: &str = "********";
+
+/// The text of a step. `verifier` is asked for the SCRAM verifier of a slot's password. A context key's step has its
+/// pads as `$1` and `$2`.
+#[must_use]
+pub fn statement(
+    desired: &Desired,
+    action: &DatabaseAction,
+    verifier: &dyn Fn(storefence_tenancy::credentials::Slot) -> String,
+) -> String {
+    let tenant = literal(desired.tenant_id.as_str());
+    let uid = literal(&desired.owner_uid);
+    let key = format!("(SELECT tenant_key FROM retail.tenants WHERE tenant_id = {tenant})");
+    match action {
+        DatabaseAction::InsertTenant { display_name } => {
+            format!("INSERT INTO retail.tenants (tenant_id, display_name) VALUES ({tenant}, {})", literal(display_name))
+        }
+        DatabaseAction::RenameTenant { display_name } => {
+            format!("UPDATE retail.tenants SET display_name = {} WHERE tenant_id = {tenant}", literal(display_name))
+        }
+        DatabaseAction::InsertFence => format!(
+            "INSERT INTO fence.tenants (tenant_key, tenant_id, owner_uid, enabled) VALUES ({key}, {tenant}, {uid}, false)"
+        ),
+        DatabaseAction::ClaimFence => {
+            format!("UPDATE fence.tenants SET owner_uid = {uid} WHERE tenant_id = {tenant} AND NOT enabled")
+        }
+        DatabaseAction::EnableFence => {
+            format!("UPDATE fence.tenants SET enabled = true WHERE tenant_id = {tenant} AND owner_uid = {uid}")
+        }
+        DatabaseAction::VacateRetailStore { id, name } => {
+            format!("UPDATE retail.stores SET store_name = {} WHERE store_id = '{id}' AND tenant_key = {key}", literal(name))
+        }
+        DatabaseAction::InsertRetailStore { id, name, display_name } => format!(
+            "INSERT INTO retail.stores (store_id, tenant_key, store_name, display_name) VALUES ('{id}', {key}, {}, {})",
+            literal(name),
+            literal(display_name)
+        ),
+        DatabaseAction::RenameRetailStore { id, name, display_name } => format!(
+            "UPDATE retail.stores SET store_name = {}, display_name = {} WHERE store_id = '{id}' AND tenant_key = {key}",
+            literal(name),
+            literal(display_name)
+        ),
+        DatabaseAction::RemoveFenceStore { id } => {
+            format!("DELETE FROM fence.tenant_stores WHERE store_id = '{id}' AND tenant_key = {key}")
+        }
+        DatabaseAction::InsertFenceStore { id, name } => format!(
+            "INSERT INTO fence.tenant_stores (store_id, tenant_key, store_name) VALUES ('{id}', {key}, {})",
+            literal(name)
+        ),
+        DatabaseAction::VacateFenceStore { id, name } | DatabaseAction::RenameFenceStore { id, name } => {
+            format!("UPDATE fence.tenant_stores SET store_name = {} WHERE store_id = '{id}' AND tenant_key = {key}", literal(name))
+        }
+        DatabaseAction::InsertLogin { role, slot } => {
+            format!("INSERT INTO fence.logins (login, tenant_key, slot) VALUES ({}, {key}, '{slot}')", literal(role))
+        }
+        DatabaseAction::RemoveLogin { role } => format!("DELETE FROM fence.logins WHERE login = {}", literal(role)),
+        DatabaseAction::SetContextKey { kid, .. } => format!(
+            "INSERT INTO fence.context_keys (tenant_key, kid, ipad, opad) VALUES ({key}, {kid}, $1, $2) \
+             ON CONFLICT (tenant_key, kid) DO UPDATE SET ipad = excluded.ipad, opad = excluded.opad, not_after = NULL"
+        ),
+        DatabaseAction::RemoveContextKey { kid } => {
+            format!("DELETE FROM fence.context_keys WHERE tenant_key = {key} AND kid = {kid}")
+        }
+        action => role_statement(desired, action, verifier),
+    }
+}
+
+fn role_statement(
+    desired: &Desired,
+    action: &DatabaseAction,
+    verifier: &dyn Fn(storefence_tenancy::credentials::Slot) -> String,
+) -> String {
+    match action {
+        DatabaseAction::CreateRole { role, attributes, connection_limit } => {
+            // What is left out is off by default; naming it would ask for the right to switch it.
+            let login = if attributes.login { "LOGIN" } else { "NOLOGIN" };
+            format!("CREATE ROLE {} {login} INHERIT CONNECTION LIMIT {connection_limit}", ident(role))
+        }
+        DatabaseAction::AlterRole { role, from, to, connection_limit } => {
+            let mut text = format!("ALTER ROLE {}", ident(role));
+            for (now, wanted, name) in attribute_pairs(from, to) {
+                if now != wanted {
+                    let _ = write!(text, " {}{name}", if wanted { "" } else { "NO" });
+                }
+            }
+            if from.expires != to.expires {
+                text.push_str(" VALID UNTIL 'infinity'");
+            }
+            if let Some(limit) = connection_limit {
+                let _ = write!(text, " CONNECTION LIMIT {limit}");
+            }
+            text
+        }
+        DatabaseAction::CommentRole { role } => {
+            format!("COMMENT ON ROLE {} IS {}", ident(role), literal(&desired.role_comment()))
+        }
+        DatabaseAction::SetRoleSetting { role, name, value } => {
+            format!("ALTER ROLE {} SET {} = {}", ident(role), parameter(name), literal(value))
+        }
+        DatabaseAction::ResetRoleSetting { role, name } => {
+            format!("ALTER ROLE {} RESET {}", ident(role), parameter(name))
+        }
+        DatabaseAction::ResetDatabaseSettings { role, database } => {
+            format!("ALTER ROLE {} IN DATABASE {} RESET ALL", ident(role), ident(database))
+        }
+        // Names of roles in a membership come from regrole: they are quoted already where they need it.
+        DatabaseAction::RevokeMembership { role, membership } => {
+            format!("REVOKE {} FROM {} GRANTED BY {}", membership.group, ident(role), membership.grantor)
+        }
+        DatabaseAction::GrantLoginGroup { role } => {
+            format!("GRANT {LOGIN_GROUP} TO {} WITH INHERIT TRUE, SET FALSE", ident(role))
+        }
+        DatabaseAction::SetPassword { role, slot } => {
+            format!("ALTER ROLE {} PASSWORD {}", ident(role), literal(&verifier(*slot)))
+        }
+        _ => String::new(),
+    }
+}
+
+fn attribute_pairs(from: &Attributes, to: &Attributes) -> [(bool, bool, &'static str); 7] {
+    [
+        (from.login, to.login, "LOGIN"),
+        (from.inherit, to.inherit, "INHERIT"),
+        (from.superuser, to.superuser, "SUPERUSER"),
+        (from.createdb, to.createdb, "CREATEDB"),
+        (from.createrole, to.createrole, "CREATEROLE"),
+        (from.replication, to.replication, "REPLICATION"),
+        (from.bypassrls, to.bypassrls, "BYPASSRLS"),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quoting_leaves_no_way_out() {
+        assert_eq!(ident(r#"a"b"#), r#""a""b""#);
+        assert_eq!(literal("O'Brien"), "'O''Brien'");
+        assert_eq!(literal(r"a\'b"), r"E'a\\''b'");
+        assert_eq!(parameter("pg_stat.x"), r#""pg_stat"."x""#);
+    }
+}

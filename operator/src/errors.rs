@@ -1,0 +1,303 @@
+//! Why a pass over a tenant did not end well, and what happens next.
+//!
+//! [`Reason`] is the closed list: the same word is the condition's reason, the event's reason and the metric's label.
+
+use std::time::Duration;
+
+use storefence_tenancy::rules::SpecProblem;
+
+/// The closed list of reasons of conditions, events and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    /// All is as the spec asks.
+    Reconciled,
+    /// Not yet looked at, because something before it failed.
+    Pending,
+    /// The spec cannot be used.
+    InvalidSpec,
+    /// Another `RetailTenant` has the tenantId.
+    ConflictingTenant,
+    /// Another tenant has the store.
+    ConflictingStore,
+    /// A role, or the tenant's row, belongs to somebody else.
+    RoleExistsNotAdopted,
+    /// The administrator may not do what is needed.
+    InsufficientPrivileges,
+    /// The configuration has no database of that name.
+    DatabaseNotConfigured,
+    /// The database cannot be reached, or is not taking work.
+    DatabaseUnreachable,
+    /// The database answered with an error.
+    DatabaseError,
+    /// The migrations do not fit the database.
+    MigrationFailed,
+    /// The configuration has no Key Vault of that name.
+    KeyVaultNotConfigured,
+    /// The Key Vault cannot be reached, or is not taking work.
+    KeyVaultUnreachable,
+    /// The Key Vault refuses the operator.
+    KeyVaultForbidden,
+    /// The Key Vault asks to slow down.
+    KeyVaultThrottled,
+    /// The Key Vault answered with an error.
+    KeyVaultError,
+    /// A secret of that name is deleted but not purged.
+    SecretSoftDeleted,
+    /// A secret of that name belongs to somebody else.
+    SecretNotOwned,
+    /// The tenant's credentials do not do what they should.
+    LoginProbeFailed,
+    /// The fence itself is not as the migrations made it.
+    FenceDeviation,
+    /// Another operator works on the tenant.
+    LockContention,
+    /// The Kubernetes API failed.
+    KubernetesError,
+    /// A defect of the operator or of its host.
+    InternalError,
+}
+
+impl Reason {
+    /// All of them, for metrics that start at zero.
+    pub const ALL: [Self; 23] = [
+        Self::Reconciled,
+        Self::Pending,
+        Self::InvalidSpec,
+        Self::ConflictingTenant,
+        Self::ConflictingStore,
+        Self::RoleExistsNotAdopted,
+        Self::InsufficientPrivileges,
+        Self::DatabaseNotConfigured,
+        Self::DatabaseUnreachable,
+        Self::DatabaseError,
+        Self::MigrationFailed,
+        Self::KeyVaultNotConfigured,
+        Self::KeyVaultUnreachable,
+        Self::KeyVaultForbidden,
+        Self::KeyVaultThrottled,
+        Self::KeyVaultError,
+        Self::SecretSoftDeleted,
+        Self::SecretNotOwned,
+        Self::LoginProbeFailed,
+        Self::FenceDeviation,
+        Self::LockContention,
+        Self::KubernetesError,
+        Self::InternalError,
+    ];
+
+    /// The word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Reconciled => "Reconciled",
+            Self::Pending => "Pending",
+            Self::InvalidSpec => "InvalidSpec",
+            Self::ConflictingTenant => "ConflictingTenant",
+            Self::ConflictingStore => "ConflictingStore",
+            Self::RoleExistsNotAdopted => "RoleExistsNotAdopted",
+            Self::InsufficientPrivileges => "InsufficientPrivileges",
+            Self::DatabaseNotConfigured => "DatabaseNotConfigured",
+            Self::DatabaseUnreachable => "DatabaseUnreachable",
+            Self::DatabaseError => "DatabaseError",
+            Self::MigrationFailed => "MigrationFailed",
+            Self::KeyVaultNotConfigured => "KeyVaultNotConfigured",
+            Self::KeyVaultUnreachable => "KeyVaultUnreachable",
+            Self::KeyVaultForbidden => "KeyVaultForbidden",
+            Self::KeyVaultThrottled => "KeyVaultThrottled",
+            Self::KeyVaultError => "KeyVaultError",
+            Self::SecretSoftDeleted => "SecretSoftDeleted",
+            Self::SecretNotOwned => "SecretNotOwned",
+            Self::LoginProbeFailed => "LoginProbeFailed",
+            Self::FenceDeviation => "FenceDeviation",
+            Self::LockContention => "LockContention",
+            Self::KubernetesError => "KubernetesError",
+            Self::InternalError => "InternalError",
+        }
+    }
+}
+
+/// Which condition a failure speaks of besides `Ready`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Area {
+    /// The spec, or other tenants: neither database nor vault.
+    Spec,
+    /// `DatabaseReady`.
+    Database,
+    /// `SecretsReady`.
+    Secrets,
+    /// The Kubernetes API, another operator, the operator itself: no condition.
+    Elsewhere,
+}
+
+/// When to try again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Likely to pass: backoff with jitter.
+    Transient,
+    /// Told to wait.
+    Throttled(Option<Duration>),
+    /// Until the spec or the environment changes: slow.
+    Permanent,
+    /// Somebody else is at it: soon, without a word in the status.
+    Contention,
+}
+
+/// What ended a pass.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The spec does not compile.
+    #[error("{}; correct the RetailTenant and apply it again", join(.0))]
+    InvalidSpec(Vec<SpecProblem>),
+    /// The stored object does not even parse.
+    #[error("the stored object cannot be read: {0}; apply it again with the current schema")]
+    Malformed(String),
+    /// Another `RetailTenant` has the tenantId.
+    #[error(
+        "tenantId '{tenant_id}' belongs to RetailTenant {owner}; choose another tenantId, or delete that one first: \
+         this one then goes on by itself"
+    )]
+    ConflictingTenant {
+        /// The identifier.
+        tenant_id: String,
+        /// `namespace/name` of the owner.
+        owner: String,
+    },
+    /// Another tenant has the store.
+    #[error("store {store} belongs to tenant '{owner}' in this database; give the store an id of its own")]
+    ConflictingStore {
+        /// The store's UUID.
+        store: String,
+        /// The other tenant's identifier.
+        owner: String,
+    },
+    /// The tenant's rows are held by an object that is not in this cluster.
+    #[error(
+        "the database says that tenantId '{tenant_id}' belongs to the RetailTenant with UID {uid}, which is not in this \
+         cluster; if no other cluster serves it, run: UPDATE fence.tenants SET enabled = false WHERE tenant_id = '{tenant_id}'"
+    )]
+    TenantNotAdopted {
+        /// The identifier.
+        tenant_id: String,
+        /// The recorded owner.
+        uid: String,
+    },
+    /// A role of our name carries somebody else's mark.
+    #[error("role {role} exists and is not marked as this RetailTenant's; drop or rename it: it is not touched")]
+    RoleNotAdopted {
+        /// The role.
+        role: String,
+    },
+    /// A secret of our name carries somebody else's mark.
+    #[error("Key Vault secret {secret} exists and is not tagged as this RetailTenant's; delete or rename it: it is not touched")]
+    SecretNotOwned {
+        /// The secret.
+        secret: String,
+    },
+    /// A secret of our name is deleted, and not ours to recover.
+    #[error("Key Vault secret {secret} is deleted but not purged, and was not this RetailTenant's; purge it")]
+    SecretSoftDeleted {
+        /// The secret.
+        secret: String,
+    },
+    /// No such database in the configuration.
+    #[error("databaseRef '{0}' is not in the operator's configuration; add it under databases")]
+    DatabaseNotConfigured(String),
+    /// No such Key Vault in the configuration.
+    #[error("keyVaultRef '{0}' is not in the operator's configuration; add it under keyVaults")]
+    KeyVaultNotConfigured(String),
+    /// The database, as administrator.
+    #[error(transparent)]
+    Database(#[from] crate::database::DatabaseError),
+    /// The Key Vault.
+    #[error(transparent)]
+    KeyVault(#[from] crate::vault::VaultError),
+    /// The login does not do what it should.
+    #[error(transparent)]
+    Probe(#[from] crate::credentials::probe::ProbeError),
+    /// The Kubernetes API.
+    #[error("Kubernetes API: {0}")]
+    Kubernetes(#[from] kube::Error),
+    /// Somebody else holds the tenant's lock.
+    #[error("another operator works on tenant '{0}'")]
+    LockContention(String),
+    /// No random numbers.
+    #[error(transparent)]
+    Randomness(#[from] crate::credentials::NoRandomness),
+}
+
+impl Failure {
+    /// The word for conditions, events and metrics.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::InvalidSpec(_) | Self::Malformed(_) => Reason::InvalidSpec,
+            Self::ConflictingTenant { .. } => Reason::ConflictingTenant,
+            Self::ConflictingStore { .. } => Reason::ConflictingStore,
+            Self::TenantNotAdopted { .. } | Self::RoleNotAdopted { .. } => Reason::RoleExistsNotAdopted,
+            Self::SecretNotOwned { .. } => Reason::SecretNotOwned,
+            Self::SecretSoftDeleted { .. } => Reason::SecretSoftDeleted,
+            Self::DatabaseNotConfigured(_) => Reason::DatabaseNotConfigured,
+            Self::KeyVaultNotConfigured(_) => Reason::KeyVaultNotConfigured,
+            Self::Database(error) => error.reason(),
+            Self::KeyVault(error) => error.reason(),
+            Self::Probe(error) => error.reason(),
+            Self::Kubernetes(_) => Reason::KubernetesError,
+            Self::LockContention(_) => Reason::LockContention,
+            Self::Randomness(_) => Reason::InternalError,
+        }
+    }
+
+    /// Which condition it belongs to.
+    #[must_use]
+    pub fn area(&self) -> Area {
+        match self {
+            Self::InvalidSpec(_) | Self::Malformed(_) | Self::ConflictingTenant { .. } => Area::Spec,
+            Self::ConflictingStore { .. }
+            | Self::TenantNotAdopted { .. }
+            | Self::RoleNotAdopted { .. }
+            | Self::DatabaseNotConfigured(_)
+            | Self::Database(_)
+            | Self::Probe(_) => Area::Database,
+            Self::SecretNotOwned { .. }
+            | Self::SecretSoftDeleted { .. }
+            | Self::KeyVaultNotConfigured(_)
+            | Self::KeyVault(_) => Area::Secrets,
+            Self::Kubernetes(_) | Self::LockContention(_) | Self::Randomness(_) => Area::Elsewhere,
+        }
+    }
+
+    /// When to try again.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Self::KeyVault(error) => error.class(),
+            Self::LockContention(_) => Class::Contention,
+            _ => match self.reason() {
+                Reason::DatabaseUnreachable
+                | Reason::DatabaseError
+                | Reason::LoginProbeFailed
+                | Reason::KubernetesError
+                | Reason::InternalError => Class::Transient,
+                _ => Class::Permanent,
+            },
+        }
+    }
+}
+
+fn join(problems: &[SpecProblem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_reason_is_listed_once_and_is_a_kubernetes_reason() {
+        let words: BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+        assert_eq!(words.len(), Reason::ALL.len());
+        assert!(words.iter().all(|word| word.chars().all(|c| c.is_ascii_alphabetic())));
+    }
+}

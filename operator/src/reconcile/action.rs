@@ -1,0 +1,217 @@
+//! The steps between observed and desired. Values of secrets do not stand in them: they are made, or read from the
+//! vault, when a step is taken.
+
+use storefence_tenancy::credentials::Slot;
+use uuid::Uuid;
+
+use super::state::{Attributes, Membership};
+
+/// A step in the vault. These come first: the vault's value is the one that counts, and the database follows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretAction {
+    /// Recover a deleted secret, so that its name can be written.
+    Recover {
+        /// The secret.
+        name: String,
+    },
+    /// Make a password and write the login's URI.
+    WriteLogin {
+        /// The secret.
+        name: String,
+        /// Whose.
+        slot: Slot,
+    },
+    /// Make a context key and write it.
+    WriteContextKey {
+        /// The secret.
+        name: String,
+        /// Key id.
+        kid: u32,
+    },
+    /// Put our tags on a secret that is otherwise right.
+    Tag {
+        /// The secret.
+        name: String,
+    },
+}
+
+/// A step in the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DatabaseAction {
+    /// New row in `retail.tenants`.
+    InsertTenant {
+        /// Name for people.
+        display_name: String,
+    },
+    /// New name for people.
+    RenameTenant {
+        /// Name for people.
+        display_name: String,
+    },
+    /// New row in `fence.tenants`, not enabled yet.
+    InsertFence,
+    /// The tenant was released; it is ours now.
+    ClaimFence,
+    /// Give a store another name, so that its own becomes free.
+    VacateRetailStore {
+        /// The store.
+        id: Uuid,
+        /// The placeholder.
+        name: String,
+    },
+    /// Likewise in `fence.tenant_stores`.
+    VacateFenceStore {
+        /// The store.
+        id: Uuid,
+        /// The placeholder.
+        name: String,
+    },
+    /// New row in `retail.stores`.
+    InsertRetailStore {
+        /// The store.
+        id: Uuid,
+        /// Name.
+        name: String,
+        /// Name for people.
+        display_name: String,
+    },
+    /// New names of a store.
+    RenameRetailStore {
+        /// The store.
+        id: Uuid,
+        /// Name.
+        name: String,
+        /// Name for people.
+        display_name: String,
+    },
+    /// The store is no longer behind the fence; its rows stay.
+    RemoveFenceStore {
+        /// The store.
+        id: Uuid,
+    },
+    /// The store is behind the fence.
+    InsertFenceStore {
+        /// The store.
+        id: Uuid,
+        /// Name.
+        name: String,
+    },
+    /// New name of a store behind the fence.
+    RenameFenceStore {
+        /// The store.
+        id: Uuid,
+        /// Name.
+        name: String,
+    },
+    /// A new login role, without password and memberships.
+    CreateRole {
+        /// The role.
+        role: String,
+        /// Its attributes.
+        attributes: Attributes,
+        /// `CONNECTION LIMIT`.
+        connection_limit: i32,
+    },
+    /// Change attributes from `from` to `to`; only those that differ stand in the statement, because naming an
+    /// attribute asks for the right to change it.
+    AlterRole {
+        /// The role.
+        role: String,
+        /// Now.
+        from: Attributes,
+        /// Wanted.
+        to: Attributes,
+        /// `CONNECTION LIMIT`, if it differs.
+        connection_limit: Option<i32>,
+    },
+    /// Mark the role as ours.
+    CommentRole {
+        /// The role.
+        role: String,
+    },
+    /// Set a parameter.
+    SetRoleSetting {
+        /// The role.
+        role: String,
+        /// Parameter.
+        name: String,
+        /// Value.
+        value: String,
+    },
+    /// Forget a parameter.
+    ResetRoleSetting {
+        /// The role.
+        role: String,
+        /// Parameter.
+        name: String,
+    },
+    /// Forget all parameters that hold in one database only.
+    ResetDatabaseSettings {
+        /// The role.
+        role: String,
+        /// The database.
+        database: String,
+    },
+    /// Take a membership away.
+    RevokeMembership {
+        /// The role.
+        role: String,
+        /// The group and who granted it.
+        membership: Membership,
+    },
+    /// Make the role a member of the logins' group.
+    GrantLoginGroup {
+        /// The role.
+        role: String,
+    },
+    /// Set the password that the vault holds.
+    SetPassword {
+        /// The role.
+        role: String,
+        /// Whose.
+        slot: Slot,
+    },
+    /// The row in `fence.logins` speaks for somebody else, or for another slot.
+    RemoveLogin {
+        /// The role.
+        role: String,
+    },
+    /// New row in `fence.logins`.
+    InsertLogin {
+        /// The role.
+        role: String,
+        /// Its slot.
+        slot: Slot,
+    },
+    /// Write the key that the vault holds, without an end.
+    SetContextKey {
+        /// Key id.
+        kid: u32,
+        /// The secret.
+        secret: String,
+    },
+    /// Remove a key.
+    RemoveContextKey {
+        /// Key id.
+        kid: u32,
+    },
+    /// Serve calls. Last: whoever is let in finds everything in place.
+    EnableFence,
+}
+
+/// Everything to do, in order: first the vault, then the database.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Steps in the vault.
+    pub secrets: Vec<SecretAction>,
+    /// Steps in the database, one transaction.
+    pub database: Vec<DatabaseAction>,
+}
+
+impl Plan {
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.secrets.is_empty() && self.database.is_empty()
+    }
+}

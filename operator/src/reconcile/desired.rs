@@ -1,0 +1,155 @@
+//! What a tenant should look like in database and vault: a pure value, computed from its spec and from the credentials
+//! that its status records.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use storefence_tenancy::{
+    TenantId, TenantRules,
+    credentials::{Slot, context_secret_name, database_secret_name, login_role_name},
+    resource::Credentials,
+    rules::StoreEntry,
+};
+use uuid::Uuid;
+
+/// The group that every login is a member of, and the only one.
+pub const LOGIN_GROUP: &str = "fence_login";
+
+/// Key id of a new tenant's first context key.
+const FIRST_KID: u32 = 1;
+
+/// How long a session may sit in an open transaction. The gateway's transactions last one round trip.
+const IDLE_IN_TRANSACTION: &str = "30s";
+/// Temporary files of one session. A role setting and not a server setting, which would break index builds.
+const TEMP_FILE_LIMIT: &str = "1GB";
+/// Memory of one sort or hash; hostile SQL can raise it, so the server's own memory limit matters as well.
+const WORK_MEM: &str = "16MB";
+/// The statements are short: compiling them costs more than running them.
+const JIT: &str = "off";
+/// Sessions of one login: several gateway replicas with a pool each.
+pub const CONNECTION_LIMIT: i32 = 100;
+
+/// Everything that the operator wants of one tenant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Desired {
+    /// The tenant.
+    pub tenant_id: TenantId,
+    /// UID of the `RetailTenant`.
+    pub owner_uid: String,
+    /// Name for people.
+    pub display_name: String,
+    /// Stores by id.
+    pub stores: BTreeMap<Uuid, StoreEntry>,
+    /// Login roles by slot: always both.
+    pub roles: BTreeMap<Slot, DesiredRole>,
+    /// Context keys that the database accepts: key id to secret.
+    pub keys: BTreeMap<u32, String>,
+    /// The slot that the gateway uses.
+    pub active_slot: Slot,
+    /// The key id that the gateway signs with.
+    pub active_kid: u32,
+}
+
+/// One login role.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredRole {
+    /// Name in PostgreSQL.
+    pub name: String,
+    /// Whether it may log in, and has a password and a secret.
+    pub login: bool,
+    /// Key Vault secret with its URI.
+    pub secret: String,
+    /// Role settings by parameter.
+    pub settings: BTreeMap<String, String>,
+}
+
+/// A setting that not every administrator may give away: it is set where the database lets us.
+pub const PRIVILEGED_SETTINGS: [&str; 1] = ["temp_file_limit"];
+
+/// What `Desired` is computed from.
+pub struct Input<'a> {
+    /// The compiled spec.
+    pub rules: &'a TenantRules,
+    /// `spec.displayName`.
+    pub display_name: Option<&'a str>,
+    /// `spec.gateway.statementTimeout`.
+    pub statement_timeout: Duration,
+    /// `metadata.uid`.
+    pub owner_uid: &'a str,
+    /// `status.credentials`.
+    pub credentials: Option<&'a Credentials>,
+    /// The database's salt of role names.
+    pub role_salt: &'a [u8],
+}
+
+impl Desired {
+    /// Computes the desired state.
+    #[must_use]
+    pub fn compute(input: &Input<'_>) -> Self {
+        let Input { rules, display_name, statement_timeout, owner_uid, credentials, role_salt } = input;
+        let tenant_id = rules.tenant_id().clone();
+        let active_slot = credentials.map_or(Slot::A, |credentials| credentials.active_slot);
+        let active_kid = credentials.map_or(FIRST_KID, |credentials| credentials.active_kid);
+        let role = |slot: Slot| DesiredRole {
+            name: login_role_name(role_salt, &tenant_id, slot),
+            login: slot == active_slot,
+            secret: database_secret_name(&tenant_id, slot),
+            settings: settings(*statement_timeout),
+        };
+        Self {
+            owner_uid: (*owner_uid).to_owned(),
+            display_name: display_name.map_or_else(|| tenant_id.to_string(), str::to_owned),
+            stores: rules.stores().clone(),
+            roles: Slot::ALL.into_iter().map(|slot| (slot, role(slot))).collect(),
+            keys: [(active_kid, context_secret_name(&tenant_id, active_kid))].into(),
+            active_slot,
+            active_kid,
+            tenant_id,
+        }
+    }
+
+    /// The comment that marks a role as this object's.
+    #[must_use]
+    pub fn role_comment(&self) -> String {
+        role_comment(&self.owner_uid)
+    }
+
+    /// The role in use.
+    #[must_use]
+    pub fn active_role(&self) -> Option<&DesiredRole> {
+        self.roles.get(&self.active_slot)
+    }
+
+    /// Names of all secrets that the tenant has.
+    pub fn secrets(&self) -> impl Iterator<Item = &str> {
+        let logins = self.roles.values().filter(|role| role.login).map(|role| role.secret.as_str());
+        logins.chain(self.keys.values().map(String::as_str))
+    }
+}
+
+const COMMENT_PREFIX: &str = "storefence RetailTenant ";
+
+/// The comment that marks a role as an object's.
+#[must_use]
+pub fn role_comment(owner_uid: &str) -> String {
+    format!("{COMMENT_PREFIX}{owner_uid}")
+}
+
+/// The UID in a role's comment.
+#[must_use]
+pub fn comment_owner(comment: &str) -> Option<&str> {
+    comment.strip_prefix(COMMENT_PREFIX)
+}
+
+fn settings(statement_timeout: Duration) -> BTreeMap<String, String> {
+    let timeout = format!("{}ms", statement_timeout.as_millis());
+    [
+        ("statement_timeout", timeout.as_str()),
+        ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION),
+        ("temp_file_limit", TEMP_FILE_LIMIT),
+        ("work_mem", WORK_MEM),
+        ("jit", JIT),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .collect()
+}

@@ -1,0 +1,286 @@
+//! From observed to desired: a pure function to an ordered list of steps, or to the reason why no step may be taken.
+
+use std::collections::BTreeSet;
+
+use storefence_tenancy::credentials::Slot;
+use uuid::Uuid;
+
+use super::{
+    action::{DatabaseAction, Plan, SecretAction},
+    desired::{CONNECTION_LIMIT, Desired, DesiredRole, LOGIN_GROUP, PRIVILEGED_SETTINGS, comment_owner},
+    state::{Attributes, DatabaseState, Membership, Observed, RoleRow, SecretContent, SecretState},
+};
+use crate::errors::Failure;
+
+/// Computes the steps. An empty plan means that nothing needs to be written anywhere.
+///
+/// # Errors
+/// What belongs to somebody else is never touched: the first such thing found is the error.
+pub fn diff(desired: &Desired, observed: &Observed) -> Result<Plan, Failure> {
+    let owners = Owners::of(desired, &observed.database)?;
+    check_stores(desired, &observed.database)?;
+    let mut plan = Plan::default();
+    secrets(desired, observed, &owners, &mut plan)?;
+    let database = &observed.database;
+    tenant(desired, database, &mut plan.database);
+    retail_stores(desired, database, &mut plan.database);
+    fence_stores(desired, database, &mut plan.database);
+    for (slot, role) in &desired.roles {
+        let rewritten = plan.secrets.iter().any(|action| matches!(action, SecretAction::WriteLogin { slot: s, .. } if s == slot));
+        login_role(desired, *slot, role, database, &owners, rewritten, &mut plan.database)?;
+    }
+    context_keys(desired, observed, &mut plan);
+    if !database.fence.as_ref().is_some_and(|row| row.enabled) {
+        plan.database.push(DatabaseAction::EnableFence);
+    }
+    Ok(plan)
+}
+
+/// Whose marks count as ours: our own, and those of a predecessor that was revoked.
+struct Owners<'a> {
+    own: &'a str,
+    released: Option<&'a str>,
+}
+
+impl<'a> Owners<'a> {
+    fn of(desired: &'a Desired, database: &'a DatabaseState) -> Result<Self, Failure> {
+        let own = desired.owner_uid.as_str();
+        match &database.fence {
+            Some(row) if row.owner_uid != own && row.enabled => Err(Failure::TenantNotAdopted {
+                tenant_id: desired.tenant_id.to_string(),
+                uid: row.owner_uid.clone(),
+            }),
+            Some(row) if row.owner_uid != own => Ok(Self { own, released: Some(&row.owner_uid) }),
+            _ => Ok(Self { own, released: None }),
+        }
+    }
+
+    fn owns(&self, uid: Option<&str>) -> bool {
+        uid.is_some_and(|uid| uid == self.own || Some(uid) == self.released)
+    }
+}
+
+fn check_stores(desired: &Desired, database: &DatabaseState) -> Result<(), Failure> {
+    for id in desired.stores.keys() {
+        let retail = database.retail_stores.get(id).map(|row| &row.tenant);
+        let fence = database.fence_stores.get(id).map(|row| &row.tenant);
+        if let Some(owner) = retail.into_iter().chain(fence).find(|owner| *owner != desired.tenant_id.as_str()) {
+            return Err(Failure::ConflictingStore { store: id.to_string(), owner: owner.clone() });
+        }
+    }
+    Ok(())
+}
+
+fn secrets(desired: &Desired, observed: &Observed, owners: &Owners<'_>, plan: &mut Plan) -> Result<(), Failure> {
+    let logins = desired.roles.iter().filter(|(_, role)| role.login).map(|(slot, role)| {
+        let write = SecretAction::WriteLogin { name: role.secret.clone(), slot: *slot };
+        (role.secret.as_str(), write, false)
+    });
+    let keys = desired.keys.iter().map(|(kid, name)| {
+        (name.as_str(), SecretAction::WriteContextKey { name: name.clone(), kid: *kid }, true)
+    });
+    for (name, write, key) in logins.chain(keys) {
+        match observed.secrets.get(name).unwrap_or(&SecretState::Absent) {
+            SecretState::Absent => plan.secrets.push(write),
+            SecretState::SoftDeleted { owner } if owners.owns(owner.as_deref()) => {
+                plan.secrets.extend([SecretAction::Recover { name: name.to_owned() }, write]);
+            }
+            SecretState::SoftDeleted { .. } => return Err(Failure::SecretSoftDeleted { secret: name.to_owned() }),
+            SecretState::Live { owner, content } => {
+                if !owners.owns(owner.as_deref()) {
+                    return Err(Failure::SecretNotOwned { secret: name.to_owned() });
+                }
+                let usable = match content {
+                    SecretContent::Login => !key,
+                    SecretContent::ContextKey { .. } => key,
+                    SecretContent::Unusable => false,
+                };
+                if !usable {
+                    plan.secrets.push(write);
+                } else if owner.as_deref() != Some(owners.own) {
+                    plan.secrets.push(SecretAction::Tag { name: name.to_owned() });
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn tenant(desired: &Desired, database: &DatabaseState, out: &mut Vec<DatabaseAction>) {
+    let display_name = desired.display_name.clone();
+    match &database.tenant {
+        None => out.push(DatabaseAction::InsertTenant { display_name }),
+        Some(row) if row.display_name != display_name => out.push(DatabaseAction::RenameTenant { display_name }),
+        Some(_) => {}
+    }
+    match &database.fence {
+        None => out.push(DatabaseAction::InsertFence),
+        Some(row) if row.owner_uid != desired.owner_uid => out.push(DatabaseAction::ClaimFence),
+        Some(_) => {}
+    }
+}
+
+/// A name that no spec can hold (`~` is not among a store name's characters), free for any store.
+fn placeholder(name: &str, id: &Uuid) -> String {
+    let name = name.split('~').next().unwrap_or_default();
+    format!("{name}~{id}")
+}
+
+/// Stores that hold a name which the spec gives to another store. Two stores that swap names both are.
+fn in_the_way<'a>(
+    desired: &Desired,
+    rows: impl Iterator<Item = (&'a Uuid, &'a String)>,
+) -> Vec<(Uuid, String)> {
+    let wanted: std::collections::BTreeMap<&str, &Uuid> =
+        desired.stores.iter().map(|(id, store)| (store.name.as_str(), id)).collect();
+    rows.filter(|(id, name)| wanted.get(name.as_str()).is_some_and(|owner| owner != id))
+        .map(|(id, name)| (*id, placeholder(name, id)))
+        .collect()
+}
+
+fn retail_stores(desired: &Desired, database: &DatabaseState, out: &mut Vec<DatabaseAction>) {
+    let own = database.retail_stores.iter().filter(|(_, row)| row.tenant == desired.tenant_id.as_str());
+    let vacated = in_the_way(desired, own.map(|(id, row)| (id, &row.name)));
+    let moved: BTreeSet<Uuid> = vacated.iter().map(|(id, _)| *id).collect();
+    out.extend(vacated.into_iter().map(|(id, name)| DatabaseAction::VacateRetailStore { id, name }));
+    for (id, store) in &desired.stores {
+        let (id, name, display_name) = (*id, store.name.clone(), store.display_name.clone());
+        match database.retail_stores.get(&id) {
+            None => out.push(DatabaseAction::InsertRetailStore { id, name, display_name }),
+            Some(row) if moved.contains(&id) || row.name != name || row.display_name != display_name => {
+                out.push(DatabaseAction::RenameRetailStore { id, name, display_name });
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+fn fence_stores(desired: &Desired, database: &DatabaseState, out: &mut Vec<DatabaseAction>) {
+    let own = || database.fence_stores.iter().filter(|(_, row)| row.tenant == desired.tenant_id.as_str());
+    let gone = own().filter(|(id, _)| !desired.stores.contains_key(id));
+    out.extend(gone.map(|(id, _)| DatabaseAction::RemoveFenceStore { id: *id }));
+    let staying = own().filter(|(id, _)| desired.stores.contains_key(id));
+    let vacated = in_the_way(desired, staying.map(|(id, row)| (id, &row.name)));
+    let moved: BTreeSet<Uuid> = vacated.iter().map(|(id, _)| *id).collect();
+    out.extend(vacated.into_iter().map(|(id, name)| DatabaseAction::VacateFenceStore { id, name }));
+    for (id, store) in &desired.stores {
+        let (id, name) = (*id, store.name.clone());
+        match database.fence_stores.get(&id) {
+            None => out.push(DatabaseAction::InsertFenceStore { id, name }),
+            Some(row) if moved.contains(&id) || row.name != name => {
+                out.push(DatabaseAction::RenameFenceStore { id, name });
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+fn login_role(
+    desired: &Desired,
+    slot: Slot,
+    wanted: &DesiredRole,
+    database: &DatabaseState,
+    owners: &Owners<'_>,
+    rewritten: bool,
+    out: &mut Vec<DatabaseAction>,
+) -> Result<(), Failure> {
+    let role = wanted.name.clone();
+    let found = database.roles.get(&role);
+    let to = Attributes::login(wanted.login);
+    match found {
+        None => out.push(DatabaseAction::CreateRole {
+            role: role.clone(),
+            attributes: to,
+            connection_limit: CONNECTION_LIMIT,
+        }),
+        Some(row) => {
+            let owner = row.comment.as_deref().and_then(comment_owner);
+            if !owners.owns(owner) {
+                return Err(Failure::RoleNotAdopted { role });
+            }
+            let connection_limit = (row.connection_limit != CONNECTION_LIMIT).then_some(CONNECTION_LIMIT);
+            if row.attributes != to || connection_limit.is_some() {
+                let from = row.attributes;
+                out.push(DatabaseAction::AlterRole { role: role.clone(), from, to, connection_limit });
+            }
+        }
+    }
+    if found.and_then(|row| row.comment.as_deref()) != Some(desired.role_comment().as_str()) {
+        out.push(DatabaseAction::CommentRole { role: role.clone() });
+    }
+    role_settings(wanted, found, database, out);
+    memberships(&role, found, out);
+    if wanted.login {
+        // A role that could not log in before has no password that anybody knows, or an old one.
+        let could_log_in = found.is_some_and(|row| row.attributes.login && row.password_works != Some(false));
+        if rewritten || !could_log_in {
+            out.push(DatabaseAction::SetPassword { role: role.clone(), slot });
+        }
+    }
+    let row = database.logins.get(&role);
+    let right = row.is_some_and(|row| row.tenant == desired.tenant_id.as_str() && row.slot == slot.as_str());
+    if !right {
+        // Whatever else claims this name, or this slot, is wrong: names come from the salt, slots from the tenant.
+        let wrong = database.logins.iter().filter(|(name, row)| {
+            **name == role || (row.tenant == desired.tenant_id.as_str() && row.slot == slot.as_str())
+        });
+        out.extend(wrong.map(|(name, _)| DatabaseAction::RemoveLogin { role: name.clone() }));
+        out.push(DatabaseAction::InsertLogin { role, slot });
+    }
+    Ok(())
+}
+
+fn role_settings(
+    wanted: &DesiredRole,
+    found: Option<&RoleRow>,
+    database: &DatabaseState,
+    out: &mut Vec<DatabaseAction>,
+) {
+    let role = || wanted.name.clone();
+    let permitted = |name: &str| !PRIVILEGED_SETTINGS.contains(&name) || database.may_set.contains(name);
+    for (name, value) in wanted.settings.iter().filter(|(name, _)| permitted(name)) {
+        if found.and_then(|row| row.settings.get(name)) != Some(value) {
+            let (name, value) = (name.clone(), value.clone());
+            out.push(DatabaseAction::SetRoleSetting { role: role(), name, value });
+        }
+    }
+    let Some(found) = found else { return };
+    let foreign = found.settings.keys().filter(|name| !wanted.settings.contains_key(*name));
+    out.extend(foreign.map(|name| DatabaseAction::ResetRoleSetting { role: role(), name: name.clone() }));
+    let databases = found.database_settings.iter().cloned();
+    out.extend(databases.map(|database| DatabaseAction::ResetDatabaseSettings { role: role(), database }));
+}
+
+fn memberships(role: &str, found: Option<&RoleRow>, out: &mut Vec<DatabaseAction>) {
+    let held = found.map(|row| row.memberships.as_slice()).unwrap_or_default();
+    let right = |m: &Membership| m.group == LOGIN_GROUP && m.inherit && !m.set && !m.admin;
+    let wrong = held.iter().filter(|membership| !right(membership)).cloned();
+    out.extend(wrong.map(|membership| DatabaseAction::RevokeMembership { role: role.to_owned(), membership }));
+    if !held.iter().any(right) {
+        out.push(DatabaseAction::GrantLoginGroup { role: role.to_owned() });
+    }
+}
+
+fn context_keys(desired: &Desired, observed: &Observed, plan: &mut Plan) {
+    let stale = observed.database.keys.keys().filter(|kid| !desired.keys.contains_key(kid));
+    plan.database.extend(stale.map(|kid| DatabaseAction::RemoveContextKey { kid: *kid }));
+    for (kid, secret) in &desired.keys {
+        let rewritten = plan
+            .secrets
+            .iter()
+            .any(|action| matches!(action, SecretAction::WriteContextKey { kid: k, .. } if k == kid));
+        let matches = match (observed.secrets.get(secret), observed.database.keys.get(kid)) {
+            (Some(SecretState::Live { content: SecretContent::ContextKey { fingerprint }, .. }), Some(row)) => {
+                row.fingerprint == *fingerprint && !row.expires
+            }
+            _ => false,
+        };
+        if rewritten || !matches {
+            plan.database.push(DatabaseAction::SetContextKey { kid: *kid, secret: secret.clone() });
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "diff_tests.rs"]
+mod tests;

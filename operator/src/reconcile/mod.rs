@@ -1,0 +1,13 @@
+//! One `RetailTenant` to its logins, rows, keys and secrets: observe, diff, apply.
+//!
+//! The decisions are pure: [`desired`], [`conflict`], [`diff`] and [`status`] know no I/O. [`pass`] puts the I/O around
+//! them, [`finalize`] is the way back.
+
+pub mod action;
+pub mod conflict;
+pub mod desired;
+pub mod diff;
+pub mod finalize;
+pub mod pass;
+pub mod state;
+pub mod status;

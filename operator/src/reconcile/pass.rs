@@ -1,0 +1,317 @@
+//! One pass over one tenant: observe, diff, apply, probe.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use storefence_azure::SecretValue;
+use storefence_tenancy::{
+    RetailTenant, TenantRules,
+    credentials::{ContextKey, HmacPads},
+    resource::{ContextKeyVersion, Credentials, LoginSlot},
+};
+use sha2::{Digest, Sha256};
+
+use super::{
+    action::{Plan, SecretAction},
+    conflict::{self, Claimant},
+    desired::{Desired, Input},
+    diff::diff,
+    state::{DatabaseState, Observed, SecretContent, SecretState},
+    status::{Done, Outcome},
+};
+use crate::{
+    backends::Backends,
+    config::Endpoint,
+    credentials::{Password, generate_context_key, login_uri, password_from_uri, probe},
+    database::{Database, TenantLock, apply::Material},
+    errors::Failure,
+    metrics::Metrics,
+    vault::{Read, Vault, Version},
+};
+
+/// What a pass works with.
+pub struct Work<'a> {
+    /// Databases and vaults by name.
+    pub backends: &'a Backends,
+    /// The object.
+    pub tenant: &'a RetailTenant,
+    /// All objects that claim its tenantId, itself included.
+    pub claimants: &'a [Claimant],
+    /// Counts what is written.
+    pub metrics: &'a Metrics,
+}
+
+/// Brings database and vault to where the spec wants them.
+pub async fn pass(work: &Work<'_>) -> Outcome {
+    let rules = match TenantRules::compile(&work.tenant.spec) {
+        Ok(rules) => rules,
+        Err(problems) => return Outcome::Failed(vec![Failure::InvalidSpec(problems)]),
+    };
+    match locked(work, &rules).await {
+        Ok(done) => Outcome::Done(done),
+        Err(failures) => Outcome::Failed(failures),
+    }
+}
+
+async fn locked(work: &Work<'_>, rules: &TenantRules) -> Result<Done, Vec<Failure>> {
+    let spec = &work.tenant.spec;
+    let database = work.backends.database(&spec.database_ref.name);
+    let vault = work.backends.vault(&spec.key_vault_ref.name);
+    // Both sides are asked, so that the status names every side that is away.
+    let (database, vault) = match (database, vault) {
+        (Ok(database), Ok(vault)) => (database, vault),
+        (database, vault) => {
+            return Err(in_conflict(work, rules, None)
+                .into_iter()
+                .chain(database.err())
+                .chain(vault.err())
+                .collect());
+        }
+    };
+    let salt = database.ready();
+    let salt = match salt.await {
+        Ok(salt) => salt,
+        Err(error) => {
+            let mut failures: Vec<Failure> = in_conflict(work, rules, None).into_iter().collect();
+            failures.push(error.into());
+            failures.extend(vault.reachable().await.err().map(Failure::from));
+            return Err(failures);
+        }
+    };
+    let desired = desired(work, rules, &salt);
+    let mut lock = match database.lock(rules.tenant_id()).await {
+        Ok(Some(lock)) => lock,
+        Ok(None) => return Err(vec![Failure::LockContention(rules.tenant_id().to_string())]),
+        Err(error) => return Err(vec![error.into()]),
+    };
+    let outcome = Pass { work, rules, database: &database, vault: &vault, desired: &desired }.run(&mut lock).await;
+    lock.release().await;
+    outcome
+}
+
+fn desired(work: &Work<'_>, rules: &TenantRules, salt: &Arc<[u8]>) -> Desired {
+    let RetailTenant { metadata, spec, status } = work.tenant;
+    Desired::compute(&Input {
+        rules,
+        display_name: spec.display_name.as_deref(),
+        statement_timeout: spec.gateway.timeout(),
+        owner_uid: metadata.uid.as_deref().unwrap_or_default(),
+        credentials: status.as_ref().and_then(|status| status.credentials.as_ref()),
+        role_salt: salt,
+    })
+}
+
+/// The failure, if another object owns the tenantId.
+fn in_conflict(work: &Work<'_>, rules: &TenantRules, recorded: Option<&str>) -> Option<Failure> {
+    let own = work.tenant.metadata.uid.as_deref().unwrap_or_default();
+    let owner = conflict::owner(work.claimants, recorded)?;
+    (owner.uid != own).then(|| Failure::ConflictingTenant {
+        tenant_id: rules.tenant_id().to_string(),
+        owner: owner.place.clone(),
+    })
+}
+
+struct Pass<'a> {
+    work: &'a Work<'a>,
+    rules: &'a TenantRules,
+    database: &'a Database,
+    vault: &'a Vault,
+    desired: &'a Desired,
+}
+
+/// What the vault answered, by secret name.
+type Stored = BTreeMap<String, Read>;
+
+impl Pass<'_> {
+    async fn run(&self, lock: &mut TenantLock) -> Result<Done, Vec<Failure>> {
+        let (state, stored) = tokio::join!(self.database.observe(lock, self.desired), self.read_secrets());
+        let recorded = state.as_ref().ok().and_then(|state| state.fence.as_ref()).map(|row| row.owner_uid.as_str());
+        if let Some(failure) = in_conflict(self.work, self.rules, recorded) {
+            return Err(vec![failure]);
+        }
+        let (mut state, stored) = match (state, stored) {
+            (Ok(state), Ok(stored)) => (state, stored),
+            (state, stored) => {
+                let database = state.err().map(Failure::from);
+                return Err(database.into_iter().chain(stored.err()).collect());
+            }
+        };
+        self.mend(lock, &mut state, stored).await.map_err(|failure| vec![failure])
+    }
+
+    async fn read_secrets(&self) -> Result<Stored, Failure> {
+        let reads = self.desired.secrets().map(|name| async move {
+            let read = self.vault.read(name).await?;
+            Ok::<_, Failure>((name.to_owned(), read))
+        });
+        Ok(futures::future::try_join_all(reads).await?.into_iter().collect())
+    }
+
+    async fn mend(&self, lock: &mut TenantLock, state: &mut DatabaseState, stored: Stored) -> Result<Done, Failure> {
+        let mut held = Held::read(self.desired, self.database.endpoint(), &stored);
+        self.try_passwords(state, &held.material).await?;
+        let secrets = stored.iter().map(|(name, read)| (name.clone(), held.state(name, read))).collect();
+        let observed = Observed { database: state.clone(), secrets };
+        let plan = diff(self.desired, &observed)?;
+        self.write_secrets(&plan, &stored, &mut held).await?;
+        self.database.apply(lock, self.desired, &plan.database, &held.material).await?;
+        self.work.metrics.steps(&plan);
+        if !plan.is_empty() || !self.was_ready() {
+            self.probe(&held.material).await?;
+        }
+        if !plan.is_empty() {
+            tracing::info!(
+                tenant = %self.desired.tenant_id,
+                secrets = plan.secrets.len(),
+                database = plan.database.len(),
+                "applied"
+            );
+        }
+        self.done(&held)
+    }
+
+    /// Tells for each login whether the vault's password lets it in.
+    async fn try_passwords(&self, state: &mut DatabaseState, material: &Material) -> Result<(), Failure> {
+        for (slot, role) in self.desired.roles.iter().filter(|(_, role)| role.login) {
+            let (Some(row), Some(password)) = (state.roles.get_mut(&role.name), material.passwords.get(slot)) else {
+                continue;
+            };
+            if row.attributes.login {
+                row.password_works = match self.database.password_works(&role.name, password).await {
+                    Ok(works) => Some(works),
+                    Err(error) => return Err(error.into()),
+                };
+            }
+        }
+        Ok(())
+    }
+
+    async fn write_secrets(&self, plan: &Plan, stored: &Stored, held: &mut Held) -> Result<(), Failure> {
+        let uid = self.desired.owner_uid.as_str();
+        for action in &plan.secrets {
+            match action {
+                SecretAction::Recover { name } => self.vault.recover(name).await?,
+                SecretAction::WriteLogin { name, slot } => {
+                    let Some(role) = self.desired.roles.get(slot) else { continue };
+                    let password = Password::generate()?;
+                    let uri = login_uri(self.database.endpoint(), &role.name, &password);
+                    let version = self.vault.write(name, SecretValue::new(String::clone(&uri)), uid).await?;
+                    held.material.passwords.insert(*slot, password);
+                    held.versions.insert(name.clone(), version);
+                }
+                SecretAction::WriteContextKey { name, kid } => {
+                    let key = generate_context_key()?;
+                    let version = self.vault.write(name, SecretValue::new(key.to_base64()), uid).await?;
+                    held.material.keys.insert(*kid, key);
+                    held.versions.insert(name.clone(), version);
+                }
+                SecretAction::Tag { name } => {
+                    if let Some(Read::Live(secret)) = stored.get(name) {
+                        self.vault.tag(name, &secret.version.id, uid).await?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn was_ready(&self) -> bool {
+        self.work.tenant.status.as_ref().is_some_and(|status| {
+            let ready = |condition: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| {
+                condition.type_ == super::status::READY && condition.status == "True"
+            };
+            status.credentials.is_some() && status.conditions.iter().any(ready)
+        })
+    }
+
+    async fn probe(&self, material: &Material) -> Result<(), Failure> {
+        let Desired { active_slot, active_kid, .. } = self.desired;
+        let (Some(role), Some(password), Some(key)) = (
+            self.desired.active_role(),
+            material.passwords.get(active_slot),
+            material.keys.get(active_kid),
+        ) else {
+            return Ok(());
+        };
+        let credentials = probe::Credentials { login: &role.name, password, kid: *active_kid, key };
+        self.database.probe(&credentials, &self.desired.tenant_id, self.desired.stores.len()).await?;
+        Ok(())
+    }
+
+    fn done(&self, held: &Held) -> Result<Done, Failure> {
+        let version = |name: &str| held.versions.get(name).cloned().unwrap_or_default();
+        let slots = self.desired.roles.iter().filter(|(_, role)| role.login).map(|(slot, role)| {
+            let Version { id, created } = version(&role.secret);
+            LoginSlot {
+                slot: *slot,
+                login: role.name.clone(),
+                secret_name: role.secret.clone(),
+                secret_version: id,
+                set_at: created,
+            }
+        });
+        let context_keys = self.desired.keys.iter().map(|(kid, name)| {
+            let Version { id, created } = version(name);
+            ContextKeyVersion { kid: *kid, secret_name: name.clone(), secret_version: id, created_at: created }
+        });
+        Ok(Done {
+            stores: self.desired.stores.len(),
+            principals: self.rules.rules().len(),
+            credentials: Credentials {
+                active_slot: self.desired.active_slot,
+                active_kid: self.desired.active_kid,
+                slots: slots.collect(),
+                context_keys: context_keys.collect(),
+            },
+        })
+    }
+}
+
+/// What was read out of the vault: values, and which version they are.
+#[derive(Default)]
+struct Held {
+    material: Material,
+    versions: BTreeMap<String, Version>,
+    contents: BTreeMap<String, SecretContent>,
+}
+
+impl Held {
+    fn read(desired: &Desired, endpoint: &Endpoint, stored: &Stored) -> Self {
+        let mut held = Self::default();
+        let live = |name: &str| match stored.get(name) {
+            Some(Read::Live(secret)) if secret.enabled => Some(secret),
+            _ => None,
+        };
+        for (slot, role) in desired.roles.iter().filter(|(_, role)| role.login) {
+            let Some(secret) = live(&role.secret) else { continue };
+            let Some(password) = password_from_uri(endpoint, &role.name, secret.value.expose()) else { continue };
+            held.material.passwords.insert(*slot, password);
+            held.versions.insert(role.secret.clone(), secret.version.clone());
+            held.contents.insert(role.secret.clone(), SecretContent::Login);
+        }
+        for (kid, name) in &desired.keys {
+            let Some(secret) = live(name) else { continue };
+            let Ok(key) = ContextKey::from_base64(secret.value.expose()) else { continue };
+            held.contents.insert(name.clone(), SecretContent::ContextKey { fingerprint: fingerprint(&key.pads()) });
+            held.material.keys.insert(*kid, key);
+            held.versions.insert(name.clone(), secret.version.clone());
+        }
+        held
+    }
+
+    fn state(&self, name: &str, read: &Read) -> SecretState {
+        match read {
+            Read::Absent => SecretState::Absent,
+            Read::SoftDeleted { owner } => SecretState::SoftDeleted { owner: owner.clone() },
+            Read::Live(secret) => SecretState::Live {
+                owner: secret.owner.clone(),
+                content: self.contents.get(name).cloned().unwrap_or(SecretContent::Unusable),
+            },
+        }
+    }
+}
+
+/// Comparable with what `database::observe` computes of `fence.context_keys`.
+fn fingerprint(pads: &HmacPads) -> String {
+    let digest = Sha256::new().chain_update(pads.inner).chain_update(pads.outer).finalize();
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}

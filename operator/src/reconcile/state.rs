@@ -1,0 +1,198 @@
+//! What database and vault hold of a tenant, as [`diff`](super::diff) sees it. Plain values: reading them is the work of
+//! [`database::observe`](crate::database::observe) and [`vault`](crate::vault).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+use uuid::Uuid;
+
+/// The state of one tenant, with everything of other tenants that stands in its way.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// What the database holds.
+    pub database: DatabaseState,
+    /// What the vault holds, by secret name. A name that is not here was not asked for.
+    pub secrets: BTreeMap<String, SecretState>,
+}
+
+/// The database's side.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct DatabaseState {
+    /// The row in `retail.tenants`.
+    pub tenant: Option<TenantRow>,
+    /// The row in `fence.tenants`.
+    pub fence: Option<FenceRow>,
+    /// Rows of `retail.stores`: the tenant's, and others with an id that the spec names.
+    pub retail_stores: BTreeMap<Uuid, RetailStore>,
+    /// Rows of `fence.tenant_stores`, likewise.
+    pub fence_stores: BTreeMap<Uuid, FenceStore>,
+    /// The login roles that exist, by name.
+    pub roles: BTreeMap<String, RoleRow>,
+    /// Rows of `fence.logins`: the tenant's, and others with one of its role names.
+    pub logins: BTreeMap<String, LoginRow>,
+    /// Rows of `fence.context_keys`.
+    pub keys: BTreeMap<u32, KeyRow>,
+    /// Privileged settings that this administrator may give to a role.
+    pub may_set: BTreeSet<String>,
+}
+
+/// `retail.tenants`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct TenantRow {
+    /// Name for people.
+    pub display_name: String,
+}
+
+/// `fence.tenants`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct FenceRow {
+    /// UID of the owner.
+    pub owner_uid: String,
+    /// Whether calls are served.
+    pub enabled: bool,
+}
+
+/// `retail.stores`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct RetailStore {
+    /// Whose.
+    pub tenant: String,
+    /// Name.
+    pub name: String,
+    /// Name for people.
+    pub display_name: String,
+}
+
+/// `fence.tenant_stores`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct FenceStore {
+    /// Whose.
+    pub tenant: String,
+    /// Name.
+    pub name: String,
+}
+
+/// A role as `pg_catalog` has it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct RoleRow {
+    /// The attributes.
+    pub attributes: Attributes,
+    /// `CONNECTION LIMIT`.
+    pub connection_limit: i32,
+    /// The comment.
+    pub comment: Option<String>,
+    /// What it is a member of: role and options; one entry per grantor.
+    pub memberships: Vec<Membership>,
+    /// `ALTER ROLE … SET`, for all databases.
+    pub settings: BTreeMap<String, String>,
+    /// Databases in which it has settings of their own; we make none.
+    pub database_settings: BTreeSet<String>,
+    /// Whether the password in the vault lets it in; `None`: not tried.
+    #[serde(default)]
+    pub password_works: Option<bool>,
+}
+
+/// Role attributes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[allow(clippy::struct_excessive_bools, reason = "PostgreSQL has them as booleans")]
+pub struct Attributes {
+    /// `LOGIN`.
+    pub login: bool,
+    /// `INHERIT`.
+    pub inherit: bool,
+    /// `SUPERUSER`.
+    pub superuser: bool,
+    /// `CREATEDB`.
+    pub createdb: bool,
+    /// `CREATEROLE`.
+    pub createrole: bool,
+    /// `REPLICATION`.
+    pub replication: bool,
+    /// `BYPASSRLS`.
+    pub bypassrls: bool,
+    /// `VALID UNTIL` is set to something else than infinity.
+    pub expires: bool,
+}
+
+impl Attributes {
+    /// What a tenant's login has.
+    #[must_use]
+    pub const fn login(login: bool) -> Self {
+        Self {
+            login,
+            inherit: true,
+            superuser: false,
+            createdb: false,
+            createrole: false,
+            replication: false,
+            bypassrls: false,
+            expires: false,
+        }
+    }
+}
+
+/// One entry of `pg_auth_members`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+pub struct Membership {
+    /// The group.
+    pub group: String,
+    /// Who granted it.
+    pub grantor: String,
+    /// `ADMIN`.
+    pub admin: bool,
+    /// `INHERIT`.
+    pub inherit: bool,
+    /// `SET`.
+    pub set: bool,
+}
+
+/// `fence.logins`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct LoginRow {
+    /// Whose.
+    pub tenant: String,
+    /// `a` or `b`.
+    pub slot: String,
+}
+
+/// `fence.context_keys`, without the key.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct KeyRow {
+    /// Hex SHA-256 of both pads.
+    pub fingerprint: String,
+    /// Whether it has an end.
+    pub expires: bool,
+}
+
+/// A secret in the vault, without its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretState {
+    /// No such secret.
+    Absent,
+    /// Deleted, not purged.
+    SoftDeleted {
+        /// UID in its tag, if it is tagged as ours.
+        owner: Option<String>,
+    },
+    /// There.
+    Live {
+        /// UID in its tag, if it is tagged as ours.
+        owner: Option<String>,
+        /// What it holds.
+        content: SecretContent,
+    },
+}
+
+/// What a secret holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretContent {
+    /// The URI that the operator would write, with a password of its own making.
+    Login,
+    /// A context key: hex SHA-256 of both pads.
+    ContextKey {
+        /// The fingerprint, comparable with [`KeyRow::fingerprint`].
+        fingerprint: String,
+    },
+    /// Disabled, or anything else.
+    Unusable,
+}

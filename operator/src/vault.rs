@@ -1,0 +1,287 @@
+//! A Key Vault as the operator uses it: secrets that are ours, marked by their tags.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+use storefence_azure::{AzureOptions, OptionsError, SecretError, SecretStore, SecretValue, SecretVersion};
+use storefence_tenancy::credentials::{MANAGED_BY, TAG_MANAGED_BY, TAG_OWNER_UID};
+use url::Url;
+
+use crate::{
+    errors::{Class, Reason},
+    metrics::Metrics,
+};
+
+/// A secret, read.
+pub struct Secret {
+    /// UID in its tag, if it is tagged as ours.
+    pub owner: Option<String>,
+    /// Whether this version may be used.
+    pub enabled: bool,
+    /// The value; empty for a disabled version, which the vault does not give out.
+    pub value: SecretValue,
+    /// Which version.
+    pub version: Version,
+}
+
+/// A version of a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// The vault's identifier.
+    pub id: String,
+    /// When it was written.
+    pub created: Time,
+}
+
+impl Default for Version {
+    fn default() -> Self {
+        Self { id: String::new(), created: Time(Timestamp::UNIX_EPOCH) }
+    }
+}
+
+/// What the vault has under a name.
+pub enum Read {
+    /// Nothing.
+    Absent,
+    /// A deleted secret that is not purged.
+    SoftDeleted {
+        /// UID in its tag, if it is tagged as ours.
+        owner: Option<String>,
+    },
+    /// A secret.
+    Live(Secret),
+}
+
+/// What went wrong at a vault.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("Key Vault {host}: {source}{}", next_step(.source))]
+pub struct VaultError {
+    host: String,
+    source: SecretError,
+}
+
+/// What a person can do, where the vault's own words do not say it.
+const fn next_step(error: &SecretError) -> &'static str {
+    match error {
+        SecretError::Forbidden { .. } => "; give the operator's identity the role Key Vault Secrets Officer",
+        SecretError::Unauthorized(_) => "; check the operator's identity and its federated credential",
+        SecretError::Throttled { .. } | SecretError::Unavailable(_) | SecretError::Conflict(_) => {
+            "; the operator keeps trying"
+        }
+        SecretError::NotFound(_) | SecretError::SoftDeleted(_) | SecretError::Invalid { .. } => "",
+    }
+}
+
+impl VaultError {
+    /// The word for conditions, events and metrics.
+    #[must_use]
+    pub const fn reason(&self) -> Reason {
+        match self.source {
+            SecretError::Forbidden { .. } | SecretError::Unauthorized(_) => Reason::KeyVaultForbidden,
+            SecretError::Throttled { .. } => Reason::KeyVaultThrottled,
+            SecretError::SoftDeleted(_) => Reason::SecretSoftDeleted,
+            SecretError::Unavailable(_) => Reason::KeyVaultUnreachable,
+            SecretError::NotFound(_) | SecretError::Conflict(_) | SecretError::Invalid { .. } => Reason::KeyVaultError,
+        }
+    }
+
+    /// When to try again.
+    #[must_use]
+    pub const fn class(&self) -> Class {
+        match self.source {
+            SecretError::Throttled { retry_after } => Class::Throttled(retry_after),
+            SecretError::Unavailable(_) | SecretError::Conflict(_) | SecretError::NotFound(_) => Class::Transient,
+            SecretError::Forbidden { .. }
+            | SecretError::Unauthorized(_)
+            | SecretError::SoftDeleted(_)
+            | SecretError::Invalid { .. } => Class::Permanent,
+        }
+    }
+}
+
+/// Makes clients of vaults that share one identity.
+pub struct VaultFactory {
+    options: AzureOptions,
+    credential: Arc<dyn azure_core::credentials::TokenCredential>,
+    metrics: Arc<Metrics>,
+    timeout: Duration,
+}
+
+impl VaultFactory {
+    /// Checks the options and makes the credential.
+    ///
+    /// # Errors
+    /// Names the option.
+    pub fn new(options: AzureOptions, metrics: Arc<Metrics>, timeout: Duration) -> Result<Self, OptionsError> {
+        let credential = options.credential()?;
+        Ok(Self { options, credential, metrics, timeout })
+    }
+
+    /// A client of the vault.
+    ///
+    /// # Errors
+    /// Names the option.
+    pub fn vault(&self, url: &Url) -> Result<Vault, OptionsError> {
+        Ok(Vault {
+            store: self.options.secret_store(Arc::clone(&self.credential), url, self.timeout)?,
+            host: url.host_str().unwrap_or_default().to_owned(),
+            metrics: Arc::clone(&self.metrics),
+        })
+    }
+}
+
+/// One vault.
+pub struct Vault {
+    store: SecretStore,
+    host: String,
+    metrics: Arc<Metrics>,
+}
+
+impl Vault {
+    /// Reads the latest version.
+    ///
+    /// # Errors
+    /// [`VaultError`].
+    pub async fn read(&self, name: &str) -> Result<Read, VaultError> {
+        match self.call("get", self.store.get(name, None)).await {
+            Ok(secret) => Ok(Read::Live(Secret {
+                owner: owner(&secret.version),
+                enabled: secret.version.enabled,
+                version: version(&secret.version),
+                value: secret.value,
+            })),
+            Err(VaultError { source: SecretError::NotFound(_), .. }) => Ok(Read::Absent),
+            // What a vault answers for a disabled version; its tags are in the listing.
+            Err(VaultError { source: SecretError::Invalid { .. }, .. }) => self.read_disabled(name).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn read_disabled(&self, name: &str) -> Result<Read, VaultError> {
+        let versions = self.call("list", self.store.versions(name)).await?;
+        Ok(versions.first().map_or(Read::Absent, |latest| {
+            Read::Live(Secret {
+                owner: owner(latest),
+                enabled: false,
+                version: version(latest),
+                value: SecretValue::new(String::new()),
+            })
+        }))
+    }
+
+    /// Writes a new version, tagged as `owner_uid`'s.
+    ///
+    /// # Errors
+    /// [`VaultError`].
+    pub async fn write(&self, name: &str, value: SecretValue, owner_uid: &str) -> Result<Version, VaultError> {
+        let written = self.call("set", self.store.set(name, &value, tags(owner_uid))).await?;
+        Ok(version(&written))
+    }
+
+    /// Tags a version as `owner_uid`'s.
+    ///
+    /// # Errors
+    /// [`VaultError`].
+    pub async fn tag(&self, name: &str, version: &str, owner_uid: &str) -> Result<(), VaultError> {
+        self.call("update", self.store.update(name, version, None, Some(tags(owner_uid)))).await?;
+        Ok(())
+    }
+
+    /// Takes a deletion back.
+    ///
+    /// # Errors
+    /// [`VaultError`].
+    pub async fn recover(&self, name: &str) -> Result<(), VaultError> {
+        self.call("recover", self.store.recover(name)).await
+    }
+
+    /// Disables all versions of a secret that is `owner_uid`'s; leaves every other alone. Can be repeated.
+    ///
+    /// # Errors
+    /// [`VaultError`].
+    pub async fn disable(&self, name: &str, owner_uid: &str) -> Result<(), VaultError> {
+        let versions = self.call("list", self.store.versions(name)).await?;
+        for found in versions.iter().filter(|found| found.enabled && owner(found).as_deref() == Some(owner_uid)) {
+            match self.call("update", self.store.update(name, &found.version, Some(false), None)).await {
+                // Gone is as good as disabled.
+                Ok(_) | Err(VaultError { source: SecretError::NotFound(_), .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the vault answers us at all. Asks for a secret that need not exist.
+    ///
+    /// # Errors
+    /// [`VaultError`].
+    pub async fn reachable(&self) -> Result<(), VaultError> {
+        match self.call("get", self.store.get("storefence-probe", None)).await {
+            Ok(_) | Err(VaultError { source: SecretError::NotFound(_) | SecretError::Invalid { .. }, .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn call<T>(
+        &self,
+        operation: &'static str,
+        call: impl Future<Output = Result<T, SecretError>>,
+    ) -> Result<T, VaultError> {
+        let started = Instant::now();
+        let outcome = call.await;
+        let label = match &outcome {
+            Ok(_) => "ok",
+            Err(SecretError::NotFound(_)) => "not_found",
+            Err(SecretError::Forbidden { .. } | SecretError::Unauthorized(_)) => "forbidden",
+            Err(SecretError::Throttled { .. }) => "throttled",
+            Err(SecretError::Unavailable(_)) => "unavailable",
+            Err(SecretError::SoftDeleted(_) | SecretError::Conflict(_) | SecretError::Invalid { .. }) => "refused",
+        };
+        self.metrics.vault_call(operation, label, started.elapsed());
+        outcome.map_err(|source| VaultError { host: self.host.clone(), source })
+    }
+}
+
+fn tags(owner_uid: &str) -> HashMap<String, String> {
+    [(TAG_MANAGED_BY, MANAGED_BY), (TAG_OWNER_UID, owner_uid)]
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+}
+
+fn owner(version: &SecretVersion) -> Option<String> {
+    let ours = version.tags.get(TAG_MANAGED_BY).is_some_and(|value| value == MANAGED_BY);
+    version.tags.get(TAG_OWNER_UID).filter(|_| ours).cloned()
+}
+
+fn version(version: &SecretVersion) -> Version {
+    Version {
+        id: version.version.clone(),
+        created: Time(Timestamp::from_second(version.created).unwrap_or(Timestamp::UNIX_EPOCH)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_both_tags_make_a_secret_ours() {
+        let tagged = |tags: &[(&str, &str)]| SecretVersion {
+            name: "sf-zava-db-a".to_owned(),
+            version: "1".to_owned(),
+            enabled: true,
+            tags: tags.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            created: 0,
+        };
+        let uid = (TAG_OWNER_UID, "u");
+        assert_eq!(owner(&tagged(&[(TAG_MANAGED_BY, MANAGED_BY), uid])), Some("u".to_owned()));
+        assert_eq!(owner(&tagged(&[uid])), None);
+        assert_eq!(owner(&tagged(&[(TAG_MANAGED_BY, "somebody"), uid])), None);
+        assert_eq!(owner(&tagged(&[(TAG_MANAGED_BY, MANAGED_BY)])), None);
+    }
+}
