@@ -1,1 +1,15 @@
-//! Storefence: gateway.
+//! The gateway: token -> scope -> MCP tools.
+
+pub mod admin;
+pub mod cli;
+pub mod config;
+pub mod data;
+pub mod gate;
+pub mod http;
+pub mod identity;
+pub mod mcp;
+pub mod metrics;
+pub mod run;
+pub mod server;
+pub mod telemetry;
+pub mod tenants;

@@ -1,0 +1,247 @@
+//! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
+
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use storefence_azure::AzureOptions;
+use url::Url;
+
+use crate::{
+    config::{Config, ConfigError},
+    http::hosts::{Allowed, InvalidEntry},
+    run, telemetry,
+};
+
+/// Wrong usage or configuration.
+const USAGE: u8 = 2;
+/// Anything else.
+const FAILED: u8 = 1;
+
+/// Storefence's gateway: serves MCP tools over a chain's data, to each caller the rows of their stores.
+#[derive(Debug, Parser)]
+#[command(name = "storefence-gateway", version, about, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    /// How log lines are written; what is logged is chosen with RUST_LOG
+    #[arg(long, env = "STOREFENCE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text, global = true)]
+    log_format: LogFormat,
+}
+
+/// Shape of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object per line.
+    Json,
+    /// For people.
+    Text,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve
+    Run(Box<RunArgs>),
+}
+
+/// Options of `run`. Every one can come from the environment.
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// Configuration file: Key Vaults, and databases' trust roots, by name
+    #[arg(long, env = "STOREFENCE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Address for MCP
+    #[arg(long, env = "STOREFENCE_LISTEN", value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
+    listen: SocketAddr,
+
+    /// Address for health and metrics
+    #[arg(long, env = "STOREFENCE_ADMIN_LISTEN", value_name = "ADDRESS", default_value = "0.0.0.0:9090")]
+    admin_listen: SocketAddr,
+
+    /// URL that clients use, without /mcp
+    #[arg(long, env = "STOREFENCE_PUBLIC_URL", value_name = "URL")]
+    public_url: Option<Url>,
+
+    /// Accepted value of aud: the API's client ID and, for version 1.0 tokens, its application ID URI
+    #[arg(long, env = "STOREFENCE_AUDIENCE", value_name = "AUDIENCE", value_delimiter = ',')]
+    audience: Vec<String>,
+
+    /// Scope that clients ask for, as a rule fully qualified: api://APP/Retail.Query. A token needs one of them
+    #[arg(long, env = "STOREFENCE_SCOPE", value_name = "SCOPE", value_delimiter = ',')]
+    scope: Vec<String>,
+
+    /// The Entra authority that issues callers' tokens
+    #[arg(long, env = "STOREFENCE_AUTHORITY", value_name = "URL", default_value = "https://login.microsoftonline.com")]
+    authority: Url,
+
+    /// Issuer of version 1.0 tokens, without the directory; follows from the authority where not given
+    #[arg(long, env = "STOREFENCE_V1_ISSUER", value_name = "URL")]
+    v1_issuer: Option<Url>,
+
+    /// Authorization server named to clients; follows from the authority where not given
+    #[arg(long, env = "STOREFENCE_AUTHORIZATION_SERVER", value_name = "URL")]
+    authorization_server: Option<Url>,
+
+    /// Host that requests may name, beside the public URL's
+    #[arg(long, env = "STOREFENCE_ALLOWED_HOST", value_name = "HOST[:PORT]", value_delimiter = ',')]
+    allowed_host: Vec<String>,
+
+    /// Origin that browsers may call from, beside the public URL's
+    #[arg(long, env = "STOREFENCE_ALLOWED_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
+    allowed_origin: Vec<String>,
+
+    /// Most database connections of one tenant
+    #[arg(long, env = "STOREFENCE_POOL_PER_TENANT", value_name = "NUMBER", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pool_per_tenant: u32,
+
+    /// Most database connections of all tenants
+    #[arg(long, env = "STOREFENCE_POOL_TOTAL", value_name = "NUMBER", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10000))]
+    pool_total: u32,
+
+    /// Seconds after which an unused database connection is closed
+    #[arg(long, env = "STOREFENCE_POOL_IDLE", value_name = "SECONDS", default_value_t = 300)]
+    pool_idle: u64,
+
+    /// Seconds that calls under way get to finish after SIGTERM
+    #[arg(long, env = "STOREFENCE_DRAIN", value_name = "SECONDS", default_value_t = 25)]
+    drain: u64,
+
+    #[command(flatten)]
+    azure: AzureOptions,
+}
+
+/// Why a command ends with another code than 0.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    /// A value that has no default.
+    #[error("{flag} is not given: {what} is expected there or in the environment variable {variable}")]
+    Missing { flag: &'static str, variable: &'static str, what: &'static str },
+    /// A value that cannot be used.
+    #[error("{flag} ({variable}): {problem}")]
+    Invalid { flag: &'static str, variable: &'static str, problem: String },
+    /// The configuration file.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Host or Origin lists.
+    #[error("--allowed-host (STOREFENCE_ALLOWED_HOST) or --allowed-origin (STOREFENCE_ALLOWED_ORIGIN): {0}")]
+    Allowed(#[from] InvalidEntry),
+    /// While running.
+    #[error(transparent)]
+    Run(#[from] run::RunError),
+}
+
+impl CliError {
+    const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Run(error) if !error.is_configuration() => FAILED,
+            _ => USAGE,
+        }
+    }
+}
+
+/// Parses the command line, does what it says, and reports errors in one sentence.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args = args.into_iter();
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // --help and --version are "errors" that go to standard output with code 0.
+            let code = u8::try_from(error.exit_code()).unwrap_or(USAGE);
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    telemetry::init(cli.log_format);
+    let done = match cli.command {
+        Command::Run(args) => settings(*args).and_then(|settings| Ok(run::run(settings)?)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("storefence-gateway: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// From what the user wrote to what runs.
+fn settings(args: RunArgs) -> Result<run::Settings, CliError> {
+    let RunArgs {
+        config,
+        listen,
+        admin_listen,
+        public_url,
+        audience,
+        scope,
+        authority,
+        v1_issuer,
+        authorization_server,
+        allowed_host,
+        allowed_origin,
+        pool_per_tenant,
+        pool_total,
+        pool_idle,
+        drain,
+        azure,
+    } = args;
+    let missing = |flag, variable, what| CliError::Missing { flag, variable, what };
+    let config = config.ok_or(missing("--config", "STOREFENCE_CONFIG", "the configuration file with Key Vaults"))?;
+    let public_url = public_url.ok_or(missing(
+        "--public-url",
+        "STOREFENCE_PUBLIC_URL",
+        "the URL that clients use, without /mcp,",
+    ))?;
+    let invalid = |problem: &str| CliError::Invalid {
+        flag: "--public-url",
+        variable: "STOREFENCE_PUBLIC_URL",
+        problem: problem.to_owned(),
+    };
+    if !matches!(public_url.scheme(), "http" | "https") || public_url.host_str().is_none() {
+        return Err(invalid("an http or https URL is expected"));
+    }
+    if public_url.query().is_some() || public_url.fragment().is_some() || public_url.path() != "/" {
+        return Err(invalid("a URL without path, query and fragment is expected; /mcp is added to it"));
+    }
+    let audience: Vec<_> = audience.into_iter().filter(|text| !text.is_empty()).collect();
+    if audience.is_empty() {
+        let what = "the API's client ID, as it stands in aud,";
+        return Err(missing("--audience", "STOREFENCE_AUDIENCE", what));
+    }
+    let scope: Vec<_> = scope.into_iter().filter(|text| !text.is_empty()).collect();
+    if scope.is_empty() {
+        return Err(missing("--scope", "STOREFENCE_SCOPE", "the scope of the API, such as api://APP/Retail.Query,"));
+    }
+    if let Some(bad) = scope.iter().find(|text| text.ends_with('/') || text.contains(['"', '\\']) || !text.is_ascii()) {
+        let problem = format!("'{bad}' is not a scope");
+        return Err(CliError::Invalid { flag: "--scope", variable: "STOREFENCE_SCOPE", problem });
+    }
+    let allowed = Allowed::new(&public_url, &allowed_host, &allowed_origin)?;
+    Ok(run::Settings {
+        config: Config::load(&config)?,
+        listen,
+        admin_listen,
+        public_url,
+        audiences: audience,
+        scopes: scope,
+        authority,
+        v1_issuer,
+        authorization_server,
+        allowed,
+        pool_per_tenant: pool_per_tenant as usize,
+        pool_total: pool_total as usize,
+        pool_idle: Duration::from_secs(pool_idle),
+        drain: Duration::from_secs(drain),
+        azure,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

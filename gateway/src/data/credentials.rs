@@ -1,0 +1,142 @@
+//! A tenant's login and context key, read from Key Vault when they are first needed.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures::future::BoxFuture;
+use rustls::pki_types::CertificateDer;
+use storefence_tenancy::credentials::ContextKey;
+use tokio_postgres::{Config, config::SslMode};
+use tokio_postgres_rustls::MakeRustlsConnect;
+use zeroize::Zeroizing;
+
+use super::{tls, uri};
+use crate::{
+    metrics::Metrics,
+    tenants::{CredentialsInForce, Tenant},
+};
+
+/// Reads secrets by vault and name.
+pub trait SecretSource: Send + Sync {
+    /// The value of a secret's version, the latest where none is given.
+    fn read<'a>(
+        &'a self,
+        vault: &'a str,
+        name: &'a str,
+        version: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Zeroizing<String>, SecretError>>;
+}
+
+/// A secret that could not be read. The text is for the log and holds no value.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct SecretError(pub String);
+
+/// Why a tenant's credentials cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialsError {
+    /// The vault did not give a secret.
+    #[error("secret {name}: {source}")]
+    Secret {
+        /// The secret's name.
+        name: String,
+        /// Why.
+        source: SecretError,
+    },
+    /// The vault gave something else than was expected.
+    #[error("secret {name} is malformed: {problem}")]
+    Malformed {
+        /// The secret's name.
+        name: String,
+        /// What is wrong, without the value.
+        problem: String,
+    },
+    /// TLS towards the database cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
+}
+
+/// Login and key, ready for use.
+pub struct Loaded {
+    /// What they were read for.
+    pub in_force: CredentialsInForce,
+    /// Where and as whom to connect.
+    pub config: Config,
+    /// TLS connector; with [`SslMode::Disable`] it is not used.
+    pub tls: MakeRustlsConnect,
+    /// Key id of `key`.
+    pub kid: u32,
+    /// Signs contexts.
+    pub key: ContextKey,
+}
+
+/// Reads and prepares credentials.
+pub struct Loader {
+    secrets: Arc<dyn SecretSource>,
+    roots: HashMap<String, Vec<CertificateDer<'static>>>,
+    /// One TLS configuration per database and mode, not per tenant: the system's roots alone take half a megabyte.
+    connectors: Mutex<HashMap<(String, tls::Verify), MakeRustlsConnect>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Loader {
+    /// `roots`: extra trust roots by database name.
+    #[must_use]
+    pub fn new(
+        secrets: Arc<dyn SecretSource>,
+        roots: HashMap<String, Vec<CertificateDer<'static>>>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { secrets, roots, connectors: Mutex::default(), metrics }
+    }
+
+    /// Reads what is in force for a tenant.
+    ///
+    /// # Errors
+    /// [`CredentialsError`].
+    pub async fn load(&self, tenant: &Tenant) -> Result<Loaded, CredentialsError> {
+        let (login, key) = (tenant.database_secret(), tenant.context_secret());
+        let in_force = &tenant.credentials;
+        let (uri, key_text) = futures::try_join!(
+            self.read(&tenant.vault, &login, in_force.slot_version.as_deref()),
+            self.read(&tenant.vault, &key, in_force.key_version.as_deref()),
+        )?;
+        let key = ContextKey::from_base64(&key_text)
+            .map_err(|error| CredentialsError::Malformed { name: key, problem: error.to_string() })?;
+        let roots = self.roots.get(&tenant.database).map_or(&[][..], Vec::as_slice);
+        let (config, verify) = uri::parse(&uri, !roots.is_empty())
+            .map_err(|error| CredentialsError::Malformed { name: login, problem: error.to_string() })?;
+        debug_assert_eq!(config.get_ssl_mode() == SslMode::Disable, verify.is_none());
+        let tls = self.connector(&tenant.database, verify.unwrap_or(tls::Verify::ChainAndName), roots)?;
+        Ok(Loaded { in_force: in_force.clone(), config, tls, kid: in_force.kid, key })
+    }
+
+    fn connector(
+        &self,
+        database: &str,
+        verify: tls::Verify,
+        roots: &[CertificateDer<'static>],
+    ) -> Result<MakeRustlsConnect, tls::TlsError> {
+        let mut connectors = self.connectors.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (database.to_owned(), verify);
+        if let Some(known) = connectors.get(&key) {
+            return Ok(known.clone());
+        }
+        let made = tls::connector(verify, roots)?;
+        connectors.insert(key, made.clone());
+        Ok(made)
+    }
+
+    async fn read(
+        &self,
+        vault: &str,
+        name: &str,
+        version: Option<&str>,
+    ) -> Result<Zeroizing<String>, CredentialsError> {
+        let read = self.secrets.read(vault, name, version).await;
+        self.metrics.secrets.with_label_values(&[if read.is_ok() { "ok" } else { "error" }]).inc();
+        read.map_err(|source| CredentialsError::Secret { name: name.to_owned(), source })
+    }
+}

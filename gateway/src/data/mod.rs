@@ -1,0 +1,211 @@
+//! The data path: a scope and a statement become rows.
+
+pub mod connection;
+pub mod credentials;
+pub mod flight;
+pub mod pool;
+pub mod rows;
+pub mod tls;
+pub mod uri;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use moka::sync::Cache;
+use sha2::{Digest, Sha256};
+use storefence_tenancy::{Scope, context};
+
+use self::{
+    flight::{Bounds, Column, Flight, StatementError, fly},
+    pool::{PoolError, Pools},
+    rows::Rows,
+};
+use crate::{metrics::Metrics, tenants::Tenant};
+
+/// What the gateway waits beyond the tenant's statement timeout before it cancels on its own account. The server's
+/// timeout comes first, unless the statement switched it off.
+const GRACE: Duration = Duration::from_millis(500);
+/// Life of a signed context, in seconds. It is checked when the call begins.
+const CONTEXT_SECONDS: i64 = 30;
+/// Described statements that are remembered, and for how long: a migration may change what a name means.
+const DESCRIBED: (u64, Duration) = (10_000, Duration::from_secs(60));
+
+/// The rows of one statement.
+#[derive(Debug)]
+pub struct QueryResult {
+    /// Columns, also where there are no rows.
+    pub columns: Arc<Vec<Column>>,
+    /// Rows.
+    pub rows: Rows,
+    /// Whether there were more.
+    pub truncated: bool,
+    /// Time from taking a connection to the last row.
+    pub elapsed: Duration,
+}
+
+/// Why a statement gave no rows.
+#[derive(Debug, thiserror::Error)]
+pub enum QueryError {
+    /// PostgreSQL refused it.
+    #[error(transparent)]
+    Statement(StatementError),
+    /// It ran longer than the tenant allows.
+    #[error("the statement ran longer than {0:?}")]
+    Timeout(Duration),
+    /// No connection.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// The connection broke.
+    #[error("the connection broke: {0}")]
+    Broken(String),
+    /// A connection that had served other calls broke.
+    #[error("the connection broke: {0}")]
+    Stale(String),
+    /// The fence refused the context, twice.
+    #[error("the fence refused the context: {0}")]
+    Context(String),
+}
+
+impl QueryError {
+    /// A word for metrics.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Statement(_) => "Statement",
+            Self::Timeout(_) => "Timeout",
+            Self::Pool(error) => error.reason(),
+            Self::Broken(_) | Self::Stale(_) => "Broken",
+            Self::Context(_) => "Context",
+        }
+    }
+}
+
+/// Runs statements.
+pub struct Data {
+    pools: Pools,
+    described: Cache<[u8; 32], Arc<Vec<Column>>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Data {
+    /// Runs statements over these pools.
+    #[must_use]
+    pub fn new(pools: Pools, metrics: Arc<Metrics>) -> Self {
+        let described = Cache::builder().max_capacity(DESCRIBED.0).time_to_live(DESCRIBED.1).build();
+        Self { pools, described, metrics }
+    }
+
+    /// The pools.
+    #[must_use]
+    pub const fn pools(&self) -> &Pools {
+        &self.pools
+    }
+
+    /// Runs one statement, which the gate has let through, with what the scope may see.
+    ///
+    /// Dropping the future cancels the statement at the server.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn query(&self, tenant: &Tenant, scope: &Scope, sql: &str) -> Result<QueryResult, QueryError> {
+        let started = Instant::now();
+        let result = match self.attempt(tenant, scope, sql, started).await {
+            // A connection that the server closed while it lay idle, or credentials that were rotated under it. The
+            // transaction is read-only and sent no row, so another attempt repeats nothing.
+            Err(QueryError::Stale(error)) => {
+                tracing::info!(tenant = %tenant.id(), error, "the connection broke; trying another one");
+                self.attempt(tenant, scope, sql, started).await
+            }
+            Err(QueryError::Context(error)) => {
+                tracing::warn!(tenant = %tenant.id(), error, "the fence refused the context; reading credentials again");
+                self.pools.reload(tenant).await;
+                self.attempt(tenant, scope, sql, started).await
+            }
+            other => other,
+        };
+        let outcome = result.as_ref().map_or_else(QueryError::reason, |_| "ok");
+        self.metrics.query_seconds.with_label_values(&[outcome]).observe(started.elapsed().as_secs_f64());
+        if let Ok(result) = &result {
+            self.metrics.rows.inc_by(u64::from(result.rows.count));
+            self.metrics.bytes.inc_by(result.rows.json.len() as u64);
+            self.metrics.truncations.inc_by(u64::from(result.truncated));
+        }
+        result
+    }
+
+    async fn attempt(
+        &self,
+        tenant: &Tenant,
+        scope: &Scope,
+        sql: &str,
+        started: Instant,
+    ) -> Result<QueryResult, QueryError> {
+        let mut lease = self.pools.lend(tenant).await?;
+        let limits = tenant.limits;
+        let key: [u8; 32] = Sha256::new()
+            .chain_update(tenant.database.as_bytes())
+            .chain_update([0])
+            .chain_update(sql.as_bytes())
+            .finalize()
+            .into();
+        let known = self.described.get(&key);
+        let connection = lease.connection();
+        let loaded = connection.loaded().clone();
+        let expires = connection.server_now() + CONTEXT_SECONDS;
+        let signed = context::sign(&loaded.key, loaded.kid, tenant.id(), connection.ticket(), expires, scope.stores());
+        let bounds = Bounds { max_rows: limits.max_rows, max_bytes: limits.max_bytes, timeout: limits.timeout };
+        let flight = fly(connection, &signed, sql, bounds, known.is_none());
+        let Ok(flight) = tokio::time::timeout(limits.timeout + GRACE, flight).await else {
+            lease.kill("timeout");
+            return Err(QueryError::Timeout(limits.timeout));
+        };
+        match flight {
+            Flight::Answer(mut answer) => {
+                lease.give_back();
+                let columns = match (answer.columns.take(), known) {
+                    (Some(columns), _) => {
+                        let columns = Arc::new(columns);
+                        self.described.insert(key, columns.clone());
+                        columns
+                    }
+                    (None, Some(known)) => known,
+                    (None, None) => Arc::new(undescribed(&mut answer.rows)),
+                };
+                let (rows, truncated) = (answer.rows, answer.truncated);
+                Ok(QueryResult { columns, rows, truncated, elapsed: started.elapsed() })
+            }
+            Flight::Statement(error) => {
+                lease.give_back();
+                Err(match error.sqlstate.as_str() {
+                    "SF001" => QueryError::Context(error.message),
+                    "57014" => QueryError::Timeout(limits.timeout),
+                    _ => QueryError::Statement(error),
+                })
+            }
+            Flight::Broken(error) => {
+                let reused = lease.is_reused();
+                lease.kill("broken");
+                Err(if reused { QueryError::Stale(error) } else { QueryError::Broken(error) })
+            }
+        }
+    }
+}
+
+/// Columns of a statement that ran and could not be described: the names are in the rows.
+fn undescribed(rows: &mut Rows) -> Vec<Column> {
+    let names = std::mem::take(&mut rows.names).into_iter();
+    names.map(|name| Column { name, kind: "unknown".to_owned() }).collect()
+}
+
+/// An error of the driver for the log: SQLSTATE and primary message, or what happened to the connection. Not `Display`,
+/// which hides both, nor `Debug`, which shows DETAIL.
+#[must_use]
+pub fn describe(error: &tokio_postgres::Error) -> String {
+    use std::error::Error as _;
+    match error.as_db_error() {
+        Some(db) => format!("{}: {}", db.code().code(), db.message()),
+        None => error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}")),
+    }
+}

@@ -1,0 +1,333 @@
+//! Per-tenant pools: opened on first use, closed when idle, under one budget for all.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwapOption;
+use storefence_tenancy::TenantId;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{
+    connection::{Connection, OpenError},
+    credentials::{Loaded, Loader},
+};
+use crate::{metrics::Metrics, tenants::Tenant};
+
+/// Sizes and times of the pools.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolSettings {
+    /// Most connections of one tenant.
+    pub per_tenant: usize,
+    /// Most connections of all tenants.
+    pub total: usize,
+    /// Longest wait for a connection.
+    pub wait: Duration,
+    /// How long a connection may stay unused.
+    pub idle: Duration,
+}
+
+/// How long a refusal is believed before secrets are read again for the same tenant.
+const RELOAD_PAUSE: Duration = Duration::from_secs(5);
+/// First and longest time for which a database that could not be reached is not tried again.
+const OPEN_CIRCUIT: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+
+/// Why no connection is to be had. The text is for the log.
+#[derive(Debug, thiserror::Error)]
+pub enum PoolError {
+    /// All connections stayed busy for the whole wait.
+    #[error("all connections are busy")]
+    Busy,
+    /// The database was away a moment ago.
+    #[error("the database was not reachable a moment ago: {0}")]
+    CircuitOpen(String),
+    /// Secrets could not be read or used.
+    #[error("credentials: {0}")]
+    Credentials(String),
+    /// Opening failed.
+    #[error("connecting: {0}")]
+    Open(String),
+}
+
+impl PoolError {
+    /// A word for metrics.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Busy => "PoolBusy",
+            Self::CircuitOpen(_) => "CircuitOpen",
+            Self::Credentials(_) => "Credentials",
+            Self::Open(_) => "DatabaseUnreachable",
+        }
+    }
+}
+
+/// The pools of all tenants.
+pub struct Pools {
+    settings: PoolSettings,
+    loader: Loader,
+    budget: Arc<Semaphore>,
+    pools: Mutex<HashMap<TenantId, Arc<Pool>>>,
+    metrics: Arc<Metrics>,
+}
+
+/// One tenant's connections.
+struct Pool {
+    slots: Arc<Semaphore>,
+    idle: Mutex<Vec<(Connection, Instant)>>,
+    loaded: ArcSwapOption<Loaded>,
+    loading: tokio::sync::Mutex<Option<Instant>>,
+    circuit: Mutex<Circuit>,
+    used: Mutex<Instant>,
+}
+
+#[derive(Default)]
+struct Circuit {
+    failures: u32,
+    open_until: Option<(Instant, String)>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A connection on loan. Only [`Lease::give_back`] returns it; dropped in any other way it is cancelled and closed.
+pub struct Lease {
+    connection: Option<Connection>,
+    pool: Arc<Pool>,
+    reused: bool,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Lease {
+    /// Whether the connection has served another call before: it may have died since without anybody noticing.
+    #[must_use]
+    pub const fn is_reused(&self) -> bool {
+        self.reused
+    }
+
+    /// The connection.
+    ///
+    /// # Panics
+    /// Never: it is there until the lease ends.
+    pub fn connection(&mut self) -> &mut Connection {
+        self.connection.as_mut().expect("a lease holds its connection until it ends")
+    }
+
+    /// Returns a connection whose flight completed.
+    pub fn give_back(mut self) {
+        if let Some(connection) = self.connection.take().filter(|connection| !connection.is_closed()) {
+            locked(&self.pool.idle).push((connection, Instant::now()));
+        }
+    }
+
+    /// Cancels what runs and closes.
+    pub fn kill(mut self, cause: &'static str) {
+        if let Some(connection) = self.connection.take() {
+            connection.kill(cause);
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // The caller went away in the middle of a flight.
+        if let Some(connection) = self.connection.take() {
+            connection.kill("disconnect");
+        }
+    }
+}
+
+impl Pools {
+    /// Pools without connections.
+    #[must_use]
+    pub fn new(settings: PoolSettings, loader: Loader, metrics: Arc<Metrics>) -> Self {
+        Self { settings, loader, budget: Arc::new(Semaphore::new(settings.total)), pools: Mutex::default(), metrics }
+    }
+
+    fn pool(&self, id: &TenantId) -> Arc<Pool> {
+        let mut pools = locked(&self.pools);
+        if let Some(pool) = pools.get(id) {
+            return pool.clone();
+        }
+        let pool = Arc::new(Pool {
+            slots: Arc::new(Semaphore::new(self.settings.per_tenant)),
+            idle: Mutex::default(),
+            loaded: ArcSwapOption::empty(),
+            loading: tokio::sync::Mutex::default(),
+            circuit: Mutex::default(),
+            used: Mutex::new(Instant::now()),
+        });
+        pools.insert(id.clone(), pool.clone());
+        pool
+    }
+
+    /// Lends a connection of the tenant's login that is in force.
+    ///
+    /// # Errors
+    /// [`PoolError`].
+    pub async fn lend(&self, tenant: &Tenant) -> Result<Lease, PoolError> {
+        let started = Instant::now();
+        let pool = self.pool(tenant.id());
+        *locked(&pool.used) = started;
+        let slot = tokio::time::timeout(self.settings.wait, pool.slots.clone().acquire_owned()).await;
+        let slot = slot.map_err(|_| PoolError::Busy)?.map_err(|_| PoolError::Busy)?;
+        let loaded = self.credentials(&pool, tenant).await?;
+        let (connection, reused) = match take_idle(&pool, &loaded) {
+            Some(connection) => (connection, true),
+            None => (self.open(&pool, tenant, loaded).await?, false),
+        };
+        self.metrics.pool_wait.observe(started.elapsed().as_secs_f64());
+        Ok(Lease { connection: Some(connection), pool, reused, _slot: slot })
+    }
+
+    /// Reads the secrets again, at most every five seconds, after the database refused what they gave.
+    pub async fn reload(&self, tenant: &Tenant) {
+        let pool = self.pool(tenant.id());
+        let mut loading = pool.loading.lock().await;
+        if loading.is_some_and(|at| at.elapsed() < RELOAD_PAUSE) {
+            return;
+        }
+        *loading = Some(Instant::now());
+        match self.loader.load(tenant).await {
+            Ok(loaded) => pool.loaded.store(Some(Arc::new(loaded))),
+            Err(error) => tracing::warn!(tenant = %tenant.id(), %error, "credentials could not be read again"),
+        }
+    }
+
+    async fn credentials(&self, pool: &Pool, tenant: &Tenant) -> Result<Arc<Loaded>, PoolError> {
+        let current = |pool: &Pool| pool.loaded.load_full().filter(|loaded| loaded.in_force == tenant.credentials);
+        if let Some(loaded) = current(pool) {
+            return Ok(loaded);
+        }
+        let mut loading = pool.loading.lock().await;
+        if let Some(loaded) = current(pool) {
+            return Ok(loaded);
+        }
+        let before = pool.loaded.load_full();
+        // A vault that is away is not asked by every call; what was read before a rotation works until its overlap ends.
+        if let (Some(before), Some(at)) = (&before, *loading)
+            && at.elapsed() < RELOAD_PAUSE
+        {
+            return Ok(before.clone());
+        }
+        *loading = Some(Instant::now());
+        match (self.loader.load(tenant).await, before) {
+            (Ok(loaded), _) => {
+                let loaded = Arc::new(loaded);
+                pool.loaded.store(Some(loaded.clone()));
+                Ok(loaded)
+            }
+            (Err(error), Some(before)) => {
+                tracing::warn!(tenant = %tenant.id(), %error, "new credentials could not be read; the former ones stay in use");
+                Ok(before)
+            }
+            (Err(error), None) => Err(PoolError::Credentials(error.to_string())),
+        }
+    }
+
+    async fn open(&self, pool: &Pool, tenant: &Tenant, loaded: Arc<Loaded>) -> Result<Connection, PoolError> {
+        if let Some((until, error)) = &locked(&pool.circuit).open_until
+            && *until > Instant::now()
+        {
+            return Err(PoolError::CircuitOpen(error.clone()));
+        }
+        let opened = self.open_once(loaded.clone()).await;
+        let opened = match opened {
+            Err(Opening::Failed(error)) if error.is_refused() => {
+                self.reload(tenant).await;
+                let fresh = pool.loaded.load_full().unwrap_or(loaded);
+                self.open_once(fresh).await
+            }
+            other => other,
+        };
+        let mut circuit = locked(&pool.circuit);
+        match opened {
+            Ok(connection) => {
+                *circuit = Circuit::default();
+                Ok(connection)
+            }
+            Err(Opening::Busy) => Err(PoolError::Busy),
+            Err(Opening::Failed(error)) => {
+                let error = match &error {
+                    OpenError::Postgres(error) => super::describe(error),
+                    OpenError::Timeout => error.to_string(),
+                };
+                let pause = OPEN_CIRCUIT.0.saturating_mul(1 << circuit.failures.min(6)).min(OPEN_CIRCUIT.1);
+                circuit.failures += 1;
+                circuit.open_until = Some((Instant::now() + pause, error.clone()));
+                Err(PoolError::Open(error))
+            }
+        }
+    }
+
+    async fn open_once(&self, loaded: Arc<Loaded>) -> Result<Connection, Opening> {
+        let budget = match self.budget.clone().try_acquire_owned() {
+            Ok(budget) => budget,
+            Err(_) => {
+                self.close_longest_idle();
+                let waiting = tokio::time::timeout(self.settings.wait, self.budget.clone().acquire_owned());
+                waiting.await.map_err(|_| Opening::Busy)?.map_err(|_| Opening::Busy)?
+            }
+        };
+        Connection::open(loaded, budget, self.metrics.clone()).await.map_err(Opening::Failed)
+    }
+
+    /// Makes room: the tenant that has not used a connection for longest gives one up.
+    fn close_longest_idle(&self) {
+        let pools = locked(&self.pools);
+        let oldest = pools
+            .values()
+            .filter_map(|pool| Some((locked(&pool.idle).first()?.1, pool)))
+            .min_by_key(|(since, _)| *since);
+        if let Some((_, pool)) = oldest {
+            let mut idle = locked(&pool.idle);
+            if !idle.is_empty() {
+                idle.remove(0);
+            }
+        }
+    }
+
+    /// Closes what has not been used, and forgets tenants that are gone.
+    pub fn tidy(&self, is_served: impl Fn(&TenantId) -> bool) {
+        let mut pools = locked(&self.pools);
+        let mut idle_total = 0;
+        pools.retain(|id, pool| {
+            let mut idle = locked(&pool.idle);
+            let served = is_served(id);
+            if served {
+                idle.retain(|(connection, since)| !connection.is_closed() && since.elapsed() < self.settings.idle);
+            } else {
+                idle.clear();
+            }
+            idle_total += idle.len();
+            let in_use = pool.slots.available_permits() < self.settings.per_tenant;
+            in_use || !idle.is_empty() || (served && locked(&pool.used).elapsed() < self.settings.idle)
+        });
+        drop(pools);
+        self.metrics.connections.with_label_values(&["idle"]).set(i64::try_from(idle_total).unwrap_or(i64::MAX));
+    }
+
+    /// Closes everything that is idle.
+    pub fn close(&self) {
+        locked(&self.pools).clear();
+    }
+}
+
+enum Opening {
+    Busy,
+    Failed(OpenError),
+}
+
+/// The connection used last, of the credentials in force; those of former ones are closed on the way.
+fn take_idle(pool: &Pool, loaded: &Arc<Loaded>) -> Option<Connection> {
+    let mut idle = locked(&pool.idle);
+    while let Some((connection, _)) = idle.pop() {
+        if Arc::ptr_eq(connection.loaded(), loaded) && !connection.is_closed() {
+            return Some(connection);
+        }
+    }
+    None
+}

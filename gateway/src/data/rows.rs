@@ -1,0 +1,191 @@
+//! Rows as `row_to_json` renders them, turned from objects into arrays without reading the values: what PostgreSQL
+//! wrote is what the caller gets, `bigint` and `numeric` to the last digit.
+
+use std::ops::Range;
+
+/// A line that is not a JSON object; the fence never sends one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a row is not a JSON object")]
+pub struct NotAnObject;
+
+/// Rows collected so far.
+#[derive(Debug, Default)]
+pub struct Rows {
+    /// `[…],[…]`: the inside of a JSON array of arrays.
+    pub json: String,
+    /// The same as lines of tab-separated values.
+    pub text: String,
+    /// How many.
+    pub count: u32,
+    /// Names of the first row's columns, for the case that the statement could not be described.
+    pub names: Vec<String>,
+}
+
+impl Rows {
+    /// Adds one line.
+    ///
+    /// # Errors
+    /// [`NotAnObject`].
+    pub fn push(&mut self, line: &str) -> Result<(), NotAnObject> {
+        let first = self.count == 0;
+        if !first {
+            self.json.push(',');
+            self.text.push('\n');
+        }
+        self.json.push('[');
+        let mut names = Vec::new();
+        let mut column = 0;
+        members(line, |name, value| {
+            if column > 0 {
+                self.json.push(',');
+                self.text.push('\t');
+            }
+            push_value(&mut self.json, value);
+            push_cell(&mut self.text, value);
+            if first {
+                names.push(serde_json::from_str(name).unwrap_or_default());
+            }
+            column += 1;
+        })?;
+        if first {
+            self.names = names;
+        }
+        self.json.push(']');
+        self.count += 1;
+        Ok(())
+    }
+}
+
+/// Calls `each` with the raw name (quotes included) and the raw value of each member, in order, duplicates included.
+fn members<'a>(line: &'a str, mut each: impl FnMut(&'a str, &'a str)) -> Result<(), NotAnObject> {
+    let bytes = line.as_bytes();
+    let mut at = skip_blank(bytes, 0);
+    if bytes.get(at) != Some(&b'{') {
+        return Err(NotAnObject);
+    }
+    at = skip_blank(bytes, at + 1);
+    if bytes.get(at) == Some(&b'}') {
+        return Ok(());
+    }
+    loop {
+        let name = string(bytes, at)?;
+        at = skip_blank(bytes, name.end);
+        if bytes.get(at) != Some(&b':') {
+            return Err(NotAnObject);
+        }
+        let value = value(bytes, skip_blank(bytes, at + 1))?;
+        at = skip_blank(bytes, value.end);
+        each(&line[name], &line[value]);
+        match bytes.get(at) {
+            Some(b',') => at = skip_blank(bytes, at + 1),
+            Some(b'}') => return Ok(()),
+            _ => return Err(NotAnObject),
+        }
+    }
+}
+
+fn skip_blank(bytes: &[u8], mut at: usize) -> usize {
+    while bytes.get(at).is_some_and(u8::is_ascii_whitespace) {
+        at += 1;
+    }
+    at
+}
+
+fn string(bytes: &[u8], start: usize) -> Result<Range<usize>, NotAnObject> {
+    if bytes.get(start) != Some(&b'"') {
+        return Err(NotAnObject);
+    }
+    let mut at = start + 1;
+    loop {
+        match bytes.get(at) {
+            Some(b'\\') => at += 2,
+            Some(b'"') => return Ok(start..at + 1),
+            Some(_) => at += 1,
+            None => return Err(NotAnObject),
+        }
+    }
+}
+
+fn value(bytes: &[u8], start: usize) -> Result<Range<usize>, NotAnObject> {
+    let mut at = start;
+    let mut depth = 0_u32;
+    loop {
+        match bytes.get(at) {
+            Some(b'"') => at = string(bytes, at)?.end,
+            Some(b'{' | b'[') => {
+                depth += 1;
+                at += 1;
+            }
+            Some(b'}' | b']') if depth > 0 => {
+                depth -= 1;
+                at += 1;
+            }
+            Some(b',' | b'}') if depth == 0 => break,
+            Some(_) => at += 1,
+            None => return Err(NotAnObject),
+        }
+    }
+    while at > start && bytes[at - 1].is_ascii_whitespace() {
+        at -= 1;
+    }
+    if at == start { Err(NotAnObject) } else { Ok(start..at) }
+}
+
+/// A value of type `json` comes with the line breaks it was stored with. Outside strings they mean nothing, and in a
+/// stream of events they would end the event.
+fn push_value(out: &mut String, value: &str) {
+    if value.contains(['\n', '\r']) {
+        out.extend(value.chars().map(|c| if matches!(c, '\n' | '\r') { ' ' } else { c }));
+    } else {
+        out.push_str(value);
+    }
+}
+
+/// A cell of the text form: a string without its quotes where that is unambiguous, anything else as JSON.
+fn push_cell(out: &mut String, value: &str) {
+    match value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+        Some(inner) if !inner.is_empty() && inner != "NULL" && !inner.contains(['\\', '"']) => out.push_str(inner),
+        _ if value == "null" => out.push_str("NULL"),
+        _ => push_value(out, value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Rows;
+
+    #[test]
+    fn values_pass_unread() {
+        let mut rows = Rows::default();
+        let line = r#"{"a":12345678901234567890.1234567890,"a":"x\ty","b":{"c":[1, {"d":"}\""}]},"e":null,"f":"NaN","g":-1e400}"#;
+        rows.push(line).expect("object");
+        rows.push(r#"{"a":"","a":"NULL","b":[],"e":true,"f":"plain text","g":"\""}"#).expect("object");
+        assert_eq!(
+            rows.json,
+            r#"[12345678901234567890.1234567890,"x\ty",{"c":[1, {"d":"}\""}]},null,"NaN",-1e400],["","NULL",[],true,"plain text","\""]"#
+        );
+        assert_eq!(
+            rows.text,
+            "12345678901234567890.1234567890\t\"x\\ty\"\t{\"c\":[1, {\"d\":\"}\\\"\"}]}\tNULL\tNaN\t-1e400\n\"\"\t\"NULL\"\t[]\ttrue\tplain text\t\"\\\"\""
+        );
+        assert_eq!(rows.names, ["a", "a", "b", "e", "f", "g"]);
+        assert_eq!(rows.count, 2);
+    }
+
+    #[test]
+    fn line_breaks_of_stored_json_do_not_reach_the_wire() {
+        let mut rows = Rows::default();
+        rows.push("{\"a\":{\n \"b\": 1,\r\n \"c\": \"d\"\n}}").expect("object");
+        assert!(!rows.json.contains(['\n', '\r']), "{}", rows.json);
+    }
+
+    #[test]
+    fn no_columns_and_no_object() {
+        let mut rows = Rows::default();
+        rows.push("{}").expect("object");
+        assert_eq!(rows.json, "[]");
+        for line in ["", "[1]", "{", r#"{"a"}"#, r#"{"a":}"#, r#"{"a":1"#, r#"{"a":"x}"#, "{a:1}"] {
+            assert!(Rows::default().push(line).is_err(), "{line}");
+        }
+    }
+}

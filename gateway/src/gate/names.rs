@@ -1,0 +1,116 @@
+//! Names that a statement may not use, and why.
+
+/// Why a name is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// A system catalog, or a function that looks into one.
+    Catalog,
+    /// It reaches beyond the statement: locks, sleeps, signals, files, sequences, settings.
+    SideEffect,
+    /// It runs SQL from a string, which the gate cannot see into.
+    SqlInText,
+}
+
+impl Why {
+    /// The sentence for the caller, after the name.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::Catalog => "belongs to the system catalogs, which are not available here",
+            Self::SideEffect => "can affect others or the server and is not available here",
+            Self::SqlInText => "runs SQL from a string and is not available here",
+        }
+    }
+}
+
+/// `pg_…` names are the server's own; these few are harmless and useful to an analyst.
+const PG_ALLOWED: [&str; 3] = ["pg_typeof", "pg_size_pretty", "pg_column_size"];
+
+const CATALOG: [&str; 23] = [
+    "information_schema",
+    "regclass",
+    "regcollation",
+    "regconfig",
+    "regdictionary",
+    "regnamespace",
+    "regoper",
+    "regoperator",
+    "regproc",
+    "regprocedure",
+    "regrole",
+    "regtype",
+    "to_regclass",
+    "to_regnamespace",
+    "to_regproc",
+    "to_regprocedure",
+    "to_regrole",
+    "current_setting",
+    "inet_client_addr",
+    "inet_client_port",
+    "inet_server_addr",
+    "inet_server_port",
+    "row_security_active",
+];
+
+const SIDE_EFFECT: [&str; 27] = [
+    "set_config",
+    "nextval",
+    "currval",
+    "setval",
+    "lastval",
+    "txid_current",
+    "lo_close",
+    "lo_creat",
+    "lo_create",
+    "lo_export",
+    "lo_from_bytea",
+    "lo_get",
+    "lo_import",
+    "lo_lseek",
+    "lo_lseek64",
+    "lo_open",
+    "lo_put",
+    "lo_tell",
+    "lo_tell64",
+    "lo_truncate",
+    "lo_truncate64",
+    "lo_unlink",
+    "loread",
+    "lowrite",
+    "brin_summarize_new_values",
+    "brin_desummarize_range",
+    "gin_clean_pending_list",
+];
+
+/// Whether an identifier (lower case where it stands without quotes) is refused.
+#[must_use]
+pub fn refused(name: &str) -> Option<Why> {
+    if let Some(rest) = name.strip_prefix("pg_") {
+        if PG_ALLOWED.contains(&name) {
+            return None;
+        }
+        let acts = [
+            "advisory",
+            "try_advisory",
+            "sleep",
+            "notify",
+            "logical",
+            "terminate",
+            "cancel",
+            "read",
+            "ls_",
+            "stat_file",
+        ];
+        let acts = acts.iter().any(|prefix| rest.starts_with(prefix));
+        return Some(if acts { Why::SideEffect } else { Why::Catalog });
+    }
+    if SIDE_EFFECT.contains(&name) {
+        return Some(Why::SideEffect);
+    }
+    let to_xml = ["_to_xml", "_to_xmlschema", "_to_xml_and_xmlschema"].iter().any(|suffix| name.ends_with(suffix));
+    if to_xml || name == "ts_stat" || name.starts_with("dblink") || name == "crosstab" || name == "connectby" {
+        return Some(Why::SqlInText);
+    }
+    let asks_rights = name.starts_with("has_") && name.ends_with("_privilege");
+    (asks_rights || CATALOG.contains(&name)).then_some(Why::Catalog)
+}

@@ -1,0 +1,259 @@
+//! From the `Authorization` header to a caller with a scope, or an answer that tells no more than it must.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use axum::response::Response;
+use http::{HeaderMap, StatusCode, header};
+use serde_json::json;
+use storefence_tenancy::{Claims, Scope, TenantId, claims::Groups, rules::Selector};
+use uuid::Uuid;
+
+use super::{errors, metadata::Metadata};
+use crate::{
+    identity::{
+        Identity, Principal, Reject,
+        challenge::{self, Ask},
+    },
+    mcp::tools::Caller,
+    metrics::Metrics,
+    tenants::{Tenant, registry::Snapshot, watch::Tenants},
+};
+
+/// Why a request is not served.
+#[derive(Debug)]
+pub enum Denied {
+    /// 401.
+    Token(Reject),
+    /// 403: the token lacks the scope of this API.
+    Scope(Uuid),
+    /// 403: no rule matches; the same for a tenant that is unknown.
+    NoRule {
+        /// Finds the reason in the log.
+        correlation: Uuid,
+        /// What was looked at.
+        looked_at: BTreeSet<String>,
+        /// Whether group membership is unknown and would have mattered.
+        overage: bool,
+    },
+    /// 400: several tenants match and the path names none.
+    Ambiguous(Vec<TenantId>),
+}
+
+/// The door.
+pub struct Access {
+    identity: Identity,
+    tenants: Arc<Tenants>,
+    /// Words of which `scp` must hold one.
+    words: Vec<String>,
+    metadata: Arc<Metadata>,
+    metrics: Arc<Metrics>,
+}
+
+impl Access {
+    /// `scopes` as clients ask for them; `scp` holds what follows the last slash.
+    #[must_use]
+    pub fn new(identity: Identity, tenants: Arc<Tenants>, metadata: Arc<Metadata>, metrics: Arc<Metrics>) -> Self {
+        let words = metadata.scopes().iter();
+        let words = words.map(|scope| scope.rsplit('/').next().unwrap_or(scope).to_owned()).collect();
+        Self { identity, tenants, words, metadata, metrics }
+    }
+
+    /// Finds out who calls and what they may see. The scope is computed from the rules of this moment, never cached.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    pub async fn caller(&self, headers: &HeaderMap, tenant: Option<&str>) -> Result<Caller, Denied> {
+        let verified = match bearer(headers) {
+            Ok(token) => {
+                let snapshot = self.tenants.load();
+                let accepts = |directory: Uuid| !snapshot.of_directory(directory).is_empty();
+                self.identity.verify(token, accepts).await
+            }
+            Err(reject) => Err(reject),
+        };
+        let principal = match verified {
+            Ok(principal) => {
+                self.metrics.tokens.with_label_values(&["accepted", ""]).inc();
+                principal
+            }
+            Err(reject) => {
+                self.metrics.tokens.with_label_values(&["rejected", reject.reason()]).inc();
+                if reject != Reject::Missing {
+                    tracing::info!(reason = reject.reason(), "token rejected: {reject}");
+                }
+                return Err(Denied::Token(reject));
+            }
+        };
+        let correlation = Uuid::new_v4();
+        let claims = &principal.claims;
+        if !self.words.iter().any(|word| claims.has_scope(word)) {
+            self.metrics.scopes.with_label_values(&["InsufficientScope"]).inc();
+            tracing::info!(correlation_id = %correlation, tid = %claims.tid, oid = %claims.oid, "the token lacks the scope");
+            return Err(Denied::Scope(correlation));
+        }
+        let snapshot = self.tenants.load();
+        match resolve(&snapshot, claims, tenant) {
+            Ok((tenant, scope)) => {
+                self.metrics.scopes.with_label_values(&["granted"]).inc();
+                Ok(Caller { principal, tenant, scope, correlation })
+            }
+            Err(Unresolved::Several(tenants)) => {
+                self.metrics.scopes.with_label_values(&["Ambiguous"]).inc();
+                Err(Denied::Ambiguous(tenants))
+            }
+            Err(Unresolved::None(reasons)) => {
+                self.metrics.scopes.with_label_values(&["NoRule"]).inc();
+                let path_tenant = tenant.unwrap_or_default();
+                tracing::info!(
+                    correlation_id = %correlation, tid = %claims.tid, oid = %claims.oid, path_tenant, ?reasons,
+                    "no principal rule matches the token"
+                );
+                let (looked_at, overage) = looked_at(&snapshot, &principal);
+                Err(Denied::NoRule { correlation, looked_at, overage })
+            }
+        }
+    }
+
+    /// The HTTP answer.
+    #[must_use]
+    pub fn answer(&self, denied: Denied, tenant: Option<&str>) -> Response {
+        let (status, ask, body) = match denied {
+            Denied::Token(Reject::Missing) => {
+                let body = json!({"error": "unauthorized", "message": "A bearer token is required"});
+                (StatusCode::UNAUTHORIZED, Some(Ask::Token), body)
+            }
+            Denied::Token(_) => {
+                let body = json!({"error": "invalid_token", "message": "The access token is not accepted"});
+                (StatusCode::UNAUTHORIZED, Some(Ask::AnotherToken), body)
+            }
+            Denied::Scope(correlation) => {
+                let message = format!("The access token needs the scope {}", self.words.join(" or "));
+                let body = json!({"error": "insufficient_scope", "message": message, "correlationId": correlation});
+                (StatusCode::FORBIDDEN, Some(Ask::MoreScope), body)
+            }
+            Denied::NoRule { correlation, looked_at, overage } => {
+                let looked_at: Vec<_> = looked_at.into_iter().collect();
+                let groups = if overage {
+                    " The token lists no groups because you are in more groups than a token holds: ask for an app role instead."
+                } else {
+                    ""
+                };
+                let message = format!(
+                    "No rule grants this token access here. Claims looked at: {}.{groups}",
+                    looked_at.join(", ")
+                );
+                let body = json!({"error": "access_denied", "message": message, "claims": looked_at, "correlationId": correlation});
+                (StatusCode::FORBIDDEN, Some(Ask::MoreScope), body)
+            }
+            Denied::Ambiguous(tenants) => {
+                let paths: Vec<_> = tenants.iter().map(|tenant| format!("/{tenant}/mcp")).collect();
+                let message =
+                    format!("Your token is good for several chains; use one of these endpoints: {}", paths.join(", "));
+                (
+                    StatusCode::BAD_REQUEST,
+                    None,
+                    json!({"error": "tenant_required", "message": message, "endpoints": paths}),
+                )
+            }
+        };
+        let mut response = errors::body(status, &body);
+        if let Some(ask) = ask {
+            let value = challenge::header(ask, &self.metadata.url(tenant), self.metadata.scopes());
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, value);
+        }
+        response
+    }
+}
+
+/// The token of the one `Authorization` header. Tokens in the query or in the body are not looked for.
+fn bearer(headers: &HeaderMap) -> Result<&str, Reject> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let Some(value) = values.next() else { return Err(Reject::Missing) };
+    if values.next().is_some() {
+        return Err(Reject::Header);
+    }
+    let (scheme, token) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(Reject::Header)?;
+    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() || token.contains([' ', ',', '\t']) {
+        return Err(Reject::Header);
+    }
+    Ok(token)
+}
+
+enum Unresolved {
+    None(Vec<&'static str>),
+    Several(Vec<TenantId>),
+}
+
+/// The tenant that the path names or, without one, the only tenant in which a rule matches.
+fn resolve(snapshot: &Snapshot, claims: &Claims, tenant: Option<&str>) -> Result<(Arc<Tenant>, Scope), Unresolved> {
+    if let Some(named) = tenant {
+        let found = named.parse::<TenantId>().ok().and_then(|id| snapshot.get(&id).cloned());
+        let found = found.ok_or(Unresolved::None(vec!["UnknownTenant"]))?;
+        let scope = Scope::compute(claims, &found.rules).map_err(|none| Unresolved::None(vec![none.reason()]))?;
+        return Ok((found, scope));
+    }
+    let (mut granted, mut reasons) = (Vec::new(), Vec::new());
+    for tenant in snapshot.of_directory(claims.tid) {
+        match Scope::compute(claims, &tenant.rules) {
+            Ok(scope) => granted.push((tenant.clone(), scope)),
+            Err(none) => reasons.push(none.reason()),
+        }
+    }
+    match granted.len() {
+        0 => Err(Unresolved::None(reasons)),
+        1 => granted.pop().ok_or(Unresolved::None(reasons)),
+        _ => Err(Unresolved::Several(granted.into_iter().map(|(tenant, _)| tenant.id().clone()).collect())),
+    }
+}
+
+/// The claims that rules of the caller's directory look at. It depends on the directory alone and not on the path, so
+/// it says nothing about whether a tenant exists.
+fn looked_at(snapshot: &Snapshot, principal: &Principal) -> (BTreeSet<String>, bool) {
+    let mut names = BTreeSet::from(["oid".to_owned(), "roles".to_owned()]);
+    let mut by_group = false;
+    for tenant in snapshot.of_directory(principal.claims.tid) {
+        for rule in tenant.rules.rules() {
+            match &rule.selector {
+                Selector::User(_) | Selector::AppRole(_) => {}
+                Selector::Group(_) => by_group = true,
+                Selector::Claim { name, .. } | Selector::StoresFromClaim(name) => drop(names.insert(name.clone())),
+            }
+        }
+    }
+    if by_group {
+        names.insert("groups".to_owned());
+    }
+    (names, by_group && principal.claims.groups == Groups::Overage)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderValue, header};
+
+    use super::{Reject, bearer};
+
+    #[test]
+    fn one_bearer_token_in_one_header() {
+        let with = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(header::AUTHORIZATION, HeaderValue::from_static(value));
+            }
+            bearer(&headers).map(str::to_owned)
+        };
+        assert_eq!(with(&["Bearer a.b.c"]).as_deref(), Ok("a.b.c"));
+        assert_eq!(with(&["bearer a.b.c"]).as_deref(), Ok("a.b.c"));
+        assert_eq!(with(&[]), Err(Reject::Missing));
+        for values in [
+            &["Bearer a", "Bearer a"][..],
+            &["Basic YTpi"],
+            &["Bearer"],
+            &["Bearer "],
+            &["Bearer a b"],
+            &["Bearer a, Bearer b"],
+            &["a.b.c"],
+        ] {
+            assert_eq!(with(values), Err(Reject::Header), "{values:?}");
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! The public listener's routes.
+
+pub mod auth;
+pub mod errors;
+pub mod hosts;
+pub mod metadata;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Path, Request, State},
+    middleware,
+    response::{IntoResponse, Response},
+    routing::{any, get},
+};
+use bytes::Bytes;
+use http::{HeaderValue, Method, StatusCode, header};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use rmcp::transport::streamable_http_server::{
+    StreamableHttpServerConfig, StreamableHttpService, session::never::NeverSessionManager,
+};
+
+use self::{auth::Access, hosts::Allowed, metadata::Metadata};
+use crate::{
+    mcp::{
+        handler::Handler,
+        protocol::{self, Envelope, Refusal},
+        splice::Slot,
+        tools::Services,
+    },
+    metrics::Metrics,
+};
+
+/// Largest request body.
+pub const BODY_MAX: usize = 1024 * 1024;
+/// Longest wait for a request body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What the routes share.
+pub struct App {
+    /// From token to caller.
+    pub access: Access,
+    /// RFC 9728 documents.
+    pub metadata: Arc<Metadata>,
+    /// Host and Origin.
+    pub allowed: Allowed,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// rmcp.
+    pub mcp: StreamableHttpService<Handler, NeverSessionManager>,
+}
+
+/// rmcp's service in the shape that both revisions need: no sessions, JSON answers. Host and Origin are checked by our
+/// own layer, which also covers the other routes.
+#[must_use]
+pub fn mcp_service(
+    services: Arc<Services>,
+    ending: tokio_util::sync::CancellationToken,
+) -> StreamableHttpService<Handler, NeverSessionManager> {
+    let config = StreamableHttpServerConfig::default()
+        .with_legacy_session_mode(false)
+        .with_json_response(true)
+        .with_cancellation_token(ending)
+        .disable_allowed_hosts()
+        .disable_allowed_origins();
+    let handler = Handler::new(services);
+    StreamableHttpService::new(move || Ok(handler.clone()), Arc::default(), config)
+}
+
+/// All routes.
+pub fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/mcp", any(mcp_any_tenant))
+        .route("/{tenant}/mcp", any(mcp_one_tenant))
+        .route("/.well-known/oauth-protected-resource", get(metadata::root))
+        .route("/.well-known/oauth-protected-resource/mcp", get(metadata::root))
+        .route("/.well-known/oauth-protected-resource/{tenant}/mcp", get(metadata::of_tenant))
+        .fallback(errors::not_found)
+        .layer(middleware::from_fn_with_state(app.clone(), hosts::check))
+        .with_state(app)
+}
+
+async fn mcp_any_tenant(State(app): State<Arc<App>>, request: Request) -> Response {
+    mcp(&app, None, request).await
+}
+
+async fn mcp_one_tenant(State(app): State<Arc<App>>, Path(tenant): Path<String>, request: Request) -> Response {
+    mcp(&app, Some(&tenant), request).await
+}
+
+async fn mcp(app: &App, tenant: Option<&str>, request: Request) -> Response {
+    struct InFlight<'a>(&'a Metrics);
+    impl Drop for InFlight<'_> {
+        fn drop(&mut self) {
+            self.0.in_flight.dec();
+        }
+    }
+    app.metrics.in_flight.inc();
+    let _in_flight = InFlight(&app.metrics);
+    let caller = match app.access.caller(request.headers(), tenant).await {
+        Ok(caller) => Arc::new(caller),
+        Err(denied) => return app.access.answer(denied, tenant),
+    };
+    if request.method() != Method::POST {
+        return (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "POST")]).into_response();
+    }
+    if let Some(refusal) = media_types(&request) {
+        return refusal;
+    }
+    let (mut parts, body) = request.into_parts();
+    let body = match read(body).await {
+        Ok(body) => body,
+        Err(status) => return errors::plain(status),
+    };
+    let envelope = match protocol::inspect(&parts.headers, &body) {
+        Ok(envelope) => envelope,
+        Err(refusal) => {
+            let code = refusal.code.to_string();
+            app.metrics.operations.with_label_values(&["invalid", "", &code]).observe(0.0);
+            return json_rpc(&refusal);
+        }
+    };
+    let correlation = caller.correlation;
+    // The token goes no further than this.
+    parts.headers.remove(header::AUTHORIZATION);
+    let slot = Slot::default();
+    parts.extensions.insert(caller);
+    parts.extensions.insert(slot.clone());
+    let response = app.mcp.handle(http::Request::from_parts(parts, Full::new(body))).await;
+    let mut response = finish(response, &slot, &envelope).await;
+    if let Ok(value) = HeaderValue::try_from(correlation.to_string()) {
+        response.headers_mut().insert("x-correlation-id", value);
+    }
+    response
+}
+
+/// 415 and 406 as plain text: what sent this is no MCP client.
+fn media_types(request: &Request) -> Option<Response> {
+    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = content_type.map(|text| text.split(';').next().unwrap_or_default().trim());
+    (!essence.is_some_and(|essence| essence.eq_ignore_ascii_case("application/json")))
+        .then(|| errors::plain(StatusCode::UNSUPPORTED_MEDIA_TYPE))
+}
+
+async fn read(body: Body) -> Result<Bytes, StatusCode> {
+    let limited = Limited::new(body, BODY_MAX);
+    match tokio::time::timeout(BODY_TIMEOUT, limited.collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => Err(StatusCode::PAYLOAD_TOO_LARGE),
+        Ok(Err(_)) => Err(StatusCode::BAD_REQUEST),
+        Err(_) => Err(StatusCode::REQUEST_TIMEOUT),
+    }
+}
+
+fn json_rpc(refusal: &Refusal) -> Response {
+    (refusal.status, [(header::CONTENT_TYPE, "application/json")], refusal.body()).into_response()
+}
+
+type McpBody = http_body_util::combinators::BoxBody<Bytes, std::convert::Infallible>;
+
+/// Puts the result into its place, and gives rmcp's plain texts the form of JSON-RPC.
+async fn finish(response: http::Response<McpBody>, slot: &Slot, envelope: &Envelope) -> Response {
+    let (mut parts, body) = response.into_parts();
+    let kind = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if kind.starts_with("text/event-stream") {
+        parts.headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+        let slot = slot.clone();
+        let body = body.map_frame(move |frame| frame.map_data(|data| slot.splice(&data).unwrap_or(data)));
+        return Response::from_parts(parts, Body::new(body));
+    }
+    let is_json = kind.starts_with("application/json");
+    let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    if parts.status.is_client_error() && !is_json && parts.status != StatusCode::NOT_ACCEPTABLE {
+        let text = String::from_utf8_lossy(&body);
+        return json_rpc(&protocol::refusal_from_text(parts.status, &text, envelope));
+    }
+    let body = slot.splice(&body).unwrap_or(body);
+    Response::from_parts(parts, Body::from(body))
+}

@@ -1,0 +1,56 @@
+//! Where tokens come from: the issuers and the address of the keys, per directory.
+
+use url::Url;
+use uuid::Uuid;
+
+/// An Entra ID authority: the public cloud, a sovereign one, or a stand-in.
+#[derive(Clone, Debug)]
+pub struct Authority {
+    base: String,
+    v1: String,
+}
+
+impl Authority {
+    /// `base` such as `https://login.microsoftonline.com`; `v1` overrides the issuer of version 1.0 tokens.
+    #[must_use]
+    pub fn new(base: &Url, v1: Option<&Url>) -> Self {
+        let trim = |url: &Url| url.as_str().trim_end_matches('/').to_owned();
+        let v1 = v1.map_or_else(
+            || match base.host_str() {
+                // https://learn.microsoft.com/entra/identity-platform/access-token-claims-reference
+                Some("login.microsoftonline.com" | "login.microsoftonline.us") => "https://sts.windows.net".to_owned(),
+                Some("login.partner.microsoftonline.cn" | "login.chinacloudapi.cn") => {
+                    "https://sts.chinacloudapi.cn".to_owned()
+                }
+                _ => trim(base),
+            },
+            trim,
+        );
+        Self { base: trim(base), v1 }
+    }
+
+    /// `iss` of version 2.0 tokens; also the authorization server's identifier.
+    #[must_use]
+    pub fn v2_issuer(&self, tid: Uuid) -> String {
+        format!("{}/{tid}/v2.0", self.base)
+    }
+
+    /// `iss` of version 1.0 tokens.
+    #[must_use]
+    pub fn v1_issuer(&self, tid: Uuid) -> String {
+        format!("{}/{tid}/", self.v1)
+    }
+
+    /// Where the signing keys of a directory are.
+    #[must_use]
+    pub fn keys_url(&self, tid: Uuid) -> String {
+        format!("{}/{tid}/discovery/v2.0/keys", self.base)
+    }
+
+    /// The authorization server named to clients: any work or school account, since the directory is known only from
+    /// the token.
+    #[must_use]
+    pub fn organizations(&self) -> String {
+        format!("{}/organizations/v2.0", self.base)
+    }
+}

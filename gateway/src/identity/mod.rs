@@ -1,0 +1,188 @@
+//! Who calls: a bearer token becomes a [`Principal`], or a [`Reject`] that only the log sees.
+//!
+//! Everything is explicit. There is no switch that turns a check off.
+
+pub mod authority;
+pub mod challenge;
+pub mod json;
+pub mod jwks;
+pub mod token;
+pub mod verify;
+
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use moka::sync::Cache;
+use sha2::{Digest, Sha256};
+use storefence_tenancy::Claims;
+use uuid::Uuid;
+
+use self::{authority::Authority, jwks::KeyStore};
+use crate::metrics::Metrics;
+
+/// Verified tokens that are remembered; one takes a few KiB.
+const CACHE_MAX: u64 = 10_000;
+
+/// Why a token is not accepted. The caller learns only that it is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Reject {
+    /// No `Authorization` header.
+    #[error("no token")]
+    Missing,
+    /// More than one header, or not `Bearer` and a token.
+    #[error("the Authorization header is not one Bearer token")]
+    Header,
+    /// Longer than any Entra token.
+    #[error("the token is too long")]
+    TooLong,
+    /// Not three segments.
+    #[error("the token has not three segments")]
+    Segments,
+    /// Not canonical base64url.
+    #[error("a segment is not canonical base64url")]
+    Base64,
+    /// Not an object, or a name stands twice.
+    #[error("header or payload is not an object with unique names")]
+    Json,
+    /// Another algorithm than RS256.
+    #[error("the algorithm is not RS256")]
+    Algorithm,
+    /// `typ` is not that of an access token.
+    #[error("typ is not JWT")]
+    Type,
+    /// A header field that must not be there.
+    #[error("a header field is not allowed")]
+    HeaderField,
+    /// No plain `kid`.
+    #[error("kid is missing or not plain")]
+    KeyId,
+    /// `tid` is missing, not a GUID, or that of personal accounts.
+    #[error("tid is not a directory")]
+    Tenant,
+    /// `ver` is neither 1.0 nor 2.0.
+    #[error("ver is neither 1.0 nor 2.0")]
+    Version,
+    /// `iss` is not that of `tid` and `ver`.
+    #[error("iss does not match tid and ver")]
+    Issuer,
+    /// No tenant names this directory.
+    #[error("no tenant is of this directory")]
+    Directory,
+    /// The key id is not published.
+    #[error("the key is unknown")]
+    UnknownKey,
+    /// The key is published for another issuer.
+    #[error("the key is another issuer's")]
+    KeyIssuer,
+    /// The signature is wrong.
+    #[error("the signature is wrong")]
+    Signature,
+    /// `aud` is not ours.
+    #[error("aud is not ours")]
+    Audience,
+    /// `exp` is missing or not a whole number.
+    #[error("exp is missing or malformed")]
+    Expiry,
+    /// Past `exp`.
+    #[error("the token has expired")]
+    Expired,
+    /// `nbf` is not a whole number.
+    #[error("nbf is malformed")]
+    NotBefore,
+    /// Before `nbf`.
+    #[error("the token is not valid yet")]
+    NotYetValid,
+    /// An ID token, or one whose claims have the wrong types.
+    #[error("this is not an access token for an API")]
+    NotAnAccessToken,
+}
+
+impl Reject {
+    /// A word for metrics and logs.
+    #[must_use]
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Header => "header",
+            Self::TooLong => "too_long",
+            Self::Segments => "segments",
+            Self::Base64 => "base64",
+            Self::Json => "json",
+            Self::Algorithm => "algorithm",
+            Self::Type => "type",
+            Self::HeaderField => "header_field",
+            Self::KeyId => "key_id",
+            Self::Tenant => "tenant",
+            Self::Version => "version",
+            Self::Issuer => "issuer",
+            Self::Directory => "directory",
+            Self::UnknownKey => "unknown_key",
+            Self::KeyIssuer => "key_issuer",
+            Self::Signature => "signature",
+            Self::Audience => "audience",
+            Self::Expiry => "expiry",
+            Self::Expired => "expired",
+            Self::NotBefore => "not_before",
+            Self::NotYetValid => "not_yet_valid",
+            Self::NotAnAccessToken => "not_an_access_token",
+        }
+    }
+}
+
+/// A verified token.
+#[derive(Debug)]
+pub struct Principal {
+    /// Its claims.
+    pub claims: Claims,
+    expires: u64,
+    generation: u64,
+}
+
+/// Verifies tokens and remembers those it verified.
+pub struct Identity {
+    authority: Authority,
+    audiences: Vec<String>,
+    keys: Arc<KeyStore>,
+    cache: Cache<[u8; 32], Arc<Principal>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Identity {
+    /// `audiences`: the values of `aud` that mean this gateway.
+    #[must_use]
+    pub fn new(authority: Authority, audiences: Vec<String>, keys: Arc<KeyStore>, metrics: Arc<Metrics>) -> Self {
+        Self { authority, audiences, keys, cache: Cache::new(CACHE_MAX), metrics }
+    }
+
+    /// Verifies a token. `accepts` tells whether some tenant is of a directory; it is asked on each call, so that a
+    /// tenant that goes takes its directory along.
+    ///
+    /// # Errors
+    /// [`Reject`].
+    pub async fn verify(&self, token: &str, accepts: impl Fn(Uuid) -> bool) -> Result<Arc<Principal>, Reject> {
+        let hash: [u8; 32] = Sha256::digest(token.as_bytes()).into();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let generation = self.keys.generation();
+        if let Some(known) = self.cache.get(&hash) {
+            if known.generation == generation && now < known.expires && accepts(known.claims.tid) {
+                self.metrics.token_cache.with_label_values(&["hit"]).inc();
+                return Ok(known);
+            }
+            self.cache.invalidate(&hash);
+        }
+        self.metrics.token_cache.with_label_values(&["miss"]).inc();
+        let mut unverified = token::parse(token)?;
+        let issuer = verify::issuer(&unverified.claims, &self.authority)?;
+        if !accepts(issuer.tid) {
+            return Err(Reject::Directory);
+        }
+        let verified = verify::check(std::mem::take(&mut unverified.claims), &self.audiences, now)?;
+        self.keys.verify(&unverified, &issuer).await?;
+        let generation = self.keys.generation();
+        let principal = Arc::new(Principal { claims: verified.claims, expires: verified.expires, generation });
+        self.cache.insert(hash, principal.clone());
+        Ok(principal)
+    }
+}

@@ -1,0 +1,181 @@
+//! The checks that rmcp leaves out or answers in plain text: JSON-RPC framing, protocol versions.
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use serde_json::{Value, json};
+
+/// Revisions that are served, oldest first.
+pub const SUPPORTED: [&str; 2] = ["2025-11-25", "2026-07-28"];
+/// The revision a request without a version header speaks (2025-11-25, transports, "Protocol Version Header").
+const HEADERLESS: &str = "2025-03-26";
+
+/// What a request is, as far as metrics and the checks here need it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Envelope {
+    /// `id` as it came, for error answers.
+    pub id: Option<Value>,
+    /// `method`; absent in responses.
+    pub method: Option<String>,
+    /// `params.name`, where there is one.
+    pub name: Option<String>,
+}
+
+/// An answer that ends a request before rmcp sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// JSON-RPC error code.
+    pub code: i64,
+    /// Text.
+    pub message: String,
+    /// JSON-RPC `data`.
+    pub data: Option<Value>,
+    /// `id` of the request.
+    pub id: Option<Value>,
+}
+
+impl Refusal {
+    fn new(code: i64, message: impl Into<String>, id: Option<Value>) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, code, message: message.into(), data: None, id }
+    }
+
+    /// The JSON-RPC error.
+    #[must_use]
+    pub fn body(&self) -> Bytes {
+        let mut error = json!({"code": self.code, "message": self.message});
+        if let Some(data) = &self.data {
+            error["data"] = data.clone();
+        }
+        json!({"jsonrpc": "2.0", "id": self.id, "error": error}).to_string().into()
+    }
+}
+
+/// Reads the envelope and checks framing and version.
+///
+/// # Errors
+/// [`Refusal`] with -32700, -32600 or -32022.
+pub fn inspect(headers: &HeaderMap, body: &[u8]) -> Result<Envelope, Refusal> {
+    let message: Value =
+        serde_json::from_slice(body).map_err(|_| Refusal::new(-32700, "Parse error: the body is not JSON", None))?;
+    let Value::Object(message) = message else {
+        return Err(Refusal::new(-32600, "Invalid Request: one JSON-RPC object is expected", None));
+    };
+    let id = message.get("id").filter(|id| id.is_string() || id.is_i64() || id.is_u64()).cloned();
+    let invalid = |problem: &str| Refusal::new(-32600, format!("Invalid Request: {problem}"), id.clone());
+    if message.get("jsonrpc").and_then(Value::as_str) != Some("2.0") {
+        return Err(invalid("jsonrpc must be \"2.0\""));
+    }
+    if message.contains_key("id") && id.is_none() && !message.contains_key("error") {
+        return Err(invalid("id must be a string or an integer"));
+    }
+    let Some(method) = message.get("method") else {
+        if message.contains_key("result") || message.contains_key("error") {
+            return Err(invalid("this server sends no requests, so it takes no responses"));
+        }
+        return Err(invalid("method is missing"));
+    };
+    let Some(method) = method.as_str() else { return Err(invalid("method must be a string")) };
+    let params = message.get("params");
+    if params.is_some_and(|params| !params.is_object()) {
+        return Err(invalid("params must be an object"));
+    }
+    let name = params.and_then(|params| params.get("name")).and_then(Value::as_str).map(str::to_owned);
+    let envelope = Envelope { id: id.clone(), method: Some(method.to_owned()), name };
+    // `initialize` negotiates, and answers an unknown version with a known one.
+    if method != "initialize" {
+        check_version(headers, params, &id)?;
+    }
+    Ok(envelope)
+}
+
+fn check_version(headers: &HeaderMap, params: Option<&Value>, id: &Option<Value>) -> Result<(), Refusal> {
+    let mut versions = headers.get_all("mcp-protocol-version").iter();
+    let header = match (versions.next(), versions.next()) {
+        (None, _) => HEADERLESS,
+        (Some(one), None) => one.to_str().unwrap_or("not text"),
+        _ => return Err(Refusal::new(-32020, "MCP-Protocol-Version must stand once", id.clone())),
+    };
+    let in_meta = params.and_then(|params| params.pointer("/_meta/io.modelcontextprotocol~1protocolVersion"));
+    let in_meta = in_meta.and_then(Value::as_str);
+    // A header that contradicts the body is rmcp's to refuse (-32020); an unknown version comes first.
+    let requested = in_meta.into_iter().chain([header]);
+    let unknown = requested.into_iter().find(|version| !SUPPORTED.contains(version) && *version != HEADERLESS);
+    match unknown {
+        None => Ok(()),
+        Some(requested) => {
+            let requested: String = requested.chars().take(64).collect();
+            let mut refusal = Refusal::new(-32022, "Unsupported protocol version", id.clone());
+            refusal.data = Some(json!({"supported": SUPPORTED, "requested": requested}));
+            Err(refusal)
+        }
+    }
+}
+
+/// Turns an answer that rmcp gave in plain text into the JSON-RPC error that clients read.
+#[must_use]
+pub fn refusal_from_text(status: StatusCode, text: &str, envelope: &Envelope) -> Refusal {
+    // rmcp answers 415 where the body is JSON but no message it knows.
+    let status = if status == StatusCode::UNSUPPORTED_MEDIA_TYPE { StatusCode::BAD_REQUEST } else { status };
+    let message = match status {
+        StatusCode::BAD_REQUEST if text.starts_with("fail to deserialize") => "Invalid Request: not an MCP message",
+        _ => text,
+    };
+    Refusal { status, code: -32600, message: message.to_owned(), data: None, id: envelope.id.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderValue};
+    use serde_json::json;
+
+    use super::inspect;
+
+    fn headers(version: Option<&'static str>) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        if let Some(version) = version {
+            headers.insert("mcp-protocol-version", HeaderValue::from_static(version));
+        }
+        headers
+    }
+
+    #[test]
+    fn framing() {
+        for (body, code) in [
+            ("{", -32700),
+            ("", -32700),
+            ("[]", -32600),
+            ("1", -32600),
+            (r#"[{"jsonrpc":"2.0","id":1,"method":"ping"}]"#, -32600),
+            (r#"{"id":1,"method":"ping"}"#, -32600),
+            (r#"{"jsonrpc":"1.0","id":1,"method":"ping"}"#, -32600),
+            (r#"{"jsonrpc":"2.0","id":1}"#, -32600),
+            (r#"{"jsonrpc":"2.0","id":1.5,"method":"ping"}"#, -32600),
+            (r#"{"jsonrpc":"2.0","id":null,"method":"ping"}"#, -32600),
+            (r#"{"jsonrpc":"2.0","id":1,"method":7}"#, -32600),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"ping","params":[]}"#, -32600),
+            (r#"{"jsonrpc":"2.0","id":1,"result":{}}"#, -32600),
+        ] {
+            assert_eq!(inspect(&headers(None), body.as_bytes()).expect_err(body).code, code, "{body}");
+        }
+        let call = r#"{"jsonrpc":"2.0","id":"x","method":"tools/call","params":{"name":"list_stores"}}"#;
+        let envelope = inspect(&headers(Some("2025-11-25")), call.as_bytes()).expect("a call");
+        assert_eq!((envelope.id, envelope.name.as_deref()), (Some(json!("x")), Some("list_stores")));
+    }
+
+    #[test]
+    fn versions() {
+        let call = br#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
+        assert!(inspect(&headers(None), call).is_ok());
+        assert!(inspect(&headers(Some("2026-07-28")), call).is_ok());
+        for version in ["2025-06-18", "2024-11-05", "1999-01-01", "x"] {
+            let refusal = inspect(&headers(Some(version)), call).expect_err(version);
+            assert_eq!(refusal.code, -32022);
+            assert_eq!(refusal.data, Some(json!({"supported": ["2025-11-25", "2026-07-28"], "requested": version})));
+        }
+        let meta = br#"{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2099-01-01"}}}"#;
+        assert_eq!(inspect(&headers(Some("2026-07-28")), meta).expect_err("unknown").code, -32022);
+        let initialize = br#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"1999-01-01"}}"#;
+        assert!(inspect(&headers(Some("1999-01-01")), initialize).is_ok());
+    }
+}

@@ -1,0 +1,93 @@
+//! Large results pass rmcp as two short marks and are put in behind it.
+//!
+//! rmcp carries results as `serde_json::Value`, which would round `bigint` and `numeric` to a double and copy the rows
+//! several times. The marks are random, so no value that a caller controls can pass for one.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+/// Where a tool leaves its result for the response to this one request.
+#[derive(Clone, Debug)]
+pub struct Slot(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    structured_mark: String,
+    text_mark: String,
+    payload: OnceLock<Payload>,
+}
+
+#[derive(Debug)]
+struct Payload {
+    structured: String,
+    text: String,
+}
+
+impl Default for Slot {
+    fn default() -> Self {
+        let mark = || Uuid::new_v4().simple().to_string();
+        Self(Arc::new(Inner { structured_mark: mark(), text_mark: mark(), payload: OnceLock::new() }))
+    }
+}
+
+impl Slot {
+    /// Leaves raw JSON and its text form, and returns the marks to send in their stead: structured, text.
+    #[must_use]
+    pub fn put(&self, structured: String, text: String) -> (String, String) {
+        let _ = self.0.payload.set(Payload { structured, text });
+        (self.0.structured_mark.clone(), self.0.text_mark.clone())
+    }
+
+    /// Puts the result in the place of the marks. `None` where the body has no marks.
+    #[must_use]
+    pub fn splice(&self, body: &[u8]) -> Option<Bytes> {
+        let payload = self.0.payload.get()?;
+        let text = serde_json::to_string(&payload.text).ok()?;
+        let mut out = Vec::with_capacity(body.len() + payload.structured.len() + text.len());
+        let mut rest = body;
+        let mut marks = [
+            (find(body, &self.0.structured_mark), payload.structured.as_str(), self.0.structured_mark.len()),
+            (find(body, &self.0.text_mark), text.as_str(), self.0.text_mark.len()),
+        ];
+        marks.sort_unstable_by_key(|(at, ..)| *at);
+        let mut copied = 0;
+        for (at, value, length) in marks {
+            // The mark is a JSON string: one quote before it and one behind.
+            let start = at?.checked_sub(1)?;
+            out.extend_from_slice(&rest[..start - copied]);
+            out.extend_from_slice(value.as_bytes());
+            copied = start + length + 2;
+            rest = body.get(copied..)?;
+        }
+        out.extend_from_slice(rest);
+        Some(out.into())
+    }
+}
+
+fn find(body: &[u8], mark: &str) -> Option<usize> {
+    body.windows(mark.len()).position(|window| window == mark.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Slot;
+
+    #[test]
+    fn marks_become_the_result() {
+        let slot = Slot::default();
+        assert_eq!(slot.splice(b"{}"), None);
+        let (structured, text) = slot.put(r#"{"n":12345678901234567890}"#.to_owned(), "a\t\"b\"".to_owned());
+        for (body, expected) in [
+            (
+                format!(r#"{{"t":"{text}","s":"{structured}","e":false}}"#),
+                r#"{"t":"a\t\"b\"","s":{"n":12345678901234567890},"e":false}"#,
+            ),
+            (format!(r#"{{"s":"{structured}","t":"{text}"}}"#), r#"{"s":{"n":12345678901234567890},"t":"a\t\"b\""}"#),
+        ] {
+            assert_eq!(slot.splice(body.as_bytes()).expect("marks"), expected.as_bytes());
+        }
+        assert_eq!(slot.splice(b"{}"), None);
+    }
+}

@@ -1,0 +1,126 @@
+//! The tools. Each is one file: definition for the model, check of its arguments, the work.
+
+mod arguments;
+mod current_date;
+mod error;
+mod sales_query;
+mod stores;
+
+use std::{sync::Arc, time::Instant};
+
+use futures::future::BoxFuture;
+use rmcp::model::{JsonObject, Tool as Definition, ToolAnnotations};
+use serde_json::Value;
+use storefence_tenancy::Scope;
+use uuid::Uuid;
+
+pub use self::error::{Code, ToolError};
+use crate::{data::Data, identity::Principal, metrics::Metrics, tenants::Tenant};
+
+/// Who calls, for which tenant, and what they may see there.
+#[derive(Debug)]
+pub struct Caller {
+    /// The verified token.
+    pub principal: Arc<Principal>,
+    /// The tenant.
+    pub tenant: Arc<Tenant>,
+    /// What the token may see in it.
+    pub scope: Scope,
+    /// Finds this call in the log.
+    pub correlation: Uuid,
+}
+
+/// What tools need.
+pub struct Services {
+    /// The tools themselves.
+    pub tools: Catalogue,
+    /// Runs statements.
+    pub data: Data,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Services {
+    /// Records one operation.
+    pub fn observe(&self, method: &str, tool: &str, error: &str, started: Instant) {
+        let seconds = started.elapsed().as_secs_f64();
+        self.metrics.operations.with_label_values(&[method, tool, error]).observe(seconds);
+    }
+}
+
+/// What a tool gives: raw JSON for `structuredContent`, and the same as compact text.
+#[derive(Debug)]
+pub struct ToolOutput {
+    /// Raw JSON, an object.
+    pub structured: String,
+    /// Text for models and people.
+    pub text: String,
+}
+
+/// One tool.
+pub trait Tool: Send + Sync {
+    /// What clients are told.
+    fn definition(&self) -> &Definition;
+
+    /// Its name.
+    fn name(&self) -> &str {
+        &self.definition().name
+    }
+
+    /// Does it. Dropping the future ends the work.
+    fn call<'a>(
+        &'a self,
+        services: &'a Services,
+        caller: &'a Caller,
+        arguments: JsonObject,
+    ) -> BoxFuture<'a, Result<ToolOutput, ToolError>>;
+}
+
+/// All tools in the order of their names.
+pub struct Catalogue(Vec<Box<dyn Tool>>);
+
+impl Default for Catalogue {
+    fn default() -> Self {
+        let mut tools: Vec<Box<dyn Tool>> = vec![
+            Box::new(sales_query::SalesQuery::default()),
+            Box::new(current_date::CurrentDate::default()),
+            Box::new(stores::ListStores::default()),
+        ];
+        tools.sort_by(|a, b| a.name().cmp(b.name()));
+        Self(tools)
+    }
+}
+
+impl Catalogue {
+    /// The tool of this name.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<&dyn Tool> {
+        self.0.iter().find(|tool| tool.name() == name).map(AsRef::as_ref)
+    }
+
+    /// What clients are told, in a fixed order.
+    #[must_use]
+    pub fn definitions(&self) -> Vec<Definition> {
+        self.0.iter().map(|tool| tool.definition().clone()).collect()
+    }
+}
+
+/// A definition of a tool that reads and changes nothing, as all of them do.
+fn definition(
+    name: &'static str,
+    title: &'static str,
+    description: &'static str,
+    input: Value,
+    output: Value,
+) -> Definition {
+    let object = |value: Value| match value {
+        Value::Object(map) => Arc::new(map),
+        _ => Arc::default(),
+    };
+    let annotations =
+        ToolAnnotations::with_title(title).read_only(true).destructive(false).idempotent(true).open_world(false);
+    Definition::new(name, description, object(input))
+        .with_title(title)
+        .with_raw_output_schema(object(output))
+        .with_annotations(annotations)
+}

@@ -1,0 +1,157 @@
+//! Prometheus metrics. Labels have closed sets of values: no tenant, user, token or statement stands in one.
+
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+};
+
+/// Buckets of the OpenTelemetry conventions for MCP, in seconds.
+const SECONDS: [f64; 14] = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
+/// Finer below: most statements take a few milliseconds.
+const QUERY_SECONDS: [f64; 14] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
+
+/// Everything that is counted.
+pub struct Metrics {
+    registry: Registry,
+    /// MCP requests: method, tool, error type.
+    pub operations: HistogramVec,
+    /// Statements by kind.
+    pub queries: IntCounterVec,
+    /// Time from taking a connection to the last row, by outcome.
+    pub query_seconds: HistogramVec,
+    /// Token verifications by outcome and reason.
+    pub tokens: IntCounterVec,
+    /// Verified-token cache.
+    pub token_cache: IntCounterVec,
+    /// Requests for scopes by outcome.
+    pub scopes: IntCounterVec,
+    /// Key set fetches by cause and outcome.
+    pub jwks_fetches: IntCounterVec,
+    /// Age of the oldest key set.
+    pub jwks_age: Gauge,
+    /// Tenants by state.
+    pub tenants: prometheus::IntGaugeVec,
+    /// Statements that the gate refused, by reason.
+    pub gate: IntCounterVec,
+    /// Rows and bytes sent to callers.
+    pub rows: IntCounter,
+    /// Bytes of rows.
+    pub bytes: IntCounter,
+    /// Answers that were cut.
+    pub truncations: IntCounter,
+    /// Statements cancelled at the server, by cause.
+    pub cancels: IntCounterVec,
+    /// Database connections by state.
+    pub connections: prometheus::IntGaugeVec,
+    /// Connections opened and closed, by cause.
+    pub connection_events: IntCounterVec,
+    /// Wait for a database connection.
+    pub pool_wait: Histogram,
+    /// Reads of Key Vault secrets by outcome.
+    pub secrets: IntCounterVec,
+    /// Requests under way.
+    pub in_flight: IntGauge,
+}
+
+impl Metrics {
+    /// Registers everything.
+    ///
+    /// # Errors
+    /// A name stands twice, which a test excludes.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let counters = |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
+            let vec = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(vec.clone()))?;
+            Ok(vec)
+        };
+        let counter = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
+        let gauges = |name: &str, help: &str, labels: &[&str]| -> Result<prometheus::IntGaugeVec, prometheus::Error> {
+            let vec = prometheus::IntGaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(vec.clone()))?;
+            Ok(vec)
+        };
+        let histograms = |name: &str, help: &str, buckets: &[f64], labels: &[&str]| {
+            let vec = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)?;
+            registry.register(Box::new(vec.clone()))?;
+            Ok::<_, prometheus::Error>(vec)
+        };
+        let operations = histograms(
+            "mcp_server_operation_duration_seconds",
+            "MCP requests by method, tool and error.",
+            &SECONDS,
+            &["mcp_method_name", "gen_ai_tool_name", "error_type"],
+        )?;
+        let query_seconds = histograms(
+            "mcp_query_duration_seconds",
+            "Statements from taking a connection to the last row.",
+            &QUERY_SECONDS,
+            &["outcome"],
+        )?;
+        let pool_wait = Histogram::with_opts(
+            HistogramOpts::new("storefence_pool_wait_seconds", "Wait for a database connection.")
+                .buckets(QUERY_SECONDS.to_vec()),
+        )?;
+        registry.register(Box::new(pool_wait.clone()))?;
+        let jwks_age = Gauge::new("storefence_jwks_age_seconds", "Age of the oldest set of signing keys.")?;
+        registry.register(Box::new(jwks_age.clone()))?;
+        let in_flight = IntGauge::new("storefence_requests_in_flight", "HTTP requests under way.")?;
+        registry.register(Box::new(in_flight.clone()))?;
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        Ok(Self {
+            operations,
+            queries: counters("mcp_queries_total", "Statements by kind.", &["query_type"])?,
+            query_seconds,
+            tokens: counters(
+                "storefence_token_verifications_total",
+                "Bearer tokens by outcome and reason.",
+                &["outcome", "reason"],
+            )?,
+            token_cache: counters("storefence_token_cache_total", "Look-ups of verified tokens.", &["outcome"])?,
+            scopes: counters(
+                "storefence_scopes_total",
+                "Verified tokens mapped to a scope, by outcome.",
+                &["outcome"],
+            )?,
+            jwks_fetches: counters("storefence_jwks_fetches_total", "Fetches of signing keys.", &["cause", "outcome"])?,
+            jwks_age,
+            tenants: gauges("storefence_tenants", "RetailTenants by state.", &["state"])?,
+            gate: counters("storefence_gate_refusals_total", "Statements that the gate refused.", &["reason"])?,
+            rows: counter("storefence_rows_total", "Rows sent to callers.")?,
+            bytes: counter("storefence_row_bytes_total", "Bytes of rows sent to callers.")?,
+            truncations: counter("storefence_truncations_total", "Answers that were cut at the row or byte limit.")?,
+            cancels: counters("storefence_cancels_total", "Statements cancelled at the server.", &["cause"])?,
+            connections: gauges("storefence_database_connections", "Database connections by state.", &["state"])?,
+            connection_events: counters(
+                "storefence_database_connection_events_total",
+                "Connections opened and closed.",
+                &["event"],
+            )?,
+            pool_wait,
+            secrets: counters("storefence_secret_reads_total", "Reads of Key Vault secrets.", &["outcome"])?,
+            in_flight,
+            registry,
+        })
+    }
+
+    /// The text exposition format.
+    ///
+    /// # Errors
+    /// The encoder's.
+    pub fn render(&self) -> Result<String, prometheus::Error> {
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn names_are_unique_and_render() {
+        let metrics = super::Metrics::new().expect("unique names");
+        metrics.queries.with_label_values(&["select"]).inc();
+        assert!(metrics.render().expect("text").contains("mcp_queries_total{query_type=\"select\"} 1"));
+    }
+}

@@ -1,0 +1,266 @@
+//! Puts the parts together, runs them, and takes them down in order.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use storefence_azure::{AzureOptions, OptionsError, SecretStore};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use url::Url;
+use zeroize::Zeroizing;
+
+use crate::{
+    admin::{self, Admin},
+    config::Config,
+    data::{
+        Data,
+        credentials::{Loader, SecretError, SecretSource},
+        pool::{PoolSettings, Pools},
+    },
+    http::{self, App, auth::Access, hosts::Allowed, metadata::Metadata},
+    identity::{Identity, authority::Authority, jwks::KeyStore},
+    mcp::tools::{Catalogue, Services},
+    metrics::Metrics,
+    server,
+    tenants::watch::{self, Tenants},
+};
+
+/// Longest wait for one answer of Key Vault: a caller waits behind it.
+const VAULT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for a free database connection.
+const POOL_WAIT: Duration = Duration::from_secs(5);
+/// How often unused connections are looked for.
+const TIDY: Duration = Duration::from_secs(15);
+/// How long after SIGTERM new connections are still taken: load balancers learn from readiness, with a delay.
+const LAME_DUCK: Duration = Duration::from_millis(500);
+
+/// Everything that `run` needs, checked.
+#[derive(Debug)]
+pub struct Settings {
+    /// Vaults and trust roots.
+    pub config: Config,
+    /// Public address.
+    pub listen: SocketAddr,
+    /// Admin address.
+    pub admin_listen: SocketAddr,
+    /// URL that clients use.
+    pub public_url: Url,
+    /// Accepted audiences.
+    pub audiences: Vec<String>,
+    /// Scopes that clients ask for.
+    pub scopes: Vec<String>,
+    /// Issuer of callers' tokens.
+    pub authority: Url,
+    /// Override for version 1.0 tokens.
+    pub v1_issuer: Option<Url>,
+    /// Override for the metadata document.
+    pub authorization_server: Option<Url>,
+    /// Host and Origin lists.
+    pub allowed: Allowed,
+    /// Most connections of one tenant.
+    pub pool_per_tenant: usize,
+    /// Most connections of all tenants.
+    pub pool_total: usize,
+    /// Life of an unused connection.
+    pub pool_idle: Duration,
+    /// Time for calls under way after SIGTERM.
+    pub drain: Duration,
+    /// Our own identity, and trust roots.
+    pub azure: AzureOptions,
+}
+
+/// Why the gateway ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Azure options.
+    #[error(transparent)]
+    Azure(#[from] OptionsError),
+    /// No way to the Kubernetes API.
+    #[error("KUBECONFIG: no usable Kubernetes configuration: {0}")]
+    Kubernetes(String),
+    /// An address cannot be bound.
+    #[error("{flag}: {address} cannot be bound: {source}")]
+    Bind {
+        /// The flag.
+        flag: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The runtime, signals, metrics: things that do not fail.
+    #[error("the process cannot be set up: {0}")]
+    Setup(String),
+}
+
+impl RunError {
+    /// Whether the user's configuration is the cause.
+    #[must_use]
+    pub const fn is_configuration(&self) -> bool {
+        matches!(self, Self::Azure(_) | Self::Kubernetes(_))
+    }
+}
+
+fn setup(error: impl std::fmt::Display) -> RunError {
+    RunError::Setup(error.to_string())
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`RunError`].
+pub fn run(settings: Settings) -> Result<(), RunError> {
+    // Before anything makes a TLS configuration. An error means that it is installed already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(setup)?;
+    let done = runtime.block_on(serve(settings));
+    // Tasks that cancel statements at the server get a moment.
+    runtime.shutdown_timeout(Duration::from_secs(3));
+    done
+}
+
+async fn serve(settings: Settings) -> Result<(), RunError> {
+    let Settings {
+        config,
+        listen,
+        admin_listen,
+        public_url,
+        audiences,
+        scopes,
+        authority,
+        v1_issuer,
+        authorization_server,
+        allowed,
+        pool_per_tenant,
+        pool_total,
+        pool_idle,
+        drain,
+        azure,
+    } = settings;
+    let metrics = Arc::new(Metrics::new().map_err(setup)?);
+    let tenants = Arc::new(Tenants::default());
+    let authority = Authority::new(&authority, v1_issuer.as_ref());
+
+    let outgoing = storefence_azure::client(azure.ca_file.as_deref(), VAULT_TIMEOUT).map_err(OptionsError::from)?;
+    let keys = Arc::new(KeyStore::new(authority.clone(), outgoing, metrics.clone()));
+    let identity = Identity::new(authority.clone(), audiences, keys.clone(), metrics.clone());
+
+    let vaults = Arc::new(Vaults::new(&azure, &config.key_vaults)?);
+    let loader = Loader::new(vaults, config.roots, metrics.clone());
+    let sizes = PoolSettings { per_tenant: pool_per_tenant, total: pool_total, wait: POOL_WAIT, idle: pool_idle };
+    let data = Data::new(Pools::new(sizes, loader, metrics.clone()), metrics.clone());
+    let services = Arc::new(Services { tools: Catalogue::default(), data, metrics: metrics.clone() });
+
+    let kubernetes = kube::Config::infer().await.map_err(|error| RunError::Kubernetes(error.to_string()))?;
+    let kubernetes = kube::Client::try_from(kubernetes).map_err(|error| RunError::Kubernetes(error.to_string()))?;
+
+    let metadata = Metadata::new(&public_url, scopes, authorization_server, authority, tenants.clone());
+    let metadata = Arc::new(metadata);
+    let stop = CancellationToken::new();
+    let ending = CancellationToken::new();
+    let app = Arc::new(App {
+        access: Access::new(identity, tenants.clone(), metadata.clone(), metrics.clone()),
+        metadata,
+        allowed,
+        metrics: metrics.clone(),
+        mcp: http::mcp_service(services.clone(), ending.clone()),
+    });
+    let admin = Arc::new(Admin {
+        tenants: tenants.clone(),
+        keys: keys.clone(),
+        metrics: metrics.clone(),
+        draining: AtomicBool::new(false),
+    });
+
+    let bound = |flag, address| move |source| RunError::Bind { flag, address, source };
+    let admin_listener = server::bind(admin_listen, "admin")
+        .await
+        .map_err(bound("--admin-listen (STOREFENCE_ADMIN_LISTEN)", admin_listen))?;
+    let listener = server::bind(listen, "gateway").await.map_err(bound("--listen (STOREFENCE_LISTEN)", listen))?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(setup)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(setup)?;
+
+    // Dropped at the end of this function, which aborts them.
+    let mut background = JoinSet::new();
+    background.spawn(watch::follow(kubernetes, tenants.clone(), metrics));
+    background.spawn(follow_directories(tenants.clone(), keys.clone()));
+    background.spawn(async move { keys.keep_fresh().await });
+    background.spawn(tidy(services.clone(), tenants));
+    let admin_stop = CancellationToken::new();
+    background.spawn(server::serve(admin_listener, admin::router(admin.clone()), admin_stop.clone(), Duration::ZERO));
+    let public = tokio::spawn(server::serve(listener, http::router(app), stop.clone(), drain));
+
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping: no longer ready, draining calls under way");
+    admin.draining.store(true, Ordering::Release);
+    tokio::time::sleep(LAME_DUCK).await;
+    stop.cancel();
+    let served = public.await;
+    // Whatever rmcp still holds ends here, and with it its statement at the server.
+    ending.cancel();
+    services.data.pools().close();
+    admin_stop.cancel();
+    served.map_err(setup)?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Keeps the directories whose keys are held in step with the tenants. Before the first list there is nothing to hold,
+/// and readiness waits for the list.
+async fn follow_directories(tenants: Arc<Tenants>, keys: Arc<KeyStore>) {
+    loop {
+        let directories = tenants.load().directories();
+        keys.keep(&directories);
+        tenants.changed().await;
+    }
+}
+
+async fn tidy(services: Arc<Services>, tenants: Arc<Tenants>) {
+    let mut ticks = tokio::time::interval(TIDY);
+    loop {
+        ticks.tick().await;
+        let snapshot = tenants.load_full();
+        services.data.pools().tidy(|id| snapshot.get(id).is_some());
+    }
+}
+
+/// The vaults of the configuration, by name.
+struct Vaults(HashMap<String, SecretStore>);
+
+impl Vaults {
+    fn new(azure: &AzureOptions, vaults: &HashMap<String, Url>) -> Result<Self, OptionsError> {
+        let credential = azure.credential()?;
+        let store = |url: &Url| azure.secret_store(credential.clone(), url, VAULT_TIMEOUT);
+        vaults.iter().map(|(name, url)| Ok((name.clone(), store(url)?))).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl SecretSource for Vaults {
+    fn read<'a>(
+        &'a self,
+        vault: &'a str,
+        name: &'a str,
+        version: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Zeroizing<String>, SecretError>> {
+        Box::pin(async move {
+            let unknown = || SecretError(format!("the configuration names no Key Vault '{vault}'"));
+            let store = self.0.get(vault).ok_or_else(unknown)?;
+            let secret = store.get(name, version).await.map_err(|error| SecretError(error.to_string()))?;
+            Ok(Zeroizing::new(secret.value.expose().to_owned()))
+        })
+    }
+}

@@ -1,0 +1,93 @@
+//! The tenants that are served: what the Kubernetes API tells, and what of it is in force.
+
+pub mod registry;
+pub mod watch;
+
+use std::time::Duration;
+
+use storefence_tenancy::{
+    TenantId, TenantRules,
+    credentials::{Slot, context_secret_name, database_secret_name},
+    resource::{Credentials, GatewayLimits},
+};
+
+/// Limits of one tenant's statements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most rows of an answer.
+    pub max_rows: u32,
+    /// Most bytes of an answer's rows.
+    pub max_bytes: u32,
+    /// Longest run of a statement.
+    pub timeout: Duration,
+}
+
+impl From<&GatewayLimits> for Limits {
+    fn from(limits: &GatewayLimits) -> Self {
+        Self { max_rows: limits.max_rows, max_bytes: limits.max_result_bytes, timeout: limits.timeout() }
+    }
+}
+
+/// Which secrets are in force. A different value means that they have to be read again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CredentialsInForce {
+    /// Login slot.
+    pub slot: Slot,
+    /// Version of its secret, where the status tells it.
+    pub slot_version: Option<String>,
+    /// Key id.
+    pub kid: u32,
+    /// Version of its secret, where the status tells it.
+    pub key_version: Option<String>,
+}
+
+impl From<&Credentials> for CredentialsInForce {
+    fn from(credentials: &Credentials) -> Self {
+        let Credentials { active_slot, active_kid, slots, context_keys } = credentials;
+        let slot = slots.iter().find(|slot| slot.slot == *active_slot);
+        let key = context_keys.iter().find(|key| key.kid == *active_kid);
+        Self {
+            slot: *active_slot,
+            slot_version: slot.map(|slot| slot.secret_version.clone()),
+            kid: *active_kid,
+            key_version: key.map(|key| key.secret_version.clone()),
+        }
+    }
+}
+
+/// One tenant as it is served.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tenant {
+    /// Stores and principal rules.
+    pub rules: TenantRules,
+    /// Limits.
+    pub limits: Limits,
+    /// Name for people.
+    pub display_name: String,
+    /// Name of the database connection, for its trust roots.
+    pub database: String,
+    /// Name of the vault that holds the secrets.
+    pub vault: String,
+    /// Secrets in force.
+    pub credentials: CredentialsInForce,
+}
+
+impl Tenant {
+    /// Its identifier.
+    #[must_use]
+    pub const fn id(&self) -> &TenantId {
+        self.rules.tenant_id()
+    }
+
+    /// Name of the secret with the login's URI.
+    #[must_use]
+    pub fn database_secret(&self) -> String {
+        database_secret_name(self.id(), self.credentials.slot)
+    }
+
+    /// Name of the secret with the context key.
+    #[must_use]
+    pub fn context_secret(&self) -> String {
+        context_secret_name(self.id(), self.credentials.kid)
+    }
+}

@@ -1,0 +1,329 @@
+//! From RetailTenant objects to the tenants that are served: pure, one object at a time, so that a broken object
+//! cannot take another one with it.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+use kube::api::DynamicObject;
+use storefence_tenancy::{RetailTenant, RetailTenantSpec, TenantId, TenantRules};
+use uuid::Uuid;
+
+use super::{CredentialsInForce, Limits, Tenant};
+
+/// The tenants in force at one moment.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    by_id: HashMap<TenantId, Arc<Tenant>>,
+    by_directory: BTreeMap<Uuid, Vec<Arc<Tenant>>>,
+}
+
+impl Snapshot {
+    /// The tenant of this identifier.
+    #[must_use]
+    pub fn get(&self, id: &TenantId) -> Option<&Arc<Tenant>> {
+        self.by_id.get(id)
+    }
+
+    /// The tenants of one directory, by identifier.
+    #[must_use]
+    pub fn of_directory(&self, directory: Uuid) -> &[Arc<Tenant>] {
+        self.by_directory.get(&directory).map_or(&[], Vec::as_slice)
+    }
+
+    /// All directories.
+    #[must_use]
+    pub fn directories(&self) -> Vec<Uuid> {
+        self.by_directory.keys().copied().collect()
+    }
+
+    /// Number of tenants.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+}
+
+/// One object as last seen.
+#[derive(Debug)]
+struct Entry {
+    uid: String,
+    created: i64,
+    rules: Option<Rules>,
+    serving: Option<Arc<Tenant>>,
+    problem: Option<&'static str>,
+}
+
+/// What a spec that compiled says; kept while a later one does not compile.
+#[derive(Clone, Debug)]
+struct Rules {
+    rules: TenantRules,
+    limits: Limits,
+    display_name: String,
+    database: String,
+    vault: String,
+}
+
+/// What came of one object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// Served, or waiting for the operator.
+    Good,
+    /// It cannot be used; what was in force before stays. The text is for the log.
+    Broken(String),
+}
+
+/// The objects of the cluster.
+#[derive(Debug, Default)]
+pub struct Objects {
+    entries: BTreeMap<String, Entry>,
+    relisted: Option<HashSet<String>>,
+}
+
+fn key(object: &DynamicObject) -> String {
+    let meta = &object.metadata;
+    format!("{}/{}", meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default())
+}
+
+impl Objects {
+    /// A full list begins: what it does not name is gone at its end.
+    pub fn begin_list(&mut self) {
+        self.relisted = Some(HashSet::new());
+    }
+
+    /// The full list is complete.
+    pub fn end_list(&mut self) {
+        if let Some(seen) = self.relisted.take() {
+            self.entries.retain(|key, _| seen.contains(key));
+        }
+    }
+
+    /// Takes over an object that is new or changed.
+    pub fn apply(&mut self, object: DynamicObject) -> Applied {
+        let key = key(&object);
+        if let Some(seen) = &mut self.relisted {
+            seen.insert(key.clone());
+        }
+        let uid = object.metadata.uid.clone().unwrap_or_default();
+        let created = object.metadata.creation_timestamp.as_ref().map_or(i64::MAX, |time| time.0.as_second());
+        // An object of the same name that was deleted in between has nothing to say about this one.
+        let before = self.entries.remove(&key).filter(|entry| entry.uid == uid);
+        let mut entry = before.unwrap_or(Entry { uid, created, rules: None, serving: None, problem: None });
+        if object.metadata.deletion_timestamp.is_some() {
+            entry.serving = None;
+            entry.problem = None;
+            self.entries.insert(key, entry);
+            return Applied::Good;
+        }
+        let outcome = match object.try_parse::<RetailTenant>() {
+            Ok(parsed) => entry.take(&parsed),
+            Err(error) => {
+                entry.problem = Some("Malformed");
+                Applied::Broken(error.to_string())
+            }
+        };
+        self.entries.insert(key, entry);
+        outcome
+    }
+
+    /// Forgets an object.
+    pub fn delete(&mut self, object: &DynamicObject) {
+        self.entries.remove(&key(object));
+    }
+
+    /// The tenants in force. Where two objects claim one `tenantId` the older one has it, as with the operator.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let mut serving: Vec<_> =
+            self.entries.values().filter_map(|entry| Some((entry, entry.serving.as_ref()?))).collect();
+        serving.sort_by_key(|(entry, _)| (entry.created, entry.uid.clone()));
+        let mut snapshot = Snapshot::default();
+        for (_, tenant) in serving {
+            if let std::collections::hash_map::Entry::Vacant(place) = snapshot.by_id.entry(tenant.id().clone()) {
+                place.insert(tenant.clone());
+                snapshot.by_directory.entry(tenant.rules.directory()).or_default().push(tenant.clone());
+            }
+        }
+        for tenants in snapshot.by_directory.values_mut() {
+            tenants.sort_by(|a, b| a.id().cmp(b.id()));
+        }
+        snapshot
+    }
+
+    /// Objects by state: served, waiting, broken.
+    #[must_use]
+    pub fn counts(&self) -> [(&'static str, usize); 3] {
+        let broken = self.entries.values().filter(|entry| entry.problem.is_some()).count();
+        let served = self.entries.values().filter(|entry| entry.serving.is_some()).count();
+        let waiting = self.entries.values().filter(|entry| entry.serving.is_none() && entry.problem.is_none()).count();
+        [("served", served), ("waiting", waiting), ("broken", broken)]
+    }
+}
+
+impl Entry {
+    fn take(&mut self, object: &RetailTenant) -> Applied {
+        let outcome = match TenantRules::compile(&object.spec) {
+            Ok(rules) => {
+                self.rules = Some(Rules::new(rules, &object.spec));
+                self.problem = None;
+                Applied::Good
+            }
+            Err(problems) => {
+                self.problem = Some("InvalidSpec");
+                Applied::Broken(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+            }
+        };
+        let status = object.status.as_ref();
+        let conflict = status.is_some_and(|status| {
+            status
+                .conditions
+                .iter()
+                .any(|condition| condition.type_ == "Ready" && condition.reason.starts_with("Conflict"))
+        });
+        let credentials = status.and_then(|status| status.credentials.as_ref()).filter(|_| !conflict);
+        self.serving = match (&self.rules, credentials) {
+            (Some(rules), Some(credentials)) => {
+                let tenant = rules.with(CredentialsInForce::from(credentials));
+                // The same Arc for the same content: pools compare by value, callers in flight keep theirs.
+                Some(self.serving.take().filter(|serving| **serving == tenant).unwrap_or_else(|| Arc::new(tenant)))
+            }
+            _ => None,
+        };
+        outcome
+    }
+}
+
+impl Rules {
+    fn new(rules: TenantRules, spec: &RetailTenantSpec) -> Self {
+        Self {
+            rules,
+            limits: Limits::from(&spec.gateway),
+            display_name: spec.display_name.clone().unwrap_or_else(|| spec.tenant_id.clone()),
+            database: spec.database_ref.name.clone(),
+            vault: spec.key_vault_ref.name.clone(),
+        }
+    }
+
+    fn with(&self, credentials: CredentialsInForce) -> Tenant {
+        let Self { rules, limits, display_name, database, vault } = self.clone();
+        Tenant { rules, limits, display_name, database, vault, credentials }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::api::DynamicObject;
+    use serde_json::{Value, json};
+    use storefence_tenancy::TenantId;
+
+    use super::{Applied, Objects, Snapshot};
+
+    const DIRECTORY: &str = "2f4e6d8c-1a3b-4c7e-9f0a-b2d4f6e8c0a2";
+
+    fn object(name: &str, tenant: &str, change: impl FnOnce(&mut Value)) -> DynamicObject {
+        let mut value = json!({
+            "apiVersion": "retail.storefence.dev/v1alpha1", "kind": "RetailTenant",
+            "metadata": {"name": name, "namespace": "default", "uid": name, "creationTimestamp": "2026-01-01T00:00:00Z"},
+            "spec": {
+                "tenantId": tenant, "entra": {"tenantId": DIRECTORY}, "databaseRef": {"name": "retail"},
+                "keyVaultRef": {"name": "main"},
+                "stores": [{"name": "Seattle", "id": "00000000-0000-4000-8000-000000000001"}],
+            },
+            "status": {"credentials": {"activeSlot": "a", "activeKid": 1}},
+        });
+        change(&mut value);
+        serde_json::from_value(value).expect("an object")
+    }
+
+    fn ids(snapshot: &Snapshot) -> Vec<String> {
+        let mut ids: Vec<_> = snapshot.by_id.keys().map(ToString::to_string).collect();
+        ids.sort();
+        ids
+    }
+
+    #[test]
+    fn a_broken_object_keeps_its_last_good_state_and_disturbs_no_other() {
+        let mut objects = Objects::default();
+        assert_eq!(objects.apply(object("a", "zava", |_| ())), Applied::Good);
+        assert_eq!(objects.apply(object("b", "contoso", |_| ())), Applied::Good);
+        for broken in [json!("nonsense"), json!(null), json!({"tenantId": "zava"})] {
+            assert!(matches!(objects.apply(object("a", "zava", |o| o["spec"] = broken)), Applied::Broken(_)));
+            assert_eq!(ids(&objects.snapshot()), ["contoso", "zava"]);
+        }
+        let broken = objects.apply(object("a", "zava", |o| {
+            o["spec"]["principals"] =
+                json!([{"name": "x", "role": "StoreManager", "appRole": "x", "stores": ["Atlantis"]}]);
+        }));
+        assert!(matches!(broken, Applied::Broken(text) if text.contains("Atlantis")));
+        assert_eq!(ids(&objects.snapshot()), ["contoso", "zava"]);
+        assert_eq!(objects.counts(), [("served", 2), ("waiting", 0), ("broken", 1)]);
+    }
+
+    #[test]
+    fn a_broken_spec_does_not_hold_back_a_rotation() {
+        let mut objects = Objects::default();
+        objects.apply(object("a", "zava", |_| ()));
+        objects.apply(object("a", "zava", |o| {
+            o["spec"]["stores"] = json!([]);
+            o["status"]["credentials"]["activeSlot"] = json!("b");
+        }));
+        let zava: TenantId = "zava".parse().expect("id");
+        assert_eq!(objects.snapshot().get(&zava).expect("served").database_secret(), "sf-zava-db-b");
+    }
+
+    #[test]
+    fn not_served_without_credentials_in_conflict_or_while_deleting() {
+        let mut objects = Objects::default();
+        objects.apply(object("a", "zava", |o| o["status"] = json!({})));
+        assert!(objects.snapshot().is_empty());
+        let ready = |reason: &str| json!([{"type": "Ready", "status": "False", "reason": reason, "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
+        objects.apply(object("a", "zava", |o| o["status"]["conditions"] = ready("ConflictingTenant")));
+        assert!(objects.snapshot().is_empty());
+        objects.apply(object("a", "zava", |o| o["status"]["conditions"] = ready("DatabaseUnreachable")));
+        assert_eq!(objects.snapshot().len(), 1);
+        objects.apply(object("a", "zava", |o| o["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z")));
+        assert!(objects.snapshot().is_empty());
+    }
+
+    #[test]
+    fn the_older_object_has_a_tenant_id_that_two_claim() {
+        let mut objects = Objects::default();
+        objects.apply(object("a", "zava", |o| {
+            o["metadata"]["creationTimestamp"] = json!("2026-02-01T00:00:00Z");
+            o["spec"]["displayName"] = json!("younger");
+        }));
+        objects.apply(object("b", "zava", |o| o["spec"]["displayName"] = json!("older")));
+        let zava: TenantId = "zava".parse().expect("id");
+        assert_eq!(objects.snapshot().get(&zava).expect("served").display_name, "older");
+    }
+
+    #[test]
+    fn a_new_list_drops_what_it_does_not_name() {
+        let mut objects = Objects::default();
+        objects.apply(object("a", "zava", |_| ()));
+        objects.apply(object("b", "contoso", |_| ()));
+        objects.begin_list();
+        objects.apply(object("b", "contoso", |_| ()));
+        assert_eq!(ids(&objects.snapshot()), ["contoso", "zava"], "nothing goes before the list is complete");
+        objects.end_list();
+        assert_eq!(ids(&objects.snapshot()), ["contoso"]);
+    }
+
+    #[test]
+    fn a_new_object_of_the_same_name_starts_afresh() {
+        let mut objects = Objects::default();
+        objects.apply(object("a", "zava", |_| ()));
+        objects.apply(object("a", "zava", |o| {
+            o["metadata"]["uid"] = json!("another");
+            o["spec"] = json!({});
+        }));
+        assert!(objects.snapshot().is_empty());
+    }
+}

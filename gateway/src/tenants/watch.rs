@@ -1,0 +1,134 @@
+//! Follows the RetailTenants of all namespaces and publishes each state as an immutable snapshot.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use futures::StreamExt;
+use kube::{
+    Api, Client,
+    api::{ApiResource, DynamicObject},
+    runtime::{WatchStreamExt, watcher},
+};
+use storefence_tenancy::RetailTenant;
+use tokio::sync::Notify;
+
+use super::registry::{Applied, Objects, Snapshot};
+use crate::metrics::Metrics;
+
+/// The tenants in force, readable without waiting.
+#[derive(Default)]
+pub struct Tenants {
+    snapshot: ArcSwap<Snapshot>,
+    synced: AtomicBool,
+    changed: Notify,
+}
+
+impl Tenants {
+    /// The state of this moment.
+    #[must_use]
+    pub fn load(&self) -> arc_swap::Guard<Arc<Snapshot>> {
+        self.snapshot.load()
+    }
+
+    /// The same, to be kept for longer than a moment.
+    #[must_use]
+    pub fn load_full(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// Whether a full list has been seen.
+    #[must_use]
+    pub fn is_synced(&self) -> bool {
+        self.synced.load(Ordering::Acquire)
+    }
+
+    /// Resolves after the next change.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    fn publish(&self, objects: &Objects, metrics: &Metrics) {
+        for (state, count) in objects.counts() {
+            metrics.tenants.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        self.snapshot.store(Arc::new(objects.snapshot()));
+        self.changed.notify_one();
+    }
+}
+
+/// Watches for ever. Losing the API server changes nothing: the last state stays in force until a new list is complete.
+pub async fn follow(client: Client, tenants: Arc<Tenants>, metrics: Arc<Metrics>) {
+    // Untyped on purpose: with a typed Api one object that does not parse fails the whole list.
+    let resource = ApiResource::erase::<RetailTenant>(&());
+    let api: Api<DynamicObject> = Api::all_with(client, &resource);
+    let mut events = watcher(api, watcher::Config::default()).backoff(Backoff::default()).boxed();
+    let mut objects = Objects::default();
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(watcher::Event::Init) => objects.begin_list(),
+            Ok(watcher::Event::InitApply(object)) => apply(&mut objects, object),
+            Ok(watcher::Event::InitDone) => {
+                objects.end_list();
+                tenants.publish(&objects, &metrics);
+                tenants.synced.store(true, Ordering::Release);
+                tracing::info!(tenants = tenants.load().len(), "RetailTenants listed");
+            }
+            Ok(watcher::Event::Apply(object)) => {
+                apply(&mut objects, object);
+                tenants.publish(&objects, &metrics);
+            }
+            Ok(watcher::Event::Delete(object)) => {
+                objects.delete(&object);
+                tenants.publish(&objects, &metrics);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the watch of RetailTenants broke; the tenants known so far stay in force")
+            }
+        }
+    }
+}
+
+fn apply(objects: &mut Objects, object: DynamicObject) {
+    let (namespace, name) = (object.metadata.namespace.clone(), object.metadata.name.clone());
+    if let Applied::Broken(problem) = objects.apply(object) {
+        tracing::warn!(
+            ?namespace,
+            ?name,
+            problem,
+            "this RetailTenant cannot be used; its last good state stays in force"
+        );
+    }
+}
+
+/// From 200 ms to 10 s, and back to the start as soon as an event comes: a tenant's change has to act within seconds.
+struct Backoff {
+    next: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { next: Duration::from_millis(200) }
+    }
+}
+
+impl Iterator for Backoff {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let pause = self.next;
+        self.next = (pause * 2).min(Duration::from_secs(10));
+        Some(pause.mul_f64(rand::random_range(0.8..1.2)))
+    }
+}
+
+impl kube::runtime::utils::Backoff for Backoff {
+    fn reset(&mut self) {
+        *self = Self::default();
+    }
+}
