@@ -9,4 +9,4 @@ mod secrets;
 
 pub use http::{CaFileError, client};
 pub use options::{AzureOptions, CredentialKind, OptionsError};
-pub use secrets::{Outcome, Secret, SecretError, SecretStore, SecretValue, SecretVersion};
+pub use secrets::{Secret, SecretError, SecretStore, SecretValue, SecretVersion};

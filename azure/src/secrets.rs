@@ -106,15 +106,6 @@ pub enum SecretError {
     },
 }
 
-/// How a call ended, for metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// It worked.
-    Ok,
-    /// It failed for this reason.
-    Failed(&'static str),
-}
-
 impl SecretError {
     /// The word for conditions, events and metrics.
     pub const fn reason(&self) -> &'static str {
