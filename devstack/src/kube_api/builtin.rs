@@ -192,9 +192,12 @@ fn build() -> Builtin {
             .get_mut(&format!("io.k8s.{component}"))
             .and_then(|c| c.pointer_mut(&format!("/properties/{property}")));
         let Some(node) = node else { continue };
+        // kubectl computes strategic merge patches from these.
+        node["x-kubernetes-patch-strategy"] = json!("merge");
         if keys.is_empty() {
             node["x-kubernetes-list-type"] = json!("set");
         } else {
+            node["x-kubernetes-patch-merge-key"] = json!(keys[0]);
             node["x-kubernetes-list-type"] = json!("map");
             node["x-kubernetes-list-map-keys"] = json!(keys);
         }

@@ -14,7 +14,7 @@
 //! * **Tests**: [`Faults`] drops watches, forgets history, delays and fails requests; [`Counters`] proves what was (not)
 //!   asked.
 //!
-//! What it does not do: protobuf (clients fall back to JSON), OpenAPI v2 (404, which kubectl tolerates), admission
+//! What it does not do: protobuf answers (JSON always) and most protobuf bodies, OpenAPI v2 (404, which kubectl tolerates), admission
 //! webhooks, conversion between versions, scale subresources, type checks and cost limits of CEL rules, quotas, RBAC
 //! objects as authorisation (rules are given at start), a controller for anything but garbage collection and namespaces.
 //! Foreground deletion is carried out as background deletion.
@@ -162,6 +162,11 @@ impl KubeApi {
             name = user.name,
             token = user.token,
         ))
+    }
+
+    /// The certificate authority that signed the server's certificate, in PEM.
+    pub fn authority_pem(&self) -> &str {
+        &self.ca
     }
 
     /// A user's bearer token.

@@ -19,7 +19,7 @@ pub fn body(bytes: &[u8], content_type: &str) -> Result<(Value, Vec<String>), Ap
             return Ok((value, Vec::new()));
         }
     } else if content_type.contains("protobuf") {
-        return Err(ApiError::unsupported_media_type(content_type));
+        return super::protobuf::decode(bytes).map(|value| (value, Vec::new()));
     }
     json(bytes)
 }
