@@ -3,6 +3,7 @@
 //! `cargo xtask up` starts them for a developer, and the tests start them in their own process. None of this is
 //! meant to face a network: it listens on loopback, and its stand-in routes hand out any token that is asked for.
 
+pub mod cli;
 pub mod entra;
 pub mod http;
 pub mod key_vault;
@@ -12,4 +13,5 @@ pub mod paths;
 pub mod postgres;
 pub mod process;
 mod random;
+pub mod stack;
 pub mod tls;
