@@ -84,14 +84,16 @@ BEGIN
                       HINT = 'Install pgvector 0.8 or later beside the server.';
         END IF;
         BEGIN
-            CREATE EXTENSION vector WITH SCHEMA public;
-        EXCEPTION
-            WHEN duplicate_object OR unique_violation THEN
-                NULL;
-            WHEN insufficient_privilege OR feature_not_supported OR object_not_in_prerequisite_state THEN
-                RAISE EXCEPTION 'extension vector (pgvector) could not be created in database %: %', current_database(), SQLERRM
-                    USING ERRCODE = SQLSTATE,
-                          HINT = 'Let a superuser run CREATE EXTENSION vector in this database; on Azure Database for PostgreSQL add VECTOR to azure.extensions.';
+            IF to_regnamespace('public') IS NULL THEN
+                CREATE SCHEMA extensions;
+                CREATE EXTENSION vector WITH SCHEMA extensions;
+            ELSE
+                CREATE EXTENSION vector WITH SCHEMA public;
+            END IF;
+        EXCEPTION WHEN OTHERS THEN
+            RAISE EXCEPTION 'extension vector (pgvector) could not be created in database %: %', current_database(), SQLERRM
+                USING ERRCODE = SQLSTATE,
+                      HINT = 'Let a superuser run CREATE EXTENSION vector in this database; on Azure Database for PostgreSQL add VECTOR to azure.extensions.';
         END;
     END IF;
 END $do$;
@@ -102,7 +104,9 @@ BEGIN
     EXECUTE format('REVOKE ALL ON DATABASE %I FROM PUBLIC', current_database());
     EXECUTE format('GRANT CONNECT ON DATABASE %I TO fence_login', current_database());
     EXECUTE format('GRANT CREATE ON DATABASE %I TO retail_owner, fence_owner', current_database());
-    REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+    IF to_regnamespace('public') IS NOT NULL THEN
+        REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+    END IF;
 END $do$;
 
 -- REVOKE answers with a mere warning where it has no right to: look at the result.

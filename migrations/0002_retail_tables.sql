@@ -166,7 +166,13 @@ DECLARE
     vector_schema name := (SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector');
 BEGIN
     IF NOT has_schema_privilege('retail_owner', vector_schema, 'USAGE') OR NOT has_schema_privilege('fence_reader', vector_schema, 'USAGE') THEN
-        EXECUTE format('GRANT USAGE ON SCHEMA %I TO retail_owner, fence_reader, fence_login, retail_loader', vector_schema);
+        BEGIN
+            EXECUTE format('GRANT USAGE ON SCHEMA %I TO retail_owner, fence_reader, fence_login, retail_loader', vector_schema);
+        EXCEPTION WHEN insufficient_privilege THEN
+            RAISE EXCEPTION 'schema % of extension vector cannot be used', vector_schema
+                USING ERRCODE = 'insufficient_privilege',
+                      HINT = format('GRANT USAGE ON SCHEMA %I TO PUBLIC', vector_schema);
+        END;
     END IF;
     SET LOCAL ROLE retail_owner;
     EXECUTE format($sql$
