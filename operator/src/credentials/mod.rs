@@ -133,7 +133,7 @@ mod tests {
             assert_eq!(options.get_database(), Some(database));
             assert_eq!(options.get_username(), "sf_0123456789ab_a");
             assert_eq!(password_from_uri(&endpoint, "sf_0123456789ab_b", &uri), None);
-            assert_eq!(password_from_uri(&endpoint, "sf_0123456789ab_a", &format!("{uri}&x=1")), None);
+            assert_eq!(password_from_uri(&endpoint, "sf_0123456789ab_a", &format!("{}&x=1", uri.as_str())), None);
         }
         let weak = "postgresql://sf_0123456789ab_a:hunter2@db.example:5433/retail?sslmode=verify-full";
         assert_eq!(password_from_uri(&endpoint("db.example", "retail"), "sf_0123456789ab_a", weak), None);

@@ -106,7 +106,7 @@ fn role_statement(
         DatabaseAction::CreateRole { role, attributes, connection_limit } => {
             // What is left out is off by default; naming it would ask for the right to switch it.
             let login = if attributes.login { "LOGIN" } else { "NOLOGIN" };
-            format!("CREATE ROLE {} {login} INHERIT CONNECTION LIMIT {connection_limit}", ident(role))
+            format!("CREATE ROLE {} {login} NOINHERIT CONNECTION LIMIT {connection_limit}", ident(role))
         }
         DatabaseAction::AlterRole { role, from, to, connection_limit } => {
             let mut text = format!("ALTER ROLE {}", ident(role));

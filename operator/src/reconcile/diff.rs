@@ -29,6 +29,7 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Result<Plan, Failure> {
         let rewritten = plan.secrets.iter().any(|action| matches!(action, SecretAction::WriteLogin { slot: s, .. } if s == slot));
         login_role(desired, *slot, role, database, &owners, rewritten, &mut plan.database)?;
     }
+    logins(desired, database, &mut plan.database);
     context_keys(desired, observed, &mut plan);
     if !database.fence.as_ref().is_some_and(|row| row.enabled) {
         plan.database.push(DatabaseAction::EnableFence);
@@ -217,17 +218,21 @@ fn login_role(
             out.push(DatabaseAction::SetPassword { role: role.clone(), slot });
         }
     }
-    let row = database.logins.get(&role);
-    let right = row.is_some_and(|row| row.tenant == desired.tenant_id.as_str() && row.slot == slot.as_str());
-    if !right {
-        // Whatever else claims this name, or this slot, is wrong: names come from the salt, slots from the tenant.
-        let wrong = database.logins.iter().filter(|(name, row)| {
-            **name == role || (row.tenant == desired.tenant_id.as_str() && row.slot == slot.as_str())
-        });
-        out.extend(wrong.map(|(name, _)| DatabaseAction::RemoveLogin { role: name.clone() }));
-        out.push(DatabaseAction::InsertLogin { role, slot });
-    }
     Ok(())
+}
+
+/// `fence.logins`: whatever claims one of our names, or speaks for the tenant, and is not exactly right, goes.
+fn logins(desired: &Desired, database: &DatabaseState, out: &mut Vec<DatabaseAction>) {
+    let right = |name: &str, slot: Slot| {
+        let row = database.logins.get(name);
+        row.is_some_and(|row| row.tenant == desired.tenant_id.as_str() && row.slot == slot.as_str())
+    };
+    let wanted = |name: &str| desired.roles.iter().find(|(_, role)| role.name == name).map(|(slot, _)| *slot);
+    let wrong = database.logins.keys().filter(|name| !wanted(name).is_some_and(|slot| right(name, slot)));
+    out.extend(wrong.map(|name| DatabaseAction::RemoveLogin { role: name.clone() }));
+    for (slot, role) in desired.roles.iter().filter(|(slot, role)| !right(&role.name, **slot)) {
+        out.push(DatabaseAction::InsertLogin { role: role.name.clone(), slot: *slot });
+    }
 }
 
 fn role_settings(

@@ -324,7 +324,7 @@ fn spoil() -> impl Strategy<Value = fn(&mut Observed)> {
         |o| o.database.roles.values_mut().for_each(|row| row.attributes.bypassrls = true),
         |o| o.database.roles.values_mut().for_each(|row| row.attributes.superuser = true),
         |o| o.database.roles.values_mut().for_each(|row| row.attributes.login = !row.attributes.login),
-        |o| o.database.roles.values_mut().for_each(|row| row.attributes.inherit = false),
+        |o| o.database.roles.values_mut().for_each(|row| row.attributes.inherit = true),
         |o| o.database.roles.values_mut().for_each(|row| row.attributes.expires = true),
         |o| o.database.roles.values_mut().for_each(|row| row.connection_limit = -1),
         |o| o.database.roles.values_mut().for_each(|row| row.settings.clear()),
@@ -383,7 +383,7 @@ fn specs() -> impl Strategy<Value = Desired> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever was changed behind the operator's back, and whatever the spec asks for next: one pass mends it, the
     /// next one writes nothing.

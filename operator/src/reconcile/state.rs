@@ -120,7 +120,8 @@ impl Attributes {
     pub const fn login(login: bool) -> Self {
         Self {
             login,
-            inherit: true,
+            // The one membership says INHERIT itself; whatever else is granted one day must not come along silently.
+            inherit: false,
             superuser: false,
             createdb: false,
             createrole: false,
