@@ -1,1 +1,8 @@
-//! Storefence: tests.
+//! What the end-to-end suites share: one running stack for all tests of a suite, clients, and comparison with SQL run as
+//! administrator.
+
+mod stack;
+mod suite;
+
+pub use stack::{Answered, Shared, answered, kubectl, wait_until};
+pub use suite::{Suite, skip};

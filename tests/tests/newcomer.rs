@@ -1,0 +1,2 @@
+//! Written soon.
+fn main() {}
