@@ -220,7 +220,7 @@ fn build() -> Builtin {
     }
     let mut schemas = HashMap::new();
     for name in kinds.iter().map(|k| k.component.as_str()).chain([OBJECT_META]) {
-        let resolved = resolve(&components[name], &components, true);
+        let resolved = resolve(&components[name], &components);
         // The generated schemas have no patterns or rules, which are all that can fail to compile.
         let schema = Schema::compile(&resolved, "").unwrap_or_else(|_| Schema::anything());
         schemas.insert(name.to_owned(), Arc::new(schema));
@@ -229,12 +229,12 @@ fn build() -> Builtin {
 }
 
 /// Puts definitions in the place of references. JSONSchemaProps refers to itself and is left open.
-fn resolve(node: &Value, components: &Map<String, Value>, root: bool) -> Value {
+fn resolve(node: &Value, components: &Map<String, Value>) -> Value {
     match node {
         Value::Object(map) => {
             // A reference with siblings is wrapped: OpenAPI 3.0 ignores what stands beside `$ref`.
             if let Some([only]) = map.get("allOf").and_then(Value::as_array).map(Vec::as_slice) {
-                let mut target = resolve(only, components, root);
+                let mut target = resolve(only, components);
                 for (key, value) in map.iter().filter(|(key, _)| *key != "allOf") {
                     target[key] = value.clone();
                 }
@@ -246,13 +246,13 @@ fn resolve(node: &Value, components: &Map<String, Value>, root: bool) -> Value {
                     || name.ends_with("RawExtension")
                     || name.ends_with("FieldsV1");
                 return match components.get(name) {
-                    Some(target) if !open => resolve(target, components, root),
+                    Some(target) if !open => resolve(target, components),
                     _ => json!({"x-kubernetes-preserve-unknown-fields": true}),
                 };
             }
-            Value::Object(map.iter().map(|(k, v)| (k.clone(), resolve(v, components, false))).collect())
+            Value::Object(map.iter().map(|(k, v)| (k.clone(), resolve(v, components))).collect())
         }
-        Value::Array(list) => Value::Array(list.iter().map(|v| resolve(v, components, false)).collect()),
+        Value::Array(list) => Value::Array(list.iter().map(|v| resolve(v, components)).collect()),
         other => other.clone(),
     }
 }
@@ -261,7 +261,7 @@ fn resolve(node: &Value, components: &Map<String, Value>, root: bool) -> Value {
 pub fn object_meta_schema(constraints: Option<&Schema>) -> Arc<Schema> {
     let plain = BUILTIN.schemas[OBJECT_META].clone();
     let Some(own) = constraints.filter(|c| !c.properties.is_empty()) else { return plain };
-    let resolved = resolve(&BUILTIN.components[OBJECT_META], &BUILTIN.components, true);
+    let resolved = resolve(&BUILTIN.components[OBJECT_META], &BUILTIN.components);
     let mut schema = Schema::compile(&resolved, "").unwrap_or_else(|_| Schema::anything());
     for (name, field) in &own.properties {
         schema.properties.insert(name.clone(), field.clone());

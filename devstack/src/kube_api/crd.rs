@@ -70,11 +70,7 @@ pub fn validate(crd: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let name = text(crd, "/metadata/name");
     let wanted = format!("{}.{}", text(crd, "/spec/names/plural"), text(crd, "/spec/group"));
     if name != wanted {
-        errors.push(FieldError::invalid(
-            "metadata.name",
-            json!(name),
-            format!("must be spec.names.plural+\".\"+spec.group"),
-        ));
+        errors.push(FieldError::invalid("metadata.name", json!(name), "must be spec.names.plural+\".\"+spec.group"));
     }
     for (pointer, path) in
         [("/spec/group", "spec.group"), ("/spec/scope", "spec.scope"), ("/spec/names/kind", "spec.names.kind")]
@@ -124,6 +120,7 @@ fn check_schema(raw: &Value, path: &str, errors: &mut Vec<FieldError>) {
         ));
     }
     check_structural(raw, path, errors);
+    errors.extend(super::schema::check_rules(&schema, path));
     check_defaults(&schema, path, errors);
 }
 

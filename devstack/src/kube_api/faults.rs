@@ -171,14 +171,17 @@ fn standard_error(code: u16) -> ApiError {
     ApiError::new(code, reason, message)
 }
 
+/// Counts by verb, resource and user.
+pub type Counts = BTreeMap<(String, String, String), u64>;
+
 /// How often what was asked, by whom. All clones read the same server.
 #[derive(Debug, Clone, Default)]
 pub struct Counters {
-    counts: Arc<Mutex<BTreeMap<(String, String, String), u64>>>,
+    counts: Arc<Mutex<Counts>>,
 }
 
 impl Counters {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, String, String), u64>> {
+    fn lock(&self) -> MutexGuard<'_, Counts> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -208,7 +211,7 @@ impl Counters {
     }
 
     /// Every count, by verb, resource and user.
-    pub fn all(&self) -> BTreeMap<(String, String, String), u64> {
+    pub fn all(&self) -> Counts {
         self.lock().clone()
     }
 

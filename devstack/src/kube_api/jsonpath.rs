@@ -44,7 +44,7 @@ fn take<'a>(value: &'a Value, step: &Step) -> Vec<&'a Value> {
                 let found = follow(vec![item], path);
                 match wanted {
                     None => !found.is_empty(),
-                    Some(wanted) => found.iter().any(|f| *f == wanted) == *equal,
+                    Some(wanted) => found.contains(&wanted) == *equal,
                 }
             };
             list.iter().filter(keeps).collect()

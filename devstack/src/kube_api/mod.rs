@@ -15,7 +15,7 @@
 //!   asked.
 //!
 //! What it does not do: protobuf answers (JSON always) and most protobuf bodies, OpenAPI v2 (404, which kubectl tolerates), admission
-//! webhooks, conversion between versions, scale subresources, type checks and cost limits of CEL rules, quotas, RBAC
+//! webhooks, conversion between versions, scale subresources, cost limits of CEL rules, quotas, RBAC
 //! objects as authorisation (rules are given at start), a controller for anything but garbage collection and namespaces.
 //! Foreground deletion is carried out as background deletion.
 
@@ -46,7 +46,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     auth::{Rule, User},
-    faults::{Counters, Faults, Match},
+    faults::{Counters, Counts, Faults, Match},
 };
 use self::{
     http::Server,

@@ -11,8 +11,8 @@ use std::{
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-/// How many events a table remembers.
-const HISTORY: usize = 20_000;
+/// How many events a table remembers. Each holds a whole object; a watcher that falls further behind lists again.
+const HISTORY: usize = 4_000;
 
 /// Namespace (empty for cluster-scoped kinds) and name.
 pub type Key = (String, String);

@@ -160,19 +160,17 @@ pub fn track_update(old: Option<&Value>, new: &mut Value, resource: &Resource, m
         entry.fields = entry.fields.difference(&change.removed);
     }
     if !taken.is_empty() {
-        let entry = match list.iter_mut().find(|entry| entry.is(manager, false, &version)) {
-            Some(entry) => entry,
-            None => {
-                list.push(Entry {
-                    manager: manager.clone(),
-                    apply: false,
-                    version,
-                    time: None,
-                    fields: FieldSet::default(),
-                });
-                list.last_mut().unwrap_or_else(|| unreachable!("just pushed"))
-            }
-        };
+        let position = list.iter().position(|entry| entry.is(manager, false, &version)).unwrap_or(list.len());
+        if position == list.len() {
+            list.push(Entry {
+                manager: manager.clone(),
+                apply: false,
+                version,
+                time: None,
+                fields: FieldSet::default(),
+            });
+        }
+        let entry = &mut list[position];
         entry.fields.extend(&taken);
         entry.time = Some(now.clone());
     }

@@ -82,7 +82,7 @@ impl Query {
 
 /// Reads `/api/v1/…` and `/apis/GROUP/VERSION/…`; none for every other path.
 pub fn parse(method: &Method, path: &str, query: Option<&str>) -> Option<ResourceRequest> {
-    let decoded: Vec<String> = path.trim_matches('/').split('/').map(|part| percent_decode(part)).collect();
+    let decoded: Vec<String> = path.trim_matches('/').split('/').map(percent_decode).collect();
     let parts: Vec<&str> = decoded.iter().map(String::as_str).collect();
     let (group, version, rest) = match parts.as_slice() {
         ["api", version, rest @ ..] if !rest.is_empty() => ("", *version, rest),

@@ -1,7 +1,6 @@
 //! `x-kubernetes-validations`: CEL rules, evaluated with the Kubernetes function libraries of the `kube-cel` crate.
 //!
-//! Rules are parsed, not type-checked, and their cost is not estimated: a CRD that a real server refuses for
-//! an unknown field in a rule or for its cost is accepted here.
+//! Their cost is not estimated: a definition that a real server refuses as too expensive is accepted here.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -146,6 +145,22 @@ impl Walk<'_> {
 }
 
 impl Rule {
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    pub(super) fn is_transition(&self) -> bool {
+        self.transition
+    }
+
+    pub(super) fn old_is_optional(&self) -> bool {
+        self.optional_old_self
+    }
+
+    pub(super) fn programs(&self) -> impl Iterator<Item = &Program> {
+        std::iter::once(&self.program).chain(&self.message_expression)
+    }
+
     fn failure(&self, scope: &Context<'_>) -> Option<String> {
         match self.program.execute(scope) {
             Ok(cel::Value::Bool(true)) => None,
@@ -249,7 +264,7 @@ const RESERVED: [&str; 18] = [
     "return",
 ];
 
-fn escape(name: &str) -> String {
+pub(super) fn escape(name: &str) -> String {
     if RESERVED.contains(&name) {
         return format!("__{name}__");
     }

@@ -1,6 +1,7 @@
 //! Structural schemas: compiled once per kind, walked for pruning, defaults, validation, CEL and server-side apply.
 
 mod cel;
+mod cel_check;
 mod formats;
 mod prune;
 mod validate;
@@ -11,6 +12,7 @@ use regex::Regex;
 use serde_json::{Map, Value};
 
 pub use cel::Rule;
+pub use cel_check::check_rules;
 pub use prune::{apply_defaults, prune};
 pub use validate::validate;
 
