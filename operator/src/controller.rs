@@ -303,13 +303,15 @@ impl Context {
     ) -> End {
         let last = object.0.as_ref().ok().and_then(|tenant| tenant.status.as_ref());
         let now = k8s_openapi::jiff::Timestamp::now();
-        let (next, transitions) = status::next(last, &outcome, object.meta().generation, whole_second(now));
-        if last != Some(&next) {
+        let next = status::next(last, &outcome, object.meta().generation, whole_second(now));
+        let (next, transitions) = next.unzip();
+        if let Some(next) = next.as_ref().filter(|next| last != Some(*next)) {
             self.metrics.kubernetes_write("status");
-            if let Err(error) = kubernetes.apply_status(&next).await {
+            if let Err(error) = kubernetes.apply_status(next).await {
                 return End::failed(place, &error.into());
             }
         }
+        let transitions = transitions.unwrap_or_default();
         for event in object::events(&transitions) {
             self.metrics.kubernetes_write("event");
             // An event that is lost costs nothing but the news; the status has it all.

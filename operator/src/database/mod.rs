@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 use sqlx::{
     PgConnection,
     pool::PoolConnection,
-    postgres::{PgConnectOptions, PgPool, PgPoolOptions, Postgres},
+    postgres::{PgConnectOptions, PgDatabaseError, PgPool, PgPoolOptions, Postgres},
 };
 use storefence_tenancy::TenantId;
 use tokio::sync::OnceCell;
@@ -187,7 +187,11 @@ impl Database {
         match error {
             sqlx::Error::Database(error) => {
                 let code = error.code().unwrap_or_default().into_owned();
-                let problem = format!("{} (SQLSTATE {code})", error.message());
+                let mut problem = format!("{} (SQLSTATE {code})", error.message());
+                // Which attribute or role it is about stands in the detail.
+                if let Some(detail) = error.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::detail) {
+                    problem = format!("{problem}: {detail}");
+                }
                 match code.as_str() {
                     "42501" => DatabaseError::InsufficientPrivileges { place, problem },
                     code if is_unavailable(code) => DatabaseError::Unreachable { place, problem },

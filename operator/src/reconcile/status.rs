@@ -51,14 +51,15 @@ pub struct Transition {
     pub message: String,
 }
 
-/// Computes the next status and the transitions that deserve an event. A status equal to `last` must not be written.
+/// Computes the next status and the transitions that deserve an event; `None` where the outcome says nothing about the
+/// tenant. A status equal to `last` must not be written.
 #[must_use]
 pub fn next(
     last: Option<&RetailTenantStatus>,
     outcome: &Outcome,
     generation: Option<i64>,
     now: Timestamp,
-) -> (RetailTenantStatus, Vec<Transition>) {
+) -> Option<(RetailTenantStatus, Vec<Transition>)> {
     let mut status = last.cloned().unwrap_or_default();
     let mut writer = Writer { last, conditions: Vec::new(), transitions: Vec::new(), generation, now };
     match outcome {
@@ -72,10 +73,7 @@ pub fn next(
             writer.set(SECRETS_READY, true, Reason::Reconciled, "the credentials are in Key Vault and work");
         }
         Outcome::Failed(failures) => {
-            // Contention says nothing about the tenant, and the API's failures could not be written anyway.
-            let Some(first) = failures.iter().find(|failure| failure.class() != Class::Contention) else {
-                return (status, Vec::new());
-            };
+            let first = failures.iter().find(|failure| failure.class() != Class::Contention)?;
             writer.set(READY, false, first.reason(), &first.to_string());
             for (condition, area) in [(DATABASE_READY, Area::Database), (SECRETS_READY, Area::Secrets)] {
                 match failures.iter().find(|failure| failure.area() == area) {
@@ -88,7 +86,7 @@ pub fn next(
     let Writer { conditions, transitions, .. } = writer;
     status.conditions = conditions;
     status.observed_generation = generation;
-    (status, transitions)
+    Some((status, transitions))
 }
 
 struct Writer<'a> {
@@ -179,9 +177,9 @@ mod tests {
     #[test]
     fn a_second_equal_outcome_changes_nothing() {
         for outcome in [done(), failed()] {
-            let (first, events) = next(None, &outcome, Some(1), at(10));
+            let (first, events) = next(None, &outcome, Some(1), at(10)).unwrap();
             assert!(!events.is_empty());
-            let (second, events) = next(Some(&first), &outcome, Some(1), at(20));
+            let (second, events) = next(Some(&first), &outcome, Some(1), at(20)).unwrap();
             assert_eq!(first, second);
             assert_eq!(events, []);
         }
@@ -189,8 +187,8 @@ mod tests {
 
     #[test]
     fn a_failure_keeps_the_credentials_and_what_is_known() {
-        let (ready, _) = next(None, &done(), Some(1), at(10));
-        let (broken, events) = next(Some(&ready), &failed(), Some(1), at(20));
+        let (ready, _) = next(None, &done(), Some(1), at(10)).unwrap();
+        let (broken, events) = next(Some(&ready), &failed(), Some(1), at(20)).unwrap();
         assert_eq!(broken.credentials, ready.credentials);
         assert_eq!(find(&broken, READY).status, "False");
         assert_eq!(find(&broken, READY).reason, "DatabaseNotConfigured");
@@ -198,14 +196,14 @@ mod tests {
         assert_eq!(find(&broken, DATABASE_READY).status, "False");
         assert_eq!(find(&broken, SECRETS_READY).status, "True");
         assert_eq!(events.iter().map(|event| event.condition).collect::<Vec<_>>(), [READY, DATABASE_READY]);
-        let (mended, events) = next(Some(&broken), &done(), Some(1), at(30));
+        let (mended, events) = next(Some(&broken), &done(), Some(1), at(30)).unwrap();
         assert_eq!(mended.conditions.iter().filter(|condition| condition.status == "True").count(), 3);
         assert_eq!(events.len(), 2);
     }
 
     #[test]
     fn a_new_tenant_that_fails_says_what_is_not_known() {
-        let (status, _) = next(None, &failed(), Some(1), at(10));
+        let (status, _) = next(None, &failed(), Some(1), at(10)).unwrap();
         assert_eq!(find(&status, SECRETS_READY).status, "Unknown");
         assert_eq!(find(&status, SECRETS_READY).reason, "Pending");
         assert_eq!(status.credentials, None);
@@ -213,9 +211,9 @@ mod tests {
 
     #[test]
     fn contention_is_not_told() {
-        let (ready, _) = next(None, &done(), Some(1), at(10));
+        let (ready, _) = next(None, &done(), Some(1), at(10)).unwrap();
         let contention = Outcome::Failed(vec![Failure::LockContention("zava".to_owned())]);
-        assert_eq!(next(Some(&ready), &contention, Some(2), at(20)), (ready, vec![]));
+        assert_eq!(next(Some(&ready), &contention, Some(2), at(20)), None);
     }
 
     #[test]
