@@ -20,12 +20,13 @@ use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::watch,
     task::{JoinHandle, JoinSet},
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
+
+use crate::breaker::Breaker;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -69,7 +70,7 @@ pub struct ServerHandle {
     addr: SocketAddr,
     tls: bool,
     stop: CancellationToken,
-    down: watch::Sender<bool>,
+    breaker: Breaker,
     task: JoinHandle<()>,
 }
 
@@ -86,12 +87,12 @@ impl ServerHandle {
 
     /// Fault: while down, open connections are cut and new ones are closed without an answer. The port stays taken.
     pub fn set_down(&self, down: bool) {
-        self.down.send_replace(down);
+        self.breaker.set_down(down);
     }
 
     /// Fault: cuts every open connection once; new ones are served.
     pub fn cut_connections(&self) {
-        self.down.send_modify(|_| {});
+        self.breaker.cut();
     }
 
     /// Stops accepting, lets requests finish for a second, then cuts what is left.
@@ -121,10 +122,10 @@ pub async fn serve(bind: impl Into<Bind>, tls: Option<Arc<ServerConfig>>, router
     };
     let addr = listener.local_addr()?;
     let stop = CancellationToken::new();
-    let (down, down_rx) = watch::channel(false);
+    let breaker = Breaker::default();
     let server = Server { tls: tls.clone().map(TlsAcceptor::from), router, stop: stop.clone() };
-    let task = tokio::spawn(server.run(listener, down_rx));
-    Ok(ServerHandle { addr, tls: tls.is_some(), stop, down, task })
+    let task = tokio::spawn(server.run(listener, breaker.clone()));
+    Ok(ServerHandle { addr, tls: tls.is_some(), stop, breaker, task })
 }
 
 #[derive(Clone)]
@@ -135,20 +136,22 @@ struct Server {
 }
 
 impl Server {
-    async fn run(self, listener: TcpListener, mut down: watch::Receiver<bool>) {
+    async fn run(self, listener: TcpListener, breaker: Breaker) {
         // Aborting this task drops the set, and dropping the set aborts the connections.
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => break,
-                Ok(()) = down.changed() => connections.abort_all(),
                 Some(_) = connections.join_next() => {}
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) if !*down.borrow() => {
-                        let server = self.clone();
-                        connections.spawn(async move { server.connection(stream, peer).await });
+                    Ok((stream, peer)) => {
+                        if let Some(cut) = breaker.admit() {
+                            let server = self.clone();
+                            connections.spawn(async move {
+                                cut.run_until_cancelled(server.connection(stream, peer)).await;
+                            });
+                        }
                     }
-                    Ok(_) => {}
                     // Out of file descriptors, most likely: give the others time to close some.
                     Err(error) => {
                         tracing::warn!(%error, "accept failed");

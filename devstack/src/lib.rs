@@ -3,6 +3,7 @@
 //! `cargo xtask up` starts them for a developer, and the tests start them in their own process. None of this is
 //! meant to face a network: it listens on loopback, and its stand-in routes hand out any token that is asked for.
 
+mod breaker;
 pub mod cli;
 pub mod entra;
 pub mod http;

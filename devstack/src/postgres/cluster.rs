@@ -288,7 +288,23 @@ impl Server {
     }
 
     /// Starts the postmaster and waits until it answers.
+    ///
+    /// After a crash the old sessions take a moment to notice it, and a new postmaster refuses to start before they are gone.
     async fn launch(&self) -> Result<Child, Error> {
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        loop {
+            match self.launch_once().await {
+                Err(Error::NotReady(log))
+                    if log.contains("pre-existing shared memory block") && Instant::now() < deadline =>
+                {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn launch_once(&self) -> Result<Child, Error> {
         // The log holds one start, so that its end explains this start's failure.
         match std::fs::rename(self.log(), self.directory.join("postgresql.log.1")) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -9,13 +9,12 @@ use rustls::ServerConfig;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
     net::{TcpListener, TcpStream},
-    sync::watch,
     task::{JoinHandle, JoinSet},
 };
 use tokio_rustls::TlsAcceptor;
 
 use super::{Context, Error};
-use crate::tls::Authority;
+use crate::{breaker::Breaker, tls::Authority};
 
 /// Request codes that stand where a protocol version would (PostgreSQL manual, "Message Formats").
 const SSL_REQUEST: u32 = 80_877_103;
@@ -31,7 +30,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Proxy {
     addr: SocketAddr,
-    down: watch::Sender<bool>,
+    breaker: Breaker,
     task: JoinHandle<()>,
 }
 
@@ -43,9 +42,9 @@ impl Proxy {
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("binding the TLS proxy")?;
         let addr = listener.local_addr().context("binding the TLS proxy")?;
-        let (down, down_rx) = watch::channel(false);
-        let task = tokio::spawn(run(listener, backend, acceptor, down_rx));
-        Ok(Self { addr, down, task })
+        let breaker = Breaker::default();
+        let task = tokio::spawn(run(listener, backend, acceptor, breaker.clone()));
+        Ok(Self { addr, breaker, task })
     }
 
     /// The address that clients connect to.
@@ -55,12 +54,12 @@ impl Proxy {
 
     /// Fault: while down, connections are cut and new ones closed without an answer.
     pub fn set_down(&self, down: bool) {
-        self.down.send_replace(down);
+        self.breaker.set_down(down);
     }
 
     /// Fault: cuts every open connection once.
     pub fn cut_connections(&self) {
-        self.down.send_modify(|_| {});
+        self.breaker.cut();
     }
 }
 
@@ -70,25 +69,23 @@ impl Drop for Proxy {
     }
 }
 
-async fn run(listener: TcpListener, backend: SocketAddr, acceptor: TlsAcceptor, mut down: watch::Receiver<bool>) {
+async fn run(listener: TcpListener, backend: SocketAddr, acceptor: TlsAcceptor, breaker: Breaker) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            changed = down.changed() => match changed {
-                Ok(()) => connections.abort_all(),
-                Err(_) => return,
-            },
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
-                Ok((client, _)) if !*down.borrow() => {
-                    let acceptor = acceptor.clone();
-                    connections.spawn(async move {
-                        if let Err(error) = connection(client, backend, acceptor).await {
-                            tracing::debug!(%error, "proxied PostgreSQL connection ended");
-                        }
-                    });
+                Ok((client, _)) => {
+                    if let Some(cut) = breaker.admit() {
+                        let acceptor = acceptor.clone();
+                        connections.spawn(async move {
+                            let served = connection(client, backend, acceptor);
+                            if let Some(Err(error)) = cut.run_until_cancelled(served).await {
+                                tracing::debug!(%error, "proxied PostgreSQL connection ended");
+                            }
+                        });
+                    }
                 }
-                Ok(_) => {}
                 Err(error) => {
                     tracing::warn!(%error, "accept failed");
                     tokio::time::sleep(Duration::from_millis(50)).await;
