@@ -1,2 +1,123 @@
-//! Written soon.
-fn main() {}
+//! What a newcomer does: the README's commands, as they stand there, beside whatever else runs on the machine.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde_json::Value;
+use storefence_devstack::stack::{StackFacts, facts::is_alive};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
+}
+
+/// A stack in a directory of its own, stopped when the test ends, also when it fails.
+struct Newcomer {
+    directory: tempfile::TempDir,
+}
+
+impl Newcomer {
+    fn stack_file(&self) -> PathBuf {
+        self.directory.path().join("stack.json")
+    }
+
+    /// `cargo xtask …`, through the binary that cargo would run.
+    fn xtask(&self, args: &[&str]) -> Output {
+        let bin = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("xtask");
+        Command::new(bin).args(args).env("STOREFENCE_STACK", self.stack_file()).current_dir(root()).output().unwrap()
+    }
+
+    fn said(&self, args: &[&str]) -> String {
+        let output = self.xtask(args);
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{args:?}: {out}{err}");
+        out.into_owned()
+    }
+
+    fn refused(&self, args: &[&str]) -> String {
+        let output = self.xtask(args);
+        assert!(!output.status.success(), "{args:?} should fail");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+}
+
+impl Drop for Newcomer {
+    fn drop(&mut self) {
+        self.xtask(&["down"]);
+    }
+}
+
+fn claims(token: &str) -> Value {
+    let payload = URL_SAFE_NO_PAD.decode(token.trim().split('.').nth(1).unwrap()).unwrap();
+    serde_json::from_slice(&payload).unwrap()
+}
+
+/// The commands of the README's `sh` blocks.
+fn readme_commands() -> Vec<Vec<String>> {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let mut commands = Vec::new();
+    for block in readme.split("```sh\n").skip(1) {
+        for line in block.split("```").next().unwrap().lines() {
+            let words = regex::Regex::new(r#""([^"]*)"|(\S+)"#).unwrap();
+            let words = words.captures_iter(line).map(|c| c.get(1).or(c.get(2)).unwrap().as_str().to_owned());
+            commands.push(words.collect());
+        }
+    }
+    commands
+}
+
+#[test]
+fn the_readmes_commands_work_as_they_stand() {
+    let newcomer = Newcomer { directory: tempfile::tempdir().unwrap() };
+    assert!(newcomer.refused(&["status"]).contains("cargo xtask up"), "says the way out");
+    let commands = readme_commands();
+    assert_eq!(commands[0], ["cargo", "xtask", "up"], "the first command");
+    assert!(commands.iter().any(|command| command == &["cargo", "xtask", "test"]), "the second command");
+
+    let printed = newcomer.said(&["up", "--detach"]);
+    let facts: StackFacts = serde_json::from_slice(&fs::read(newcomer.stack_file()).unwrap()).unwrap();
+    for line in [&format!("{}/mcp", facts.gateway_url), "export KUBECONFIG=", "cargo xtask token", ".vscode/mcp.json"] {
+        assert!(printed.contains(line), "'{line}' is not in what up prints:\n{printed}");
+    }
+    let mcp_json: Value = serde_json::from_str(&printed[printed.find("\n{").unwrap()..printed.rfind('}').unwrap() + 1]).unwrap();
+    assert_eq!(mcp_json["servers"]["storefence"]["url"], format!("{}/mcp", facts.gateway_url));
+    let json: Value = serde_json::from_slice(&fs::read(newcomer.stack_file()).unwrap()).unwrap();
+    for key in ["gatewayUrl", "adminUrl", "kubeconfig", "issuerUrl", "databaseUrl", "keyVaultUrl", "audience", "pids"] {
+        assert!(!json[key].is_null(), "{key}");
+    }
+
+    let mut answers = Vec::new();
+    for command in commands.iter().filter(|command| !["up", "test"].contains(&command[2].as_str())) {
+        let args: Vec<&str> = command[2..].iter().map(String::as_str).collect();
+        answers.push((args[0].to_owned(), newcomer.said(&args)));
+    }
+    let questions: Vec<&str> = answers.iter().filter(|(verb, _)| verb == "ask").map(|(_, said)| said.as_str()).collect();
+    assert!(questions.len() >= 3 && questions[0] != questions[1], "different principals, different answers: {questions:?}");
+    let (_, token) = answers.iter().find(|(verb, _)| verb == "token").expect("the README shows token");
+    assert_eq!(token.trim().split('.').count(), 3);
+    assert_eq!(token.lines().count(), 1, "the token and nothing else");
+
+    let file = newcomer.directory.path().join("claims.json");
+    fs::write(&file, r#"{"department": "online", "name": null, "oid": "00000000-0000-4000-8000-000000000001"}"#).unwrap();
+    let file = file.display().to_string();
+    let changed = claims(&newcomer.said(&["token", "seattle-manager", "--claims", &file, "--expires-in", "60"]));
+    assert_eq!(changed["department"], "online", "added");
+    assert_eq!(changed["oid"], "00000000-0000-4000-8000-000000000001", "replaced");
+    assert!(changed.get("name").is_none(), "null removes");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    assert!((now..=now + 60).contains(&changed["exp"].as_u64().unwrap()), "{changed}");
+    assert!(newcomer.refused(&["token", "nobody"]).contains("seattle-manager"), "names the principals there are");
+    assert!(newcomer.refused(&["ask", "--as", "seattle-manager", "SELEC 1"]).contains("_ERROR"), "the tool's code");
+    assert!(newcomer.refused(&["up", "--detach"]).contains("running already"));
+
+    assert!(newcomer.said(&["status"]).contains("running"));
+    newcomer.said(&["down"]);
+    for (name, pid) in &facts.pids {
+        assert!(!is_alive(*pid), "{name} outlives down");
+    }
+    assert!(newcomer.said(&["down"]).contains("no stack"), "twice is no error");
+}

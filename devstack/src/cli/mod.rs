@@ -38,7 +38,7 @@ enum Command {
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct StackFile {
     /// The stack's facts, as `up` wrote them
-    #[arg(long = "stack", value_name = "FILE", default_value_os_t = StackFacts::default_path())]
+    #[arg(long = "stack", env = "STOREFENCE_STACK", value_name = "FILE", default_value_os_t = StackFacts::default_path())]
     path: PathBuf,
 }
 
