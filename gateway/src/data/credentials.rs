@@ -72,6 +72,12 @@ pub struct Loaded {
     pub key: ContextKey,
 }
 
+impl std::fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Loaded").field("in_force", &self.in_force).finish_non_exhaustive()
+    }
+}
+
 /// Reads and prepares credentials.
 pub struct Loader {
     secrets: Arc<dyn SecretSource>,

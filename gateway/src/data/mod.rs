@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 use storefence_tenancy::{Scope, context};
 
 use self::{
+    credentials::Loaded,
     flight::{Bounds, Column, Flight, StatementError, fly},
     pool::{PoolError, Pools},
     rows::Rows,
@@ -63,9 +64,14 @@ pub enum QueryError {
     /// A connection that had served other calls broke.
     #[error("the connection broke: {0}")]
     Stale(String),
-    /// The fence refused the context, twice.
-    #[error("the fence refused the context: {0}")]
-    Context(String),
+    /// The fence refused the context.
+    #[error("the fence refused the context: {error}")]
+    Context {
+        /// What it said.
+        error: String,
+        /// The credentials that it was signed with.
+        loaded: Arc<Loaded>,
+    },
 }
 
 impl QueryError {
@@ -77,7 +83,7 @@ impl QueryError {
             Self::Timeout(_) => "Timeout",
             Self::Pool(error) => error.reason(),
             Self::Broken(_) | Self::Stale(_) => "Broken",
-            Self::Context(_) => "Context",
+            Self::Context { .. } => "Context",
         }
     }
 }
@@ -115,12 +121,13 @@ impl Data {
             // A connection that the server closed while it lay idle, or credentials that were rotated under it. The
             // transaction is read-only and sent no row, so another attempt repeats nothing.
             Err(QueryError::Stale(error)) => {
-                tracing::info!(tenant = %tenant.id(), error, "the connection broke; trying another one");
+                tracing::info!(tenant = %tenant.id(), error, "an idle connection was dead; opening another one");
+                self.pools.distrust_idle(tenant);
                 self.attempt(tenant, scope, sql, started).await
             }
-            Err(QueryError::Context(error)) => {
+            Err(QueryError::Context { error, loaded }) => {
                 tracing::warn!(tenant = %tenant.id(), error, "the fence refused the context; reading credentials again");
-                self.pools.reload(tenant).await;
+                self.pools.reload(tenant, &loaded).await;
                 self.attempt(tenant, scope, sql, started).await
             }
             other => other,
@@ -179,7 +186,7 @@ impl Data {
             Flight::Statement(error) => {
                 lease.give_back();
                 Err(match error.sqlstate.as_str() {
-                    "SF001" => QueryError::Context(error.message),
+                    "SF001" => QueryError::Context { error: error.message, loaded },
                     "57014" => QueryError::Timeout(limits.timeout),
                     _ => QueryError::Statement(error),
                 })

@@ -78,9 +78,16 @@ struct Pool {
     slots: Arc<Semaphore>,
     idle: Mutex<Vec<(Connection, Instant)>>,
     loaded: ArcSwapOption<Loaded>,
-    loading: tokio::sync::Mutex<Option<Instant>>,
+    loading: tokio::sync::Mutex<Loading>,
     circuit: Mutex<Circuit>,
     used: Mutex<Instant>,
+}
+
+/// When secrets were last read again, and last could not be read.
+#[derive(Default)]
+struct Loading {
+    reloaded: Option<Instant>,
+    failed: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -183,14 +190,21 @@ impl Pools {
         Ok(Lease { connection: Some(connection), pool, reused, _slot: slot })
     }
 
-    /// Reads the secrets again, at most every five seconds, after the database refused what they gave.
-    pub async fn reload(&self, tenant: &Tenant) {
+    /// Closes a tenant's idle connections: one of them was found dead, so the others are in doubt.
+    pub fn distrust_idle(&self, tenant: &Tenant) {
+        locked(&self.pool(tenant.id()).idle).clear();
+    }
+
+    /// Reads the secrets again after the database refused what `refused` holds: at most every five seconds, and not if
+    /// another call has just done so.
+    pub async fn reload(&self, tenant: &Tenant, refused: &Arc<Loaded>) {
         let pool = self.pool(tenant.id());
         let mut loading = pool.loading.lock().await;
-        if loading.is_some_and(|at| at.elapsed() < RELOAD_PAUSE) {
+        let replaced = pool.loaded.load().as_ref().is_some_and(|loaded| !Arc::ptr_eq(loaded, refused));
+        if replaced || loading.reloaded.is_some_and(|at| at.elapsed() < RELOAD_PAUSE) {
             return;
         }
-        *loading = Some(Instant::now());
+        loading.reloaded = Some(Instant::now());
         match self.loader.load(tenant).await {
             Ok(loaded) => pool.loaded.store(Some(Arc::new(loaded))),
             Err(error) => tracing::warn!(tenant = %tenant.id(), %error, "credentials could not be read again"),
@@ -208,19 +222,20 @@ impl Pools {
         }
         let before = pool.loaded.load_full();
         // A vault that is away is not asked by every call; what was read before a rotation works until its overlap ends.
-        if let (Some(before), Some(at)) = (&before, *loading)
+        if let (Some(before), Some(at)) = (&before, loading.failed)
             && at.elapsed() < RELOAD_PAUSE
         {
             return Ok(before.clone());
         }
-        *loading = Some(Instant::now());
         match (self.loader.load(tenant).await, before) {
             (Ok(loaded), _) => {
+                loading.failed = None;
                 let loaded = Arc::new(loaded);
                 pool.loaded.store(Some(loaded.clone()));
                 Ok(loaded)
             }
             (Err(error), Some(before)) => {
+                loading.failed = Some(Instant::now());
                 tracing::warn!(tenant = %tenant.id(), %error, "new credentials could not be read; the former ones stay in use");
                 Ok(before)
             }
@@ -237,7 +252,7 @@ impl Pools {
         let opened = self.open_once(loaded.clone()).await;
         let opened = match opened {
             Err(Opening::Failed(error)) if error.is_refused() => {
-                self.reload(tenant).await;
+                self.reload(tenant, &loaded).await;
                 let fresh = pool.loaded.load_full().unwrap_or(loaded);
                 self.open_once(fresh).await
             }

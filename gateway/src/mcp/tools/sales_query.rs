@@ -131,10 +131,12 @@ fn explain(error: QueryError, sql: &str) -> ToolError {
             Code::Unavailable,
             "all database connections of this chain are busy; try again in a few seconds",
         ),
-        QueryError::Pool(_) | QueryError::Broken(_) | QueryError::Stale(_) | QueryError::Context(_) => ToolError::new(
-            Code::Unavailable,
-            "the chain's database is not available at the moment; try again in a few seconds",
-        ),
+        QueryError::Pool(_) | QueryError::Broken(_) | QueryError::Stale(_) | QueryError::Context { .. } => {
+            ToolError::new(
+                Code::Unavailable,
+                "the chain's database is not available at the moment; try again in a few seconds",
+            )
+        }
     }
 }
 

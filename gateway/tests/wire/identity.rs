@@ -1,0 +1,361 @@
+//! Everything that must be refused (`docs/security.md`, Entra ID tokens), one token each, over the wire.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use jsonwebtoken::Algorithm;
+use serde_json::{Value, json};
+use storefence_devstack::{
+    entra::{
+        Endpoint, Fault, KeyIssuer, Signing, SigningKey, TokenRequest,
+        principals::{self, AUDIENCE, CONTOSO_TENANT_ID, ZAVA_TENANT_ID},
+        with_altered_signature,
+    },
+    mcp_client::Revision,
+};
+
+use crate::{Tests, world::World};
+
+const CONSUMERS: &str = "9188040d-6c67-4c5b-b112-36a304b66dad";
+
+pub fn tests(tests: &mut Tests) {
+    tests.add("good_tokens_of_both_versions", good);
+    tests.add("refused_by_header_and_signature", by_header);
+    tests.add("refused_by_claims", by_claims);
+    tests.add("refused_by_form", by_form);
+    tests.add("store_claims_match_exactly", store_claims);
+    tests.add("groups_overage_is_denied_with_the_way_out", overage);
+    tests.add("app_only_tokens_are_denied", app_only);
+    tests.add("a_flood_of_unknown_keys_causes_one_fetch", flood);
+}
+
+/// After all others: the keys that they sign with change, and a gateway that has just looked for an unknown key does not
+/// look again for five minutes.
+pub fn last(tests: &mut Tests) {
+    tests.add("key_rotation_and_an_authority_that_is_away", rotation);
+}
+
+fn head_office() -> Result<TokenRequest> {
+    Ok(TokenRequest::principal(principals::find("head-office").context("known")?))
+}
+
+async fn status(world: &World, token: String) -> Result<(u16, Value)> {
+    let answer = world.client(token, "/mcp", Revision::V2026_07_28).send("tools/list", json!({})).await?;
+    Ok((answer.status.as_u16(), answer.message))
+}
+
+async fn refused(world: &World, name: &str, token: String) -> Result<()> {
+    let (status, body) = status(world, token).await?;
+    ensure!(status == 401 && body["error"] == "invalid_token", "{name}: {status} {body}");
+    ensure!(body["message"] == "The access token is not accepted", "{name} tells why: {body}");
+    Ok(())
+}
+
+async fn good(world: Arc<World>) -> Result<()> {
+    for request in [
+        head_office()?,
+        head_office()?.v1(),
+        head_office()?.v1().claim("aud", json!(AUDIENCE)),
+        head_office()?.claim("aud", json!(["other", AUDIENCE])),
+        head_office()?.claim("scp", json!("User.Read Retail.Query")),
+        head_office()?.claim("nbf", Value::Null),
+        head_office()?.expires_in(-30),
+    ] {
+        let (status, body) = status(&world, world.entra.issue(&request)?).await?;
+        ensure!(status == 200, "{request:?}: {status} {body}");
+    }
+    Ok(())
+}
+
+async fn by_header(world: Arc<World>) -> Result<()> {
+    let unpublished = Arc::new(SigningKey::generate(None, KeyIssuer::Template)?);
+    let same_kid = world.entra.current_key(ZAVA_TENANT_ID)?;
+    let imposter = Arc::new(SigningKey::generate(Some(same_kid.kid()), KeyIssuer::Template)?);
+    let long = "k".repeat(4000);
+    for (name, request) in [
+        ("alg none", head_office()?.signing(Signing::None)),
+        ("alg None", head_office()?.signing(Signing::None).header("alg", json!("None"))),
+        ("alg NONE with a signature", head_office()?.header("alg", json!("NONE"))),
+        ("HS256 with the public key", head_office()?.signing(Signing::HmacWithPublicKey)),
+        ("HS256 relabelled RS256", head_office()?.signing(Signing::HmacWithPublicKey).header("alg", json!("RS256"))),
+        ("HS256 with a guess", head_office()?.signing(Signing::Hmac(b"secret".to_vec()))),
+        ("RS384", head_office()?.signing(Signing::Algorithm(Algorithm::RS384))),
+        ("RS512", head_office()?.signing(Signing::Algorithm(Algorithm::RS512))),
+        ("PS256", head_office()?.signing(Signing::Algorithm(Algorithm::PS256))),
+        ("no alg", head_office()?.header("alg", Value::Null)),
+        ("no kid", head_office()?.header("kid", Value::Null)),
+        ("kid with a path", head_office()?.header("kid", json!("../../../etc/passwd"))),
+        ("kid with SQL", head_office()?.header("kid", json!("' OR '1'='1"))),
+        ("long kid", head_office()?.header("kid", json!(long))),
+        ("kid that is no text", head_office()?.header("kid", json!(["a"]))),
+        ("crit", head_office()?.header("crit", json!(["exp"]))),
+        ("embedded jwk", head_office()?.signing(Signing::Key(unpublished.clone())).header("jwk", unpublished.jwk())),
+        ("jku", head_office()?.header("jku", json!("https://evil.example/keys"))),
+        ("x5u", head_office()?.header("x5u", json!("https://evil.example/cert"))),
+        ("x5c", head_office()?.header("x5c", json!(["AAAA"]))),
+        ("typ JWE", head_office()?.header("typ", json!("JWE"))),
+        ("unknown key", head_office()?.signing(Signing::Key(unpublished))),
+        ("another key under a known kid", head_office()?.signing(Signing::Key(imposter))),
+    ] {
+        refused(&world, name, world.entra.issue(&request)?).await?;
+    }
+    // A key that is published for this directory with another directory's issuer.
+    let foreign = Arc::new(SigningKey::generate(None, KeyIssuer::Tenant(CONTOSO_TENANT_ID.to_owned()))?);
+    world.entra.add_tenant_key(ZAVA_TENANT_ID, foreign.clone());
+    let gateway = world.another_gateway("key-issuer", &[]).await?;
+    let client = storefence_devstack::mcp_client::McpClient::new(
+        world.http.clone(),
+        format!("{}/mcp", gateway.url),
+        Some(world.entra.issue(&head_office()?.signing(Signing::Key(foreign)))?),
+        Revision::V2026_07_28,
+    );
+    let answer = client.send("tools/list", json!({})).await?;
+    world.entra.remove_tenant_keys(ZAVA_TENANT_ID);
+    ensure!(answer.status == 401, "key issuer mismatch: {}", answer.status);
+    ensure!(
+        world
+            .metric(&gateway, "storefence_token_verifications_total{outcome=\"rejected\",reason=\"key_issuer\"}")
+            .await?
+            >= 1.0
+    );
+    Ok(())
+}
+
+async fn by_claims(world: Arc<World>) -> Result<()> {
+    let now = jiff::Timestamp::now().as_second();
+    let v2 = |tid: &str| format!("{}/{tid}/v2.0", world.entra.url());
+    for (name, request) in [
+        ("aud Graph", head_office()?.claim("aud", json!("00000003-0000-0000-c000-000000000000"))),
+        ("aud ARM", head_office()?.claim("aud", json!("https://management.azure.com"))),
+        ("aud of a sibling", head_office()?.claim("aud", json!("api://storefence-other"))),
+        ("aud with our prefix", head_office()?.claim("aud", json!("api://storefence/"))),
+        ("aud array without ours", head_office()?.claim("aud", json!(["a", "b"]))),
+        ("aud array of mixed types", head_office()?.claim("aud", json!([AUDIENCE, 1]))),
+        ("no aud", head_office()?.claim("aud", Value::Null)),
+        (
+            "unknown tid",
+            head_office()?
+                .claim("tid", json!("11111111-1111-4111-8111-111111111111"))
+                .claim("iss", json!(v2("11111111-1111-4111-8111-111111111111"))),
+        ),
+        ("tid not of iss", head_office()?.claim("tid", json!(CONTOSO_TENANT_ID))),
+        ("iss not of tid", head_office()?.claim("iss", json!(v2(CONTOSO_TENANT_ID)))),
+        ("no tid", head_office()?.claim("tid", Value::Null)),
+        ("consumers", head_office()?.claim("tid", json!(CONSUMERS)).claim("iss", json!(v2(CONSUMERS)))),
+        ("v1 issuer with ver 2.0", head_office()?.v1().claim("ver", json!("2.0"))),
+        ("v2 issuer with ver 1.0", head_office()?.claim("ver", json!("1.0"))),
+        ("no ver", head_office()?.claim("ver", Value::Null)),
+        (
+            "issuer of the real cloud",
+            head_office()?.claim("iss", json!(format!("https://login.microsoftonline.com/{ZAVA_TENANT_ID}/v2.0"))),
+        ),
+        ("ID token", TokenRequest::id_token(ZAVA_TENANT_ID)),
+        ("roles as a string", head_office()?.claim("roles", json!("Storefence.HeadOffice"))),
+        ("scp as an array", head_office()?.claim("scp", json!(["Retail.Query"]))),
+        ("no oid", head_office()?.claim("oid", Value::Null)),
+        ("expired", head_office()?.expires_in(-61)),
+        ("nbf ahead", head_office()?.claim("nbf", json!(now + 120))),
+        ("nbf fractional", head_office()?.claim("nbf", json!(1.5))),
+        ("no exp", head_office()?.claim("exp", Value::Null)),
+        ("exp negative", head_office()?.claim("exp", json!(-1))),
+        ("exp fractional", head_office()?.claim("exp", json!(now as f64 + 600.5))),
+        ("exp as text", head_office()?.claim("exp", json!((now + 600).to_string()))),
+        ("exp far beyond time", head_office()?.claim("exp", json!(u64::MAX))),
+    ] {
+        refused(&world, name, world.entra.issue(&request)?).await?;
+    }
+    Ok(())
+}
+
+async fn by_form(world: Arc<World>) -> Result<()> {
+    let token = world.entra.issue(&head_office()?)?;
+    let [header, payload, signature] = token.split('.').collect::<Vec<_>>()[..] else { anyhow::bail!("{token}") };
+    let claims = json!({"aud": AUDIENCE, "iss": world.entra.issuer(ZAVA_TENANT_ID, Default::default()), "ver": "2.0", "tid": ZAVA_TENANT_ID,
+        "oid": "1f0d6b1e-8a52-4c39-9d47-0e6a3b5c7d91", "scp": "Retail.Query", "exp": jiff::Timestamp::now().as_second() + 600});
+    let duplicate = claims.to_string().replacen('{', r#"{"roles":["Storefence.HeadOffice"],"roles":[],"#, 1);
+    let mut raw = head_office()?;
+    raw.raw_payload = Some(duplicate);
+    // The last character of a 256-byte signature has unused bits: another letter, the same bytes.
+    let last = signature.chars().next_back().context("a signature")?;
+    let other = ('A'..='z').find(|c| c.is_ascii_alphanumeric() && *c as u32 == last as u32 + 1).unwrap_or('B');
+    let spelled = format!("{header}.{payload}.{}{other}", &signature[..signature.len() - 1]);
+    for (name, token) in [
+        ("duplicate claim", world.entra.issue(&raw)?),
+        ("two segments", format!("{header}.{payload}")),
+        ("four segments", format!("{token}.x")),
+        ("five segments, a JWE", format!("{token}.x.y")),
+        ("empty signature", format!("{header}.{payload}.")),
+        ("altered signature", with_altered_signature(&token)),
+        ("non-canonical base64url", spelled),
+        ("padding", format!("{token}=")),
+        ("swapped payload", format!("{header}.{header}.{signature}")),
+        ("oversized", format!("{header}.{}.{signature}", "A".repeat(30_000))),
+    ] {
+        refused(&world, name, token).await?;
+    }
+    let url = format!("{}/mcp", world.gateway.url);
+    let in_query = world.http.post(format!("{url}?access_token={token}")).json(&json!({})).send().await?;
+    ensure!(in_query.status() == 401, "a token in the query: {}", in_query.status());
+    let twice = world
+        .http
+        .post(&url)
+        .header("authorization", format!("Bearer {token}"))
+        .header("authorization", format!("Bearer {token}"));
+    ensure!(twice.json(&json!({})).send().await?.status() == 401, "two Authorization headers");
+    let basic = world.http.post(&url).basic_auth("user", Some(&token)).json(&json!({})).send().await?;
+    ensure!(basic.status() == 401, "Basic");
+    Ok(())
+}
+
+async fn store_claims(world: Arc<World>) -> Result<()> {
+    let user = |value: Value| TokenRequest::user(ZAVA_TENANT_ID).claim("extn.storeIds", value);
+    let count = async |value: Value| -> Result<(u16, Value)> {
+        let token = world.entra.issue(&user(value))?;
+        let answer = world
+            .client(token, "/mcp", Revision::V2026_07_28)
+            .send("tools/call", json!({"name": "list_stores", "arguments": {}}))
+            .await?;
+        Ok((
+            answer.status.as_u16(),
+            answer.structured()["stores"].as_array().map_or(Value::Null, |stores| json!(stores.len())),
+        ))
+    };
+    for (value, stores) in [
+        (json!("Seattle"), 1),
+        (json!(["Seattle", "Online"]), 2),
+        (json!(["Seattle", "Seattle", "Atlantis", "*"]), 1),
+        (json!("0a000000-0000-4000-8000-000000000002"), 1),
+    ] {
+        ensure!(count(value.clone()).await? == (200, json!(stores)), "{value}");
+    }
+    let huge: Vec<_> = (0..501).map(|_| "Seattle").collect();
+    for value in [
+        json!("*"),
+        json!("%"),
+        json!("seattle"),
+        json!("SEATTLE"),
+        json!("Ѕeattle"),
+        json!(" Seattle"),
+        json!("Seattle,Redmond"),
+        json!(""),
+        json!([]),
+        json!(["Downtown"]),
+        json!(["Seattle", 1]),
+        json!({"Seattle": true}),
+        json!(true),
+        json!(huge),
+        json!("0A000000-0000-4000-8000-000000000002"),
+    ] {
+        let (status, body) = count(value.clone()).await?;
+        ensure!(status == 403, "{value}: {status} {body}");
+    }
+    Ok(())
+}
+
+async fn overage(world: Arc<World>) -> Result<()> {
+    for request in [
+        TokenRequest::user(ZAVA_TENANT_ID).group_overage(),
+        TokenRequest::user(ZAVA_TENANT_ID).group_overage().claim("groups", json!([principals::REDMOND_MANAGERS_GROUP])),
+    ] {
+        let (status, body) = status(&world, world.entra.issue(&request)?).await?;
+        ensure!(
+            status == 403 && body["message"].as_str().is_some_and(|text| text.contains("app role")),
+            "{status} {body}"
+        );
+    }
+    // Other rules still count.
+    let request = head_office()?.group_overage();
+    ensure!(status(&world, world.entra.issue(&request)?).await?.0 == 200);
+    Ok(())
+}
+
+async fn app_only(world: Arc<World>) -> Result<()> {
+    let application = TokenRequest::application(
+        ZAVA_TENANT_ID,
+        "11111111-1111-4111-8111-111111111111",
+        &[principals::HEAD_OFFICE_ROLE],
+    );
+    let with_scp = head_office()?.claim("idtyp", json!("app"));
+    for request in [application, with_scp] {
+        let (status, body) = status(&world, world.entra.issue(&request)?).await?;
+        ensure!(status == 403, "{status} {body}");
+    }
+    Ok(())
+}
+
+async fn flood(world: Arc<World>) -> Result<()> {
+    let gateway = world.another_gateway("flood", &[]).await?;
+    let before = world.entra.key_fetches(ZAVA_TENANT_ID);
+    let token = world.entra.issue(&head_office()?)?;
+    let (_, rest) = token.split_once('.').context("a token")?;
+    let encode = |text: String| {
+        use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+        URL_SAFE_NO_PAD.encode(text)
+    };
+    let known = storefence_devstack::mcp_client::McpClient::new(
+        world.http.clone(),
+        format!("{}/mcp", gateway.url),
+        Some(token.clone()),
+        Revision::V2026_07_28,
+    );
+    world.entra.set_fault(Endpoint::Keys, Some(Fault::Slow(Duration::from_millis(500))));
+    let mut flood = tokio::task::JoinSet::new();
+    for worker in 0..16 {
+        let (http, url, rest) = (world.http.clone(), format!("{}/mcp", gateway.url), rest.to_owned());
+        let headers: Vec<_> = (0..60)
+            .map(|i| encode(json!({"alg": "RS256", "typ": "JWT", "kid": format!("k{worker}-{i}")}).to_string()))
+            .collect();
+        flood.spawn(async move {
+            for header in headers {
+                let response = http.post(&url).bearer_auth(format!("{header}.{rest}")).json(&json!({})).send().await?;
+                ensure!(response.status() == 401, "{}", response.status());
+            }
+            Ok(())
+        });
+    }
+    // A token whose key is known is not held up by the fetch for the others.
+    let started = Instant::now();
+    let answer = known.send("tools/list", json!({})).await?;
+    let took = started.elapsed();
+    while let Some(done) = flood.join_next().await {
+        done??;
+    }
+    world.entra.set_fault(Endpoint::Keys, None);
+    ensure!(answer.status == 200 && took < Duration::from_millis(400), "{} after {took:?}", answer.status);
+    let fetches = world.entra.key_fetches(ZAVA_TENANT_ID) - before;
+    ensure!(fetches == 1, "{fetches} fetches");
+    Ok(())
+}
+
+async fn rotation(world: Arc<World>) -> Result<()> {
+    let gateway = world.another_gateway("rotation", &[]).await?;
+    let ask = async |token: String| -> Result<u16> {
+        let client = storefence_devstack::mcp_client::McpClient::new(
+            world.http.clone(),
+            format!("{}/mcp", gateway.url),
+            Some(token),
+            Revision::V2026_07_28,
+        );
+        Ok(client.send("tools/list", json!({})).await?.status.as_u16())
+    };
+    let old = world.entra.issue(&head_office()?)?;
+    ensure!(ask(old.clone()).await? == 200);
+    world.entra.rotate_keys()?;
+    let new = world.entra.issue(&head_office()?)?;
+    ensure!(ask(new.clone()).await? == 200, "a token of the new key");
+    ensure!(ask(old).await? == 200, "a token of the old key, still published");
+    for fault in [
+        Fault::Status(503),
+        Fault::Body("application/json".to_owned(), "{\"keys\": \"nonsense\"}".to_owned()),
+        Fault::Hang,
+    ] {
+        world.entra.set_fault(Endpoint::Keys, Some(fault.clone()));
+        let fresh = world.entra.issue(&head_office()?.claim("uti", json!(format!("{fault:?}"))))?;
+        ensure!(ask(fresh).await? == 200, "keys known before {fault:?}");
+    }
+    world.entra.set_fault(Endpoint::Keys, None);
+    Ok(())
+}

@@ -1,0 +1,65 @@
+//! The gateway's binary on the wire: real PostgreSQL, and stand-ins for Kubernetes, Entra ID and Key Vault.
+//!
+//! Tenants are provisioned by the tests themselves (`world/provision.rs`), so that a test can put the gateway into
+//! states that the operator would never leave behind.
+
+mod http;
+mod identity;
+mod operations;
+mod protocol;
+mod query;
+mod tenants;
+mod world;
+
+use std::{future::Future, process::ExitCode, sync::Arc};
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Failed, Trial};
+use tokio::runtime::Runtime;
+use world::World;
+
+/// Collects tests over one world.
+pub struct Tests {
+    runtime: Arc<Runtime>,
+    world: Arc<World>,
+    trials: Vec<Trial>,
+}
+
+impl Tests {
+    /// Adds a test.
+    pub fn add<F>(&mut self, name: &str, body: impl FnOnce(Arc<World>) -> F + Send + 'static)
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        let (runtime, world) = (Arc::clone(&self.runtime), Arc::clone(&self.world));
+        self.trials.push(Trial::test(name, move || match runtime.block_on(runtime.spawn(body(world))) {
+            Ok(done) => done.map_err(|error| Failed::from(format!("{error:?}"))),
+            Err(panic) => Err(Failed::from(format!("{panic}"))),
+        }));
+    }
+}
+
+fn main() -> Result<ExitCode> {
+    let mut arguments = Arguments::from_args();
+    if arguments.list {
+        return Ok(ExitCode::SUCCESS);
+    }
+    // One after another: some tests change what others rely on, and change it back.
+    arguments.test_threads = Some(1);
+    let runtime = Arc::new(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?);
+    let world = Arc::new(runtime.block_on(World::start())?);
+    let mut tests = Tests { runtime: Arc::clone(&runtime), world: Arc::clone(&world), trials: Vec::new() };
+    query::tests(&mut tests);
+    protocol::tests(&mut tests);
+    http::tests(&mut tests);
+    identity::tests(&mut tests);
+    tenants::tests(&mut tests);
+    operations::tests(&mut tests);
+    identity::last(&mut tests);
+    let conclusion = libtest_mimic::run(&arguments, tests.trials);
+    if conclusion.has_failed() {
+        world.keep_logs(std::path::Path::new(env!("CARGO_TARGET_TMPDIR")));
+    }
+    drop(world);
+    Ok(conclusion.exit_code())
+}

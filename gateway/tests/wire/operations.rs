@@ -1,0 +1,264 @@
+//! Running it: credentials that change, clients and servers that go away, start, stop, metrics, logs.
+
+use std::{process::Command, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use storefence_devstack::{
+    mcp_client::{McpClient, Revision},
+    process::Signal,
+};
+use storefence_tenancy::credentials::Slot;
+
+use crate::{
+    Tests,
+    world::{CONTOSO, World, ZAVA, until},
+};
+
+const ACTIVE: &str =
+    "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'storefence-gateway' AND state = 'active'";
+/// Longer than the tenant's second.
+const SLOW: &str = "SELECT count(*) FROM generate_series(1, 100000) a, generate_series(1, 100000) b";
+
+pub fn tests(tests: &mut Tests) {
+    tests.add("a_client_that_goes_away_cancels_at_the_server", disconnect);
+    tests.add("slots_keys_and_passwords_change_without_a_failed_call", rotation);
+    tests.add("a_vault_that_is_away", vault_away);
+    tests.add("a_database_that_is_away_fails_fast_and_comes_back", database_away);
+    tests.add("sigterm_drains_and_exits_zero", sigterm);
+    tests.add("missing_configuration_stops_the_start_with_its_name", configuration);
+    tests.add("metrics_have_their_names_and_bounded_labels", metrics);
+    tests.add("secrets_and_tokens_stay_out_of_the_log", logs);
+}
+
+fn call(world: &World, gateway: &str, sql: &str) -> Result<reqwest::RequestBuilder> {
+    let client = McpClient::new(
+        world.http.clone(),
+        format!("{gateway}/mcp"),
+        Some(world.token("head-office")?),
+        Revision::V2026_07_28,
+    );
+    Ok(client.request("tools/call", json!({"name": "execute_sales_query", "arguments": {"postgresql_query": sql}})))
+}
+
+async fn count(world: &World) -> Result<()> {
+    ensure!(world.rows("head-office", "SELECT count(*) FROM retail.orders").await? == json!([[15]]));
+    Ok(())
+}
+
+async fn disconnect(world: Arc<World>) -> Result<()> {
+    let limits = ZAVA.object()["spec"]["gateway"].clone();
+    world.patch_spec("zava", json!({"gateway": {"statementTimeout": "30s"}})).await?;
+    let database = world.superuser().await?;
+    let active = async || -> Result<bool> { Ok(database.query_one(ACTIVE, &[]).await?.get::<_, i64>(0) > 0) };
+    // The change has to arrive before a call that would outlive the old limit.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let request = call(&world, &world.gateway.url, SLOW)?;
+    let calling = tokio::spawn(async move { request.send().await.map(|_| ()) });
+    until("the statement runs", Duration::from_secs(5), || async { active().await }).await?;
+    calling.abort();
+    let gone = std::time::Instant::now();
+    until("the statement has ended", Duration::from_secs(2), || async { Ok(!active().await?) }).await?;
+    ensure!(gone.elapsed() < Duration::from_millis(500), "{:?}", gone.elapsed());
+    world.patch_spec("zava", json!({"gateway": limits})).await?;
+    count(&world).await
+}
+
+async fn rotation(world: Arc<World>) -> Result<()> {
+    count(&world).await?;
+    let sessions = async |slot: Slot| -> Result<i64> {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE usename = $1";
+        let login = world.login_name(&ZAVA, slot).await?;
+        Ok(world.superuser().await?.query_one(sql, &[&login]).await?.get(0))
+    };
+    // Slot and key move in the status, as the operator moves them.
+    world.context_key(&ZAVA, 2).await?;
+    world.set_credentials("zava", Slot::B, 2).await?;
+    until("the other login is used", Duration::from_secs(5), || async {
+        count(&world).await?;
+        Ok(sessions(Slot::B).await? > 0)
+    })
+    .await?;
+    // A password that changes under the same slot: 28P01, read again, and the caller sees nothing of it.
+    world.login(&ZAVA, Slot::B, "hunter2-changed").await?;
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'storefence-gateway'";
+    let superuser = world.superuser().await?;
+    superuser.query(end, &[]).await?;
+    count(&world).await?;
+    // Connections that the server ends while idle are replaced without a failed call.
+    for _ in 0..5 {
+        superuser.query(end, &[]).await?;
+        count(&world).await?;
+    }
+    world.set_credentials("zava", Slot::A, 1).await?;
+    until("the first login is used", Duration::from_secs(5), || async {
+        count(&world).await?;
+        Ok(sessions(Slot::A).await? > 0)
+    })
+    .await
+}
+
+async fn vault_away(world: Arc<World>) -> Result<()> {
+    count(&world).await?;
+    world.vault.server().set_down(true);
+    // What was read serves on, new connections too.
+    let superuser = world.superuser().await?;
+    superuser
+        .query(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'storefence-gateway'",
+            &[],
+        )
+        .await?;
+    let served = count(&world).await;
+    world.vault.server().set_down(false);
+    served
+}
+
+async fn database_away(world: Arc<World>) -> Result<()> {
+    world.cluster.proxy().set_down(true);
+    let mut fast = Duration::MAX;
+    for _ in 0..4 {
+        let started = std::time::Instant::now();
+        let answer = world.query("head-office", "SELECT 1").await?;
+        ensure!(answer.structured()["code"] == "UNAVAILABLE", "{}", answer.message);
+        fast = fast.min(started.elapsed());
+    }
+    ensure!(fast < Duration::from_millis(200), "not once fast: {fast:?}");
+    world.cluster.proxy().set_down(false);
+    until("it serves again", Duration::from_secs(15), || async { Ok(count(&world).await.is_ok()) }).await
+}
+
+async fn sigterm(world: Arc<World>) -> Result<()> {
+    let mut gateway = world.another_gateway("drain", &["--drain", "10"]).await?;
+    let request = call(&world, &gateway.url, SLOW)?;
+    let calling = tokio::spawn(async move { anyhow::Ok(request.send().await?.json::<serde_json::Value>().await?) });
+    let database = world.superuser().await?;
+    until("the statement runs", Duration::from_secs(5), || async {
+        Ok(database.query_one(ACTIVE, &[]).await?.get::<_, i64>(0) > 0)
+    })
+    .await?;
+    gateway.child.signal(Signal::Term);
+    until("not ready", Duration::from_secs(2), || async {
+        Ok(world
+            .http
+            .get(format!("{}/readyz", gateway.admin))
+            .send()
+            .await
+            .map_or(true, |answer| answer.status() == 503))
+    })
+    .await?;
+    let answer = calling.await??;
+    ensure!(
+        answer["result"]["structuredContent"]["code"] == "QUERY_TIMEOUT",
+        "the call under way was not finished: {answer}"
+    );
+    let status = gateway.child.wait(Duration::from_secs(10)).await?.context("it did not end")?;
+    ensure!(status.code() == Some(0), "{status}");
+
+    // What outlives the drain is cancelled at the server.
+    world.patch_spec("zava", json!({"gateway": {"statementTimeout": "30s"}})).await?;
+    let mut gateway = world.another_gateway("cut", &["--drain", "1"]).await?;
+    let request = call(&world, &gateway.url, SLOW)?;
+    let calling = tokio::spawn(async move { request.send().await.map(|_| ()) });
+    until("the statement runs", Duration::from_secs(5), || async {
+        Ok(database.query_one(ACTIVE, &[]).await?.get::<_, i64>(0) > 0)
+    })
+    .await?;
+    gateway.child.signal(Signal::Term);
+    let status = gateway.child.wait(Duration::from_secs(10)).await?.context("it did not end")?;
+    ensure!(status.code() == Some(0), "{status}");
+    until("the statement has ended", Duration::from_secs(3), || async {
+        Ok(database.query_one(ACTIVE, &[]).await?.get::<_, i64>(0) == 0)
+    })
+    .await?;
+    let _ = calling.await;
+    world.patch_spec("zava", json!({"gateway": ZAVA.object()["spec"]["gateway"]})).await?;
+    Ok(())
+}
+
+async fn configuration(world: Arc<World>) -> Result<()> {
+    let config = world.path("config.yaml");
+    let config = config.to_str().context("a path")?;
+    let all = [
+        ("--config", config, "STOREFENCE_CONFIG"),
+        ("--public-url", "http://localhost:1", "STOREFENCE_PUBLIC_URL"),
+        ("--audience", "x", "STOREFENCE_AUDIENCE"),
+        ("--scope", "api://x/y", "STOREFENCE_SCOPE"),
+        ("--azure-tenant-id", "x", "AZURE_TENANT_ID"),
+        ("--azure-client-id", "x", "AZURE_CLIENT_ID"),
+    ];
+    for (missing, _, variable) in all {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_storefence-gateway"));
+        command.env_clear().env("AZURE_CLIENT_SECRET", "x").args(["run", "--credential", "client-secret"]);
+        for (flag, value, _) in all.iter().filter(|(flag, ..)| *flag != missing) {
+            command.args([flag, value]);
+        }
+        let output = command.output()?;
+        let text = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.code() == Some(2) && text.contains(missing) && text.contains(variable),
+            "{missing}: {output:?}"
+        );
+        ensure!(!text.contains("panicked"), "{text}");
+    }
+    let bad = world.path("bad.yaml");
+    std::fs::write(&bad, "keyVaults:\n  - name: main\n    uri: https://x\n")?;
+    let output = Command::new(env!("CARGO_BIN_EXE_storefence-gateway"))
+        .env_clear()
+        .args(["run", "--public-url", "http://localhost:1", "--audience", "x", "--scope", "x", "--config"])
+        .arg(&bad)
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(2) && text.contains("uri") && text.contains("--config"), "{text}");
+    Ok(())
+}
+
+async fn metrics(world: Arc<World>) -> Result<()> {
+    count(&world).await?;
+    world.query("head-office", "SELECT pg_sleep(1)").await?;
+    let text = world.http.get(format!("{}/metrics", world.gateway.admin)).send().await?.text().await?;
+    for name in [
+        "mcp_server_operation_duration_seconds_bucket{error_type=\"\",gen_ai_tool_name=\"execute_sales_query\",mcp_method_name=\"tools/call\",le=\"0.01\"}",
+        "mcp_queries_total{query_type=\"execute_sales_query\"}",
+        "mcp_query_duration_seconds_count{outcome=\"ok\"}",
+        "storefence_token_verifications_total{outcome=\"accepted\",reason=\"\"}",
+        "storefence_token_cache_total{outcome=\"hit\"}",
+        "storefence_gate_refusals_total{reason=\"ForbiddenName\"}",
+        "storefence_database_connections{state=\"open\"}",
+        "storefence_tenants{state=\"served\"} 2",
+        "storefence_jwks_age_seconds",
+        "storefence_rows_total",
+    ] {
+        ensure!(text.contains(name), "{name} is not in\n{text}");
+    }
+    for value in [ZAVA.id, CONTOSO.id, "Seattle", "seattle-manager"] {
+        ensure!(!text.contains(&format!("\"{value}\"")), "a label holds {value}");
+    }
+    Ok(())
+}
+
+async fn logs(world: Arc<World>) -> Result<()> {
+    let token = world.token("head-office")?;
+    let marker = "SELECT 'a_statement_that_must_not_be_logged' AS x";
+    let client = world.client(token.clone(), "/mcp", Revision::V2026_07_28);
+    client.call_tool("execute_sales_query", json!({"postgresql_query": marker})).await?;
+    client.call_tool("execute_sales_query", json!({"postgresql_query": format!("{marker}, nope")})).await?;
+    let mut secrets = vec![token.rsplit('.').next().unwrap_or("?").to_owned(), "a_statement_that_must_not".to_owned()];
+    for name in world.vault.names() {
+        let value = world.vault.secret(&name).context("a secret")?.value;
+        secrets.push(value.split('@').next().and_then(|text| text.rsplit(':').next()).unwrap_or(&value).to_owned());
+    }
+    let mut looked_at = 0;
+    for entry in std::fs::read_dir(world.directory.path())? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "log") {
+            let log = std::fs::read_to_string(&path)?;
+            looked_at += log.len();
+            for secret in &secrets {
+                ensure!(!log.contains(secret.as_str()), "{} holds {secret}", path.display());
+            }
+        }
+    }
+    ensure!(looked_at > 1000, "no log was looked at");
+    Ok(())
+}

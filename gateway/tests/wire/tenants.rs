@@ -1,0 +1,151 @@
+//! Which tenant serves whom, and how changes act.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Result, ensure};
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use serde_json::{Value, json};
+use storefence_devstack::{
+    entra::{
+        TokenRequest,
+        principals::{SEATTLE_MANAGER_OID, ZAVA_TENANT_ID},
+    },
+    mcp_client::{Answer, Revision},
+};
+
+use crate::{
+    Tests,
+    world::{CONTOSO, World, ZAVA, until},
+};
+
+pub fn tests(tests: &mut Tests) {
+    tests.add("unknown_and_forbidden_tenants_cannot_be_told_apart", alike);
+    tests.add("a_rule_change_acts_within_two_seconds", rule_change);
+    tests.add("a_broken_object_disturbs_nobody", broken);
+    tests.add("several_tenants_need_a_path", several);
+    tests.add("losing_the_kubernetes_api_does_not_stop_service", api_away);
+}
+
+async fn list(world: &World, token: &str, path: &str) -> Result<Answer> {
+    Ok(world.client(token.to_owned(), path, Revision::V2026_07_28).send("tools/list", json!({})).await?)
+}
+
+async fn alike(world: Arc<World>) -> Result<()> {
+    let seattle = world.token("seattle-manager")?;
+    let nobody = world.entra.issue(&TokenRequest::user(ZAVA_TENANT_ID))?;
+    ensure!(list(&world, &seattle, "/zava/mcp").await?.status == 200);
+    for token in [&seattle, &nobody] {
+        let mut answers = Vec::new();
+        for path in ["/contoso/mcp", "/no-such-chain/mcp", "/NoSuch%20Chain/mcp"] {
+            let answer = list(&world, token, path).await?;
+            ensure!(answer.status == 403, "{path}: {}", answer.status);
+            let mut body = answer.message.clone();
+            ensure!(body["correlationId"].as_str().is_some_and(|id| id.len() == 36), "{body}");
+            let log = std::fs::read_to_string(world.path("gateway.log"))?;
+            ensure!(log.contains(body["correlationId"].as_str().unwrap_or("?")), "the log does not know {body}");
+            body["correlationId"] = Value::Null;
+            answers.push(body);
+        }
+        ensure!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+        ensure!(answers[0]["claims"] == json!(["extn.storeIds", "groups", "oid", "roles"]), "{}", answers[0]);
+        ensure!(!answers[0].to_string().contains("contoso"));
+    }
+    ensure!(
+        list(&world, &nobody, "/zava/mcp").await?.status == 403 && list(&world, &nobody, "/mcp").await?.status == 403
+    );
+    Ok(())
+}
+
+async fn rule_change(world: Arc<World>) -> Result<()> {
+    let nobody = world
+        .entra
+        .issue(&TokenRequest::user(ZAVA_TENANT_ID).claim("oid", json!("22222222-2222-4222-8222-222222222222")))?;
+    ensure!(list(&world, &nobody, "/mcp").await?.status == 403);
+    let before = ZAVA.object()["spec"]["principals"].clone();
+    let mut after = before.clone();
+    after.as_array_mut().expect("rules").push(
+        json!({"name": "new", "role": "StoreManager", "entraUser": "22222222-2222-4222-8222-222222222222", "stores": ["Online"]}),
+    );
+    world.patch_spec("zava", json!({"principals": after})).await?;
+    until("the new rule grants", Duration::from_secs(2), || async {
+        Ok(list(&world, &nobody, "/mcp").await?.status == 200)
+    })
+    .await?;
+    let client = world.client(nobody.clone(), "/mcp", Revision::V2026_07_28);
+    let count = client
+        .call_tool("execute_sales_query", json!({"postgresql_query": "SELECT count(*) FROM retail.orders"}))
+        .await?;
+    ensure!(count.structured()["rows"] == json!([[3]]), "{}", count.message);
+    world.patch_spec("zava", json!({"principals": before})).await?;
+    until("the rule no longer grants", Duration::from_secs(2), || async {
+        Ok(list(&world, &nobody, "/mcp").await?.status == 403)
+    })
+    .await
+}
+
+async fn broken(world: Arc<World>) -> Result<()> {
+    let api = world.tenants().await?;
+    // Past the schema, as an object that was stored before a rule was tightened.
+    let mut object = CONTOSO.object();
+    object["metadata"]["name"] = json!("broken");
+    object["spec"]["tenantId"] = json!("broken");
+    object["spec"]["principals"] = json!([]);
+    let created: DynamicObject = serde_json::from_value(object)?;
+    api.create(&PostParams::default(), &created).await?;
+    world.set_credentials("broken", storefence_tenancy::credentials::Slot::A, 1).await?;
+    // A token of a user whom only a rule in force names still gets in while the object next to it is useless.
+    for principal in ["seattle-manager", "contoso-head-office"] {
+        ensure!(list(&world, &world.token(principal)?, "/mcp").await?.status == 200, "{principal}");
+    }
+    api.delete("broken", &DeleteParams::default()).await?;
+    Ok(())
+}
+
+async fn several(world: Arc<World>) -> Result<()> {
+    let api = world.tenants().await?;
+    let mut object = ZAVA.object();
+    object["metadata"]["name"] = json!("zava-outlet");
+    object["spec"]["tenantId"] = json!("zava-outlet");
+    object["spec"]["stores"] = json!([{"name": "Outlet", "id": "0b000000-0000-4000-8000-000000000001"}]);
+    object["spec"]["principals"] = json!([
+        {"name": "seattle", "role": "StoreManager", "entraUser": SEATTLE_MANAGER_OID, "stores": ["Outlet"]},
+    ]);
+    let object: DynamicObject = serde_json::from_value(object)?;
+    api.create(&PostParams::default(), &object).await?;
+    let seattle = world.token("seattle-manager")?;
+    // Without credentials in its status it is not served yet.
+    ensure!(list(&world, &seattle, "/mcp").await?.status == 200);
+    world.set_credentials("zava-outlet", storefence_tenancy::credentials::Slot::A, 1).await?;
+    until("two tenants match", Duration::from_secs(2), || async {
+        Ok(list(&world, &seattle, "/mcp").await?.status == 400)
+    })
+    .await?;
+    let answer = list(&world, &seattle, "/mcp").await?;
+    ensure!(answer.message["endpoints"] == json!(["/zava/mcp", "/zava-outlet/mcp"]), "{}", answer.message);
+    let stores = world
+        .client(seattle.clone(), "/zava-outlet/mcp", Revision::V2026_07_28)
+        .call_tool("list_stores", json!({}))
+        .await?;
+    ensure!(stores.structured()["stores"][0]["name"] == "Outlet", "{}", stores.message);
+    // Others are good for one and notice nothing.
+    ensure!(list(&world, &world.token("head-office")?, "/mcp").await?.status == 200);
+    // A database that knows nothing of it: an error, and never another chain's rows.
+    let client = world.client(seattle.clone(), "/zava-outlet/mcp", Revision::V2026_07_28);
+    let rows = client.call_tool("execute_sales_query", json!({"postgresql_query": "SELECT 1"})).await?;
+    ensure!(rows.structured()["code"] == "UNAVAILABLE", "{}", rows.message);
+    api.patch("zava-outlet", &PatchParams::default(), &Patch::Merge(json!({"metadata": {"finalizers": null}}))).await?;
+    api.delete("zava-outlet", &DeleteParams::default()).await?;
+    until("one tenant matches", Duration::from_secs(2), || async {
+        Ok(list(&world, &seattle, "/mcp").await?.status == 200)
+    })
+    .await
+}
+
+async fn api_away(world: Arc<World>) -> Result<()> {
+    world.kube.set_down(true);
+    for _ in 0..3 {
+        ensure!(world.rows("seattle-manager", "SELECT count(*) FROM retail.orders").await? == json!([[7]]));
+    }
+    world.kube.set_down(false);
+    Ok(())
+}

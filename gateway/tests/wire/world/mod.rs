@@ -1,0 +1,215 @@
+//! Everything around one gateway process.
+
+mod provision;
+
+use std::{
+    net::TcpListener,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use storefence_devstack::{
+    entra::{ClientApp, Entra, EntraOptions, TokenRequest, principals},
+    key_vault::{KeyVault, KeyVaultOptions, Permissions},
+    kube_api::{KubeApi, KubeApiOptions},
+    mcp_client::{Answer, McpClient, Revision},
+    postgres::{AdminKind, Cluster, ClusterOptions, Database},
+    process::{Child, Spawn},
+    tls::Authority,
+};
+use tempfile::TempDir;
+
+pub use provision::{CONTOSO, ZAVA};
+
+/// The parts, in the order in which they end.
+pub struct World {
+    pub gateway: Gateway,
+    pub kube: KubeApi,
+    pub vault: KeyVault,
+    pub entra: Entra,
+    pub database: Database,
+    pub cluster: Cluster,
+    pub http: reqwest::Client,
+    pub directory: TempDir,
+    client: ClientApp,
+}
+
+/// One gateway process.
+pub struct Gateway {
+    pub child: Child,
+    pub url: String,
+    pub admin: String,
+}
+
+impl World {
+    pub async fn start() -> Result<Self> {
+        // kube, reqwest and rustls here need a provider as the products do.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let directory = tempfile::tempdir()?;
+        let authority = Authority::new()?;
+        authority.write_pem(&directory.path().join("ca.pem"))?;
+        let entra = Entra::start(&authority, EntraOptions::default()).await?;
+        let vault = KeyVault::start(&authority, &entra, KeyVaultOptions::default()).await?;
+        let client = ClientApp::with_secret(principals::ZAVA_TENANT_ID);
+        entra.add_client(client.clone());
+        vault.allow(&client.object_id, Permissions::user());
+        let kube = KubeApi::start(KubeApiOptions::new(&authority)).await?;
+        std::fs::write(directory.path().join("kubeconfig"), kube.kubeconfig())?;
+
+        let cluster = Cluster::start(ClusterOptions::default()).await?;
+        let database = cluster.create_database("retail", AdminKind::CreateRole).await?;
+        provision::migrate(&database).await?;
+        std::fs::copy(cluster.ca_file(), directory.path().join("database-ca.pem"))?;
+        let config = format!(
+            "keyVaults:\n  - name: main\n    url: {}\ndatabases:\n  - name: retail\n    caFile: {}\n",
+            vault.url(),
+            directory.path().join("database-ca.pem").display()
+        );
+        std::fs::write(directory.path().join("config.yaml"), config)?;
+
+        let http = reqwest::Client::builder()
+            .add_root_certificate(reqwest::Certificate::from_pem(authority.pem().as_bytes())?);
+        let http = http.build()?;
+        let gateway = Gateway::start(directory.path(), &entra, &client, "gateway", &[]).await?;
+        let world = Self { gateway, kube, vault, entra, database, cluster, http, directory, client };
+        world.install_crd().await?;
+        for chain in [&ZAVA, &CONTOSO] {
+            world.provision(chain).await?;
+        }
+        world.ready(&world.gateway).await?;
+        Ok(world)
+    }
+
+    /// Another gateway beside the first.
+    pub async fn another_gateway(&self, name: &str, args: &[&str]) -> Result<Gateway> {
+        let gateway = Gateway::start(self.directory.path(), &self.entra, &self.client, name, args).await?;
+        self.ready(&gateway).await?;
+        Ok(gateway)
+    }
+
+    async fn ready(&self, gateway: &Gateway) -> Result<()> {
+        let url = format!("{}/readyz", gateway.admin);
+        let what = format!("{url} is ok; the log is {:?}", gateway.child.log_path());
+        until(&what, Duration::from_secs(20), || async {
+            Ok(self.http.get(&url).send().await.is_ok_and(|answer| answer.status().is_success()))
+        })
+        .await?;
+        // Ready with the first list, which may have been empty.
+        until("the gateway serves both chains", Duration::from_secs(10), || async {
+            Ok(self.metric(gateway, "storefence_tenants{state=\"served\"}").await? >= 2.0)
+        })
+        .await
+    }
+
+    /// The value of one metric; 0 where it is not there.
+    pub async fn metric(&self, gateway: &Gateway, name: &str) -> Result<f64> {
+        let text = self.http.get(format!("{}/metrics", gateway.admin)).send().await?.text().await?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        Ok(line.unwrap_or(0.0))
+    }
+
+    /// A token of a sample principal.
+    pub fn token(&self, principal: &str) -> Result<String> {
+        let principal = principals::find(principal).context("no such principal")?;
+        Ok(self.entra.issue(&TokenRequest::principal(principal))?)
+    }
+
+    /// A client of the first gateway.
+    pub fn client(&self, token: impl Into<Option<String>>, path: &str, revision: Revision) -> McpClient {
+        McpClient::new(self.http.clone(), format!("{}{path}", self.gateway.url), token.into(), revision)
+    }
+
+    /// A client as a sample principal.
+    pub fn client_as(&self, principal: &str) -> Result<McpClient> {
+        Ok(self.client(self.token(principal)?, "/mcp", Revision::V2026_07_28))
+    }
+
+    /// A statement as a sample principal.
+    pub async fn query(&self, principal: &str, sql: &str) -> Result<Answer> {
+        let client = self.client_as(principal)?;
+        Ok(client
+            .send("tools/call", json!({"name": "execute_sales_query", "arguments": {"postgresql_query": sql}}))
+            .await?)
+    }
+
+    /// Rows of a statement as a sample principal.
+    pub async fn rows(&self, principal: &str, sql: &str) -> Result<Value> {
+        let answer = self.query(principal, sql).await?;
+        ensure!(answer.status.is_success() && !answer.is_tool_error(), "{sql}: {} {}", answer.status, answer.message);
+        Ok(answer.structured()["rows"].clone())
+    }
+
+    /// A superuser's connection.
+    pub async fn superuser(&self) -> Result<tokio_postgres::Client> {
+        Ok(self.cluster.connect(&self.database.name).await?)
+    }
+
+    /// Copies the gateways' logs to where they outlive the tests.
+    pub fn keep_logs(&self, target: &Path) {
+        for entry in std::fs::read_dir(self.directory.path()).into_iter().flatten().flatten() {
+            if entry.path().extension().is_some_and(|extension| extension == "log") {
+                let copy = target.join(entry.file_name());
+                if std::fs::copy(entry.path(), &copy).is_ok() {
+                    eprintln!("log: {}", copy.display());
+                }
+            }
+        }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+}
+
+impl Gateway {
+    async fn start(directory: &Path, entra: &Entra, client: &ClientApp, name: &str, args: &[&str]) -> Result<Self> {
+        let [port, admin_port] = [free_port()?, free_port()?];
+        let url = format!("http://127.0.0.1:{port}");
+        let child = Spawn::new(env!("CARGO_BIN_EXE_storefence-gateway"))
+            .args(["run", "--log-format", "json", "--config"])
+            .arg(directory.join("config.yaml"))
+            .args(["--listen", &format!("127.0.0.1:{port}"), "--admin-listen", &format!("127.0.0.1:{admin_port}")])
+            .args([
+                "--public-url",
+                &url,
+                "--audience",
+                principals::AUDIENCE,
+                "--audience",
+                principals::APPLICATION_ID_URI,
+            ])
+            .args(["--scope", &format!("{}/{}", principals::APPLICATION_ID_URI, principals::SCOPE)])
+            .args(["--authority", entra.url(), "--azure-authority-host", entra.url(), "--credential", "client-secret"])
+            .args(["--azure-tenant-id", &client.tenant_id, "--azure-client-id", &client.client_id])
+            .arg("--ca-file")
+            .arg(directory.join("ca.pem"))
+            .args(args)
+            .env("AZURE_CLIENT_SECRET", client.secret.as_deref().unwrap_or_default())
+            .env("KUBECONFIG", directory.join("kubeconfig"))
+            .env("RUST_LOG", "debug")
+            .log(directory.join(format!("{name}.log")))
+            .start()?;
+        Ok(Self { child, url, admin: format!("http://127.0.0.1:{admin_port}") })
+    }
+}
+
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// Polls until the answer is yes.
+pub async fn until<F: Future<Output = Result<bool>>>(what: &str, limit: Duration, ask: impl Fn() -> F) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        let last = ask().await;
+        if matches!(last, Ok(true)) {
+            return Ok(());
+        }
+        if start.elapsed() > limit {
+            last.with_context(|| format!("waited for: {what}"))?;
+            anyhow::bail!("not within {limit:?}: {what}");
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
