@@ -429,6 +429,50 @@ async fn streaming_lists_survive_them_too() {
     watch_survives(watcher::Config::default().streaming_lists()).await;
 }
 
+#[tokio::test]
+async fn forgotten_versions_are_gone() {
+    let cluster = Cluster::start().await;
+    let Some(api) = cluster.stand_in("forgotten_versions_are_gone") else { return };
+    cluster.shelf("a").await;
+    cluster.shelf("b").await;
+    let page = cluster.shelves().list(&ListParams::default().limit(1)).await.expect("list");
+    let seen = page.metadata.resource_version.expect("version");
+    let params = WatchParams::default().timeout(20);
+    let mut open = Box::pin(cluster.shelves().watch(&params, &seen).await.expect("watch"));
+    api.faults().compact_history();
+    let Some(WatchEvent::Error(status)) = open.try_next().await.expect("event") else {
+        panic!("an open watch goes on")
+    };
+    assert_eq!((status.code, status.reason.as_str()), (410, "Expired"));
+    let mut late = Box::pin(cluster.shelves().watch(&params, &seen).await.expect("watch"));
+    let Some(WatchEvent::Error(status)) = late.try_next().await.expect("event") else { panic!("a late watch starts") };
+    assert_eq!(status.code, 410);
+    let token = page.metadata.continue_.expect("more");
+    let next = ListParams::default().limit(1).continue_token(&token);
+    let error = kube_api_support::status(cluster.shelves().list(&next).await.expect_err("stale token"));
+    assert_eq!((error.0, error.1.as_str()), (410, "Expired"));
+    let fresh =
+        cluster.shelves().list(&ListParams::default()).await.expect("list").metadata.resource_version.expect("version");
+    let mut watch = Box::pin(cluster.shelves().watch(&params, &fresh).await.expect("watch"));
+    cluster.shelf("c").await;
+    assert!(matches!(watch.try_next().await.expect("event"), Some(WatchEvent::Added(_))));
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn initial_events_end_in_a_bookmark() {
+    let cluster = Cluster::start().await;
+    cluster.shelf("a").await;
+    let params = WatchParams::default().timeout(20).initial_events();
+    let mut watch = Box::pin(cluster.shelves().watch(&params, "0").await.expect("watch"));
+    assert!(
+        matches!(watch.try_next().await.expect("event"), Some(WatchEvent::Added(shelf)) if shelf.name_any() == "a")
+    );
+    let Some(WatchEvent::Bookmark(mark)) = watch.try_next().await.expect("event") else { panic!("no bookmark") };
+    assert_eq!(mark.metadata.annotations.get("k8s.io/initial-events-end").map(String::as_str), Some("true"));
+    cluster.stop().await;
+}
+
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Failed(String);
