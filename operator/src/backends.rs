@@ -1,12 +1,12 @@
 //! The databases and Key Vaults of the configuration, by name.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use storefence_azure::OptionsError;
 
 use crate::{
     config::Config,
-    database::Database,
+    database::{Database, Limits},
     errors::Failure,
     vault::{Vault, VaultFactory},
 };
@@ -26,11 +26,10 @@ impl Backends {
     pub fn new(
         config: &Config,
         factory: &VaultFactory,
-        concurrency: u16,
-        deadline: Duration,
+        limits: Limits,
     ) -> Result<Self, OptionsError> {
         let databases = config.databases.iter().map(|(name, database)| {
-            (name.clone(), Arc::new(Database::new(database, concurrency, deadline)))
+            (name.clone(), Arc::new(Database::new(database, limits)))
         });
         let databases = databases.collect();
         let mut vaults = BTreeMap::new();

@@ -99,7 +99,7 @@ impl Facts for ControllerFacts {
         let mut counts = std::collections::BTreeMap::new();
         for object in self.store.state() {
             let status = object.0.as_ref().ok().and_then(|tenant| tenant.status.as_ref());
-            for condition in [status::READY, status::DATABASE_READY, status::SECRETS_READY] {
+            for condition in status::CONDITIONS {
                 let found = status.and_then(|status| status.conditions.iter().find(|found| found.type_ == condition));
                 let value = match found.map(|found| found.status.as_str()) {
                     Some("True") => "true",

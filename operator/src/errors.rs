@@ -125,6 +125,8 @@ pub enum Area {
     Database,
     /// `SecretsReady`.
     Secrets,
+    /// `PolicyVerified`.
+    Policy,
     /// The Kubernetes API, another operator, the operator itself: no condition.
     Elsewhere,
 }
@@ -214,6 +216,9 @@ pub enum Failure {
     /// The login does not do what it should.
     #[error(transparent)]
     Probe(#[from] crate::credentials::probe::ProbeError),
+    /// The fence is not as the migrations made it.
+    #[error("{}; run storefence-operator verify for all of it", summary(.0))]
+    Fence(std::sync::Arc<[crate::verify::Deviation]>),
     /// The Kubernetes API.
     #[error("Kubernetes API: {0}")]
     Kubernetes(#[from] kube::Error),
@@ -241,6 +246,7 @@ impl Failure {
             Self::Database(error) => error.reason(),
             Self::KeyVault(error) => error.reason(),
             Self::Probe(error) => error.reason(),
+            Self::Fence(_) => Reason::FenceDeviation,
             Self::Kubernetes(_) => Reason::KubernetesError,
             Self::LockContention(_) => Reason::LockContention,
             Self::Randomness(_) => Reason::InternalError,
@@ -262,6 +268,7 @@ impl Failure {
             | Self::SecretSoftDeleted { .. }
             | Self::KeyVaultNotConfigured(_)
             | Self::KeyVault(_) => Area::Secrets,
+            Self::Fence(_) => Area::Policy,
             Self::Kubernetes(_) | Self::LockContention(_) | Self::Randomness(_) => Area::Elsewhere,
         }
     }
@@ -276,12 +283,19 @@ impl Failure {
                 Reason::DatabaseUnreachable
                 | Reason::DatabaseError
                 | Reason::LoginProbeFailed
+                | Reason::FenceDeviation
                 | Reason::KubernetesError
                 | Reason::InternalError => Class::Transient,
                 _ => Class::Permanent,
             },
         }
     }
+}
+
+/// The first deviations; a condition's message is not the place for all of them.
+fn summary(deviations: &[crate::verify::Deviation]) -> String {
+    let shown: Vec<String> = deviations.iter().take(3).map(ToString::to_string).collect();
+    format!("the fence has {} deviation(s): {}", deviations.len(), shown.join(" | "))
 }
 
 fn join(problems: &[SpecProblem]) -> String {

@@ -104,7 +104,10 @@ async fn throttling_errors_and_broken_answers_of_the_vault_pass_by() {
     world.log_in("zava").await.unwrap();
     let events = world.events("retail", "zava").await;
     assert!(events.iter().any(|reason| reason == "KeyVaultThrottled"), "{events:?}");
-    assert!(operator.metric("storefence_operator_key_vault_calls_total{operation=\"get\",outcome=\"throttled\"}").await > 0.0);
+    assert!(
+        operator.metric("storefence_operator_key_vault_calls_total{operation=\"get\",outcome=\"throttled\"}").await
+            > 0.0
+    );
     let text = message(&world.get("retail", "zava").await.unwrap(), "SecretsReady");
     assert!(!text.contains("throttl"), "{text}");
 }
@@ -149,7 +152,8 @@ async fn what_was_changed_by_hand_is_mended() {
     world.execute(&format!("ALTER ROLE {login} NOBYPASSRLS")).await;
     world.ready("retail", "zava").await;
     mended(&format!("SELECT rolcreatedb FROM pg_roles WHERE rolname = '{login}'"), "false").await;
-    let setting = format!("SELECT setconfig::text LIKE '%evil%' FROM pg_db_role_setting WHERE setrole = '{login}'::regrole");
+    let setting =
+        format!("SELECT setconfig::text LIKE '%evil%' FROM pg_db_role_setting WHERE setrole = '{login}'::regrole");
     mended(&setting, "false").await;
 
     world.execute(&format!("ALTER ROLE {login} PASSWORD 'changed'")).await;
@@ -181,6 +185,24 @@ async fn what_was_changed_by_hand_is_mended() {
         (credentials.context_keys[0].secret_version == version).then_some(())
     });
     assert!(told.await.is_some(), "the status names the version in force");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_fence_is_told_and_no_tenant_becomes_ready() {
+    let world = World::start().await;
+    let _operator = world.operator_with(&["--resync", "150ms"]).await;
+    apply(&world).await;
+    world.ready("retail", "zava").await;
+    world.execute("ALTER TABLE retail.orders NO FORCE ROW LEVEL SECURITY").await;
+    let tenant = world.condition("retail", "zava", "PolicyVerified", "False", "FenceDeviation").await;
+    assert!(message(&tenant, "PolicyVerified").contains("retail.orders"), "{}", message(&tenant, "PolicyVerified"));
+    assert_eq!(condition_of(&tenant, "Ready").unwrap().reason, "FenceDeviation");
+    world.apply("retail", "contoso", spec("contoso", &[("Downtown", store(2, 1))])).await;
+    let contoso = world.condition("retail", "contoso", "Ready", "False", "FenceDeviation").await;
+    assert_eq!(contoso.status.unwrap().credentials, None, "the gateway does not serve it");
+    world.execute("ALTER TABLE retail.orders FORCE ROW LEVEL SECURITY").await;
+    world.ready("retail", "zava").await;
+    world.ready("retail", "contoso").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -301,11 +323,14 @@ async fn secrets_stay_out_of_logs() {
     let log = std::fs::read_to_string(operator.child.log_path().unwrap()).unwrap();
     let server = std::fs::read_to_string(world.cluster.log_path()).unwrap();
     assert!(server.contains("ALTER ROLE"), "statements are logged in this test");
-    let admin = url::Url::parse(&world.cluster.url("x", &world.database.admin_password, "retail", SslMode::Disable)).unwrap();
+    let admin =
+        url::Url::parse(&world.cluster.url("x", &world.database.admin_password, "retail", SslMode::Disable)).unwrap();
     for secret in [password.as_str(), admin.password().unwrap(), world.app.secret.as_deref().unwrap()] {
         assert!(!log.contains(secret) && !server.contains(secret));
     }
     let key = world.vault.secret("sf-zava-context-1").unwrap().value;
     assert!(!log.contains(&key) && !server.contains(&key));
+    let pads = world.text("SELECT encode(ipad, 'hex') FROM fence.context_keys").await;
+    assert!(pads.len() == 128 && !server.contains(&pads), "the fence's form of the key is as good as the key");
     world.cluster.shut_down().await.unwrap();
 }

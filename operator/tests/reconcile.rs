@@ -14,7 +14,7 @@ async fn becomes_ready(version: u32, kind: AdminKind) {
 
     let status = tenant.status.as_ref().unwrap();
     assert_eq!((status.stores, status.principals), (Some(2), Some(1)));
-    for type_ in ["Ready", "DatabaseReady", "SecretsReady"] {
+    for type_ in ["Ready", "DatabaseReady", "SecretsReady", "PolicyVerified"] {
         let condition = condition_of(&tenant, type_).unwrap();
         assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("True", "Reconciled"), "{type_}");
         assert_eq!(condition.observed_generation, Some(1));
@@ -44,16 +44,14 @@ async fn becomes_ready(version: u32, kind: AdminKind) {
     let memberships = "SELECT string_agg(DISTINCT concat_ws(' ', roleid::regrole, inherit_option, set_option, admin_option), ';') \
                        FROM pg_auth_members WHERE member::regrole::text LIKE 'sf\\_%'";
     assert_eq!(world.text(memberships).await, "fence_login t f f");
-    let settings = world.text(&format!("SELECT setconfig FROM pg_db_role_setting WHERE setrole = '{login}'::regrole")).await;
+    let settings =
+        world.text(&format!("SELECT setconfig FROM pg_db_role_setting WHERE setrole = '{login}'::regrole")).await;
     assert!(settings.contains("statement_timeout=5000ms") && settings.contains("idle_in_transaction"), "{settings}");
     let superuser = kind == AdminKind::Superuser;
     assert_eq!(settings.contains("temp_file_limit"), superuser, "set where it may be: {settings}");
     let stores = "SELECT string_agg(s.store_name || ' ' || f.store_name || ' ' || f.store_id, ';' ORDER BY f.store_id) \
                   FROM fence.tenant_stores f JOIN retail.stores s USING (store_id)";
-    assert_eq!(
-        world.text(stores).await,
-        format!("Seattle Seattle {};Redmond Redmond {}", store(1, 1), store(1, 2))
-    );
+    assert_eq!(world.text(stores).await, format!("Seattle Seattle {};Redmond Redmond {}", store(1, 1), store(1, 2)));
     assert_eq!(world.text("SELECT display_name FROM retail.tenants").await, "The zava chain");
     assert_eq!(world.events("retail", "zava").await, ["Reconciled"]);
 
@@ -120,7 +118,8 @@ async fn a_changed_spec_changes_rows_and_settings() {
     let kept = format!("SELECT store_name FROM retail.stores WHERE store_id = '{}'", store(1, 1));
     assert_eq!(world.text(&kept).await, format!("Seattle~{}", store(1, 1)), "rows of retail are never removed");
     let login = world.login("zava").await;
-    let settings = world.text(&format!("SELECT setconfig FROM pg_db_role_setting WHERE setrole = '{login}'::regrole")).await;
+    let settings =
+        world.text(&format!("SELECT setconfig FROM pg_db_role_setting WHERE setrole = '{login}'::regrole")).await;
     assert!(settings.contains("statement_timeout=250ms"), "{settings}");
     assert_eq!(world.text("SELECT display_name FROM retail.tenants").await, "Zava DIY");
     assert_eq!(world.vault.secret("sf-zava-db-a"), secret, "credentials stay");

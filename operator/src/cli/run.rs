@@ -13,6 +13,7 @@ use super::{CliError, ConfigArgs};
 use crate::{
     backends::Backends,
     controller::{Controller, RetryPolicy, Settings},
+    database::Limits,
     metrics::Metrics,
     server,
     vault::VaultFactory,
@@ -20,6 +21,9 @@ use crate::{
 
 /// How long running passes may take to end after the signal.
 const DRAIN: Duration = Duration::from_secs(30);
+
+/// How old a look at the whole fence of a database may be when a tenant is told to be Ready.
+const FENCE_AGE: Duration = Duration::from_secs(10);
 
 /// `run`.
 #[derive(Debug, Args)]
@@ -76,7 +80,8 @@ pub async fn run(arguments: Run) -> Result<ExitCode, CliError> {
     let config = config.load()?;
     let metrics = Arc::new(Metrics::new().context("metrics")?);
     let vaults = VaultFactory::new(azure, Arc::clone(&metrics), call_timeout)?;
-    let backends = Arc::new(ArcSwap::from_pointee(Backends::new(&config, &vaults, concurrency, call_timeout)?));
+    let limits = Limits { concurrency, deadline: call_timeout, fence_age: resync.min(FENCE_AGE) };
+    let backends = Arc::new(ArcSwap::from_pointee(Backends::new(&config, &vaults, limits)?));
     let client = kube::Client::try_default().await.context("Kubernetes: KUBECONFIG or in-cluster configuration")?;
 
     let stop = CancellationToken::new();

@@ -50,25 +50,33 @@ async fn execute(
     let mut transaction = connection.begin().await?;
     let mut batch = String::new();
     for action in actions {
-        let text = sql::statement(desired, action, &verifier);
-        let DatabaseAction::SetContextKey { kid, .. } = action else {
-            batch.push_str(&text);
-            batch.push_str(";\n");
-            continue;
-        };
-        flush(&mut transaction, &mut batch).await?;
-        let Some(key) = material.keys.get(kid) else { continue };
-        let pads = key.pads();
-        // Audited: the text is made of quoted literals only.
-        sqlx::query(AssertSqlSafe(text))
-            .persistent(false)
-            .bind(pads.inner.as_slice())
-            .bind(pads.outer.as_slice())
-            .execute(&mut *transaction)
-            .await?;
+        batch.push_str(&sql::statement(desired, action, &verifier));
+        batch.push_str(";\n");
+        if let DatabaseAction::SetContextKey { kid, .. } = action
+            && let Some(key) = material.keys.get(kid)
+        {
+            flush(&mut transaction, &mut batch).await?;
+            copy_key(&mut transaction, desired, *kid, key).await?;
+        }
     }
     flush(&mut transaction, &mut batch).await?;
     transaction.commit().await
+}
+
+async fn copy_key(
+    connection: &mut PgConnection,
+    desired: &Desired,
+    kid: u32,
+    key: &ContextKey,
+) -> Result<(), sqlx::Error> {
+    let tenant_key: i32 = sqlx::query_scalar("SELECT tenant_key FROM fence.tenants WHERE tenant_id = $1")
+        .bind(desired.tenant_id.as_str())
+        .fetch_one(&mut *connection)
+        .await?;
+    let mut copy = connection.copy_in_raw(sql::COPY_KEY).await?;
+    copy.send(sql::copy_row(tenant_key, kid, key).as_bytes()).await?;
+    copy.finish().await?;
+    Ok(())
 }
 
 async fn flush(connection: &mut PgConnection, batch: &mut String) -> Result<(), sqlx::Error> {

@@ -2,6 +2,7 @@
 //! advisory lock per tenant.
 
 pub mod apply;
+pub mod fence;
 pub mod observe;
 pub mod revoke;
 pub mod sql;
@@ -79,6 +80,17 @@ impl DatabaseError {
     }
 }
 
+/// Bounds of the work at one database.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Passes at a time, each with one connection.
+    pub concurrency: u16,
+    /// Longest wait for one answer.
+    pub deadline: Duration,
+    /// How old a look at the whole fence may be.
+    pub fence_age: Duration,
+}
+
 /// One configured database.
 pub struct Database {
     options: PgConnectOptions,
@@ -86,19 +98,22 @@ pub struct Database {
     pool: PgPool,
     deadline: Duration,
     salt: OnceCell<Arc<[u8]>>,
+    fence_age: Duration,
+    last_look: tokio::sync::Mutex<fence::LastLook>,
 }
 
 impl Database {
-    /// Sets up the pool; connects to nothing yet. `concurrency` passes run at a time, each with one connection.
+    /// Sets up the pool; connects to nothing yet.
     #[must_use]
-    pub fn new(config: &DatabaseConfig, concurrency: u16, deadline: Duration) -> Self {
+    pub fn new(config: &DatabaseConfig, limits: Limits) -> Self {
+        let Limits { concurrency, deadline, fence_age } = limits;
         let options = config.options.clone().application_name("storefence-operator");
         let pool = PgPoolOptions::new()
             .max_connections(u32::from(concurrency) + 2)
             .acquire_timeout(deadline)
             .idle_timeout(IDLE)
             .connect_lazy_with(options.clone());
-        Self { options, endpoint: config.endpoint.clone(), pool, deadline, salt: OnceCell::new() }
+        Self { options, endpoint: config.endpoint.clone(), pool, deadline, salt: OnceCell::new(), fence_age, last_look: tokio::sync::Mutex::default() }
     }
 
     /// Where the tenants' logins connect to.

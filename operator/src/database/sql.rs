@@ -1,9 +1,12 @@
 //! The statement behind each step. `plan` prints the same text that `run` executes.
 //!
-//! Commands that change roles take no bind values, so names and texts are quoted here. Keys are the exception: they are
-//! bound, because a statement's text can end up in the server's log and a bound value less easily.
+//! Commands that change roles take no bind values, so names and texts are quoted here. Keys are not here at all: texts
+//! and bound values end up in the server's log under `log_statement`, the data of a COPY does not.
 
 use std::fmt::Write as _;
+
+use storefence_tenancy::credentials::{ContextKey, Slot};
+use zeroize::Zeroizing;
 
 use crate::reconcile::{
     action::DatabaseAction,
@@ -29,16 +32,31 @@ fn parameter(name: &str) -> String {
     name.split('.').map(ident).collect::<Vec<_>>().join(".")
 }
 
-/// What stands in the place of a verifier or key where it must not be shown.
-pub const MASKED: &str = "********";
+/// The row of a context key: [`copy_row`] makes its data.
+pub const COPY_KEY: &str = "COPY fence.context_keys (tenant_key, kid, ipad, opad) FROM STDIN";
 
-/// The text of a step. `verifier` is asked for the SCRAM verifier of a slot's password. A context key's step has its
-/// pads as `$1` and `$2`.
+/// A context key's row in COPY's text format.
+#[must_use]
+pub fn copy_row(tenant_key: i32, kid: u32, key: &ContextKey) -> Zeroizing<String> {
+    let pads = key.pads();
+    let mut row = Zeroizing::new(String::with_capacity(320));
+    let _ = write!(row, "{tenant_key}\t{kid}");
+    for pad in [&pads.inner, &pads.outer] {
+        row.push_str("\t\\\\x");
+        for byte in pad {
+            let _ = write!(row, "{byte:02x}");
+        }
+    }
+    row.push('\n');
+    row
+}
+
+/// The text of a step. `verifier` is asked for the SCRAM verifier of a slot's password.
 #[must_use]
 pub fn statement(
     desired: &Desired,
     action: &DatabaseAction,
-    verifier: &dyn Fn(storefence_tenancy::credentials::Slot) -> String,
+    verifier: &dyn Fn(Slot) -> String,
 ) -> String {
     let tenant = literal(desired.tenant_id.as_str());
     let uid = literal(&desired.owner_uid);
@@ -86,11 +104,8 @@ pub fn statement(
             format!("INSERT INTO fence.logins (login, tenant_key, slot) VALUES ({}, {key}, '{slot}')", literal(role))
         }
         DatabaseAction::RemoveLogin { role } => format!("DELETE FROM fence.logins WHERE login = {}", literal(role)),
-        DatabaseAction::SetContextKey { kid, .. } => format!(
-            "INSERT INTO fence.context_keys (tenant_key, kid, ipad, opad) VALUES ({key}, {kid}, $1, $2) \
-             ON CONFLICT (tenant_key, kid) DO UPDATE SET ipad = excluded.ipad, opad = excluded.opad, not_after = NULL"
-        ),
-        DatabaseAction::RemoveContextKey { kid } => {
+        // The new row follows by COPY.
+        DatabaseAction::SetContextKey { kid, .. } | DatabaseAction::RemoveContextKey { kid } => {
             format!("DELETE FROM fence.context_keys WHERE tenant_key = {key} AND kid = {kid}")
         }
         action => role_statement(desired, action, verifier),
@@ -100,7 +115,7 @@ pub fn statement(
 fn role_statement(
     desired: &Desired,
     action: &DatabaseAction,
-    verifier: &dyn Fn(storefence_tenancy::credentials::Slot) -> String,
+    verifier: &dyn Fn(Slot) -> String,
 ) -> String {
     match action {
         DatabaseAction::CreateRole { role, attributes, connection_limit } => {
@@ -164,6 +179,12 @@ fn attribute_pairs(from: &Attributes, to: &Attributes) -> [(bool, bool, &'static
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_keys_row_is_what_copy_reads() {
+        let row = copy_row(7, 1, &ContextKey::new([0; 32]));
+        assert_eq!(row.as_str(), format!("7\t1\t\\\\x{}\t\\\\x{}\n", "36".repeat(64), "5c".repeat(64)));
+    }
 
     #[test]
     fn quoting_leaves_no_way_out() {

@@ -361,7 +361,9 @@ fn spoil() -> impl Strategy<Value = fn(&mut Observed)> {
         },
         |o| o.database.keys.values_mut().for_each(|row| row.fingerprint = "other".into()),
         |o| o.database.keys.values_mut().for_each(|row| row.expires = true),
-        |o| drop(o.database.may_set.insert("temp_file_limit".into())),
+        |o| {
+            o.database.may_set.insert("temp_file_limit".into());
+        },
         |o| o.secrets.clear(),
         |o| o.secrets.values_mut().for_each(|secret| *secret = SecretState::SoftDeleted { owner: Some(UID.into()) }),
         |o| {

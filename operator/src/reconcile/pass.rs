@@ -155,6 +155,10 @@ impl Pass<'_> {
         self.write_secrets(&plan, &stored, &mut held).await?;
         self.database.apply(lock, self.desired, &plan.database, &held.material).await?;
         self.work.metrics.steps(&plan);
+        let deviations = self.database.unsafe_deviations().await?;
+        if !deviations.is_empty() {
+            return Err(Failure::Fence(deviations));
+        }
         if !plan.is_empty() || !self.was_ready() {
             self.probe(&held.material).await?;
         }

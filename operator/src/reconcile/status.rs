@@ -12,6 +12,10 @@ use crate::errors::{Area, Class, Failure, Reason};
 pub const READY: &str = "Ready";
 /// Roles, rows and keys in the database are in place.
 pub const DATABASE_READY: &str = "DatabaseReady";
+/// The fence itself is as the migrations made it.
+pub const POLICY_VERIFIED: &str = "PolicyVerified";
+/// All conditions.
+pub const CONDITIONS: [&str; 4] = [READY, DATABASE_READY, SECRETS_READY, POLICY_VERIFIED];
 /// The secrets are in the vault.
 pub const SECRETS_READY: &str = "SecretsReady";
 
@@ -71,11 +75,13 @@ pub fn next(
             writer.set(READY, true, Reason::Reconciled, &ready);
             writer.set(DATABASE_READY, true, Reason::Reconciled, "logins, stores and context keys are in place");
             writer.set(SECRETS_READY, true, Reason::Reconciled, "the credentials are in Key Vault and work");
+            let intact = "policies, grants, functions and roles are as the migrations made them";
+            writer.set(POLICY_VERIFIED, true, Reason::Reconciled, intact);
         }
         Outcome::Failed(failures) => {
             let first = failures.iter().find(|failure| failure.class() != Class::Contention)?;
             writer.set(READY, false, first.reason(), &first.to_string());
-            for (condition, area) in [(DATABASE_READY, Area::Database), (SECRETS_READY, Area::Secrets)] {
+            for (condition, area) in [(DATABASE_READY, Area::Database), (SECRETS_READY, Area::Secrets), (POLICY_VERIFIED, Area::Policy)] {
                 match failures.iter().find(|failure| failure.area() == area) {
                     Some(failure) => writer.set(condition, false, failure.reason(), &failure.to_string()),
                     None => writer.keep(condition, first.reason()),
@@ -197,7 +203,7 @@ mod tests {
         assert_eq!(find(&broken, SECRETS_READY).status, "True");
         assert_eq!(events.iter().map(|event| event.condition).collect::<Vec<_>>(), [READY, DATABASE_READY]);
         let (mended, events) = next(Some(&broken), &done(), Some(1), at(30)).unwrap();
-        assert_eq!(mended.conditions.iter().filter(|condition| condition.status == "True").count(), 3);
+        assert_eq!(mended.conditions.iter().filter(|condition| condition.status == "True").count(), 4);
         assert_eq!(events.len(), 2);
     }
 
