@@ -50,3 +50,9 @@ pub fn client(ca_file: Option<&Path>, timeout: Duration) -> Result<Client, CaFil
     }
     builder.build().map_err(CaFileError::Client)
 }
+
+/// A client for the identity endpoint of a machine: plain http on a link-local or loopback address, never by a proxy.
+pub(crate) fn machine_client(timeout: Duration) -> Result<Client, CaFileError> {
+    let builder = Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy();
+    builder.connect_timeout(CONNECT_TIMEOUT).timeout(timeout).build().map_err(CaFileError::Client)
+}

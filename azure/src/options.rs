@@ -15,7 +15,7 @@ use azure_identity::{
 use url::Url;
 
 use crate::{
-    http::{CaFileError, client},
+    http::{CaFileError, client, machine_client},
     secrets::SecretStore,
 };
 
@@ -127,14 +127,13 @@ impl AzureOptions {
                     client_id: Some(self.client_id(kind)?),
                     tenant_id: Some(self.tenant_id(kind)?),
                     token_file_path: Some(token_file),
-                    ..Default::default()
                 }))?
             }
             CredentialKind::ManagedIdentity => {
+                let transport = Transport::new(Arc::new(machine_client(TOKEN_TIMEOUT)?));
                 ManagedIdentityCredential::new(Some(ManagedIdentityCredentialOptions {
                     user_assigned_id: self.client_id.clone().map(UserAssignedId::ClientId),
-                    client_options: options,
-                    ..Default::default()
+                    client_options: ClientOptions { transport: Some(transport), ..options },
                 }))?
             }
             CredentialKind::ClientSecret => {

@@ -1,6 +1,6 @@
 //! Key Vault secrets with typed errors and a deadline on each call.
 
-use std::{collections::HashMap, fmt, future::Future, sync::Arc, time::Duration};
+use std::{cmp::Reverse, collections::HashMap, fmt, future::Future, sync::Arc, time::Duration};
 
 use azure_core::{credentials::TokenCredential, error::ErrorKind, http::ClientOptions};
 use azure_security_keyvault_secrets::{
@@ -183,8 +183,7 @@ impl SecretStore {
         tags: Option<HashMap<String, String>>,
     ) -> Result<SecretVersion, SecretError> {
         self.call(name, async {
-            let mut attributes = SecretAttributes::default();
-            attributes.enabled = enabled;
+            let attributes = SecretAttributes { enabled, ..Default::default() };
             let secret_attributes = enabled.is_some().then_some(attributes);
             let parameters = UpdateSecretPropertiesParameters { secret_attributes, tags, ..Default::default() };
             let options = SecretClientUpdateSecretPropertiesOptions {
@@ -210,7 +209,7 @@ impl SecretStore {
         match listed {
             Err(SecretError::NotFound(_)) => Ok(Vec::new()),
             Ok(mut versions) => {
-                versions.sort_by(|a, b| b.created.cmp(&a.created));
+                versions.sort_by_key(|version| Reverse(version.created));
                 Ok(versions)
             }
             Err(error) => Err(error),
@@ -302,7 +301,21 @@ fn classify(name: &str, error: &azure_core::Error) -> SecretError {
                 _ => SecretError::Unavailable(message),
             }
         }
+        ErrorKind::Credential if is_outage(error) => SecretError::Unavailable(message),
         ErrorKind::Credential => SecretError::Unauthorized(message),
         _ => SecretError::Unavailable(message),
     }
+}
+
+/// Whether a login failed because the authority is away, which passes, and not because it refused. The SDK wraps the
+/// cause in errors of its own.
+fn is_outage(error: &azure_core::Error) -> bool {
+    std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| error.source())
+        .filter_map(|error| error.downcast_ref::<azure_core::Error>())
+        .any(|error| match error.kind() {
+            ErrorKind::HttpResponse { status, .. } => matches!(u16::from(*status), 408 | 429 | 500..),
+            // A refusal is JSON; what cannot be read comes from something in between.
+            ErrorKind::Connection | ErrorKind::Io | ErrorKind::DataConversion => true,
+            _ => false,
+        })
 }
