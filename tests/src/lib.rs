@@ -1,8 +1,10 @@
 //! What the end-to-end suites share: one running stack for all tests of a suite, clients, and comparison with SQL run as
 //! administrator.
 
+mod oracle;
 mod stack;
 mod suite;
 
+pub use oracle::Oracle;
 pub use stack::{Answered, Shared, answered, kubectl, wait_until};
 pub use suite::{Suite, skip};

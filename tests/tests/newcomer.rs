@@ -83,7 +83,8 @@ fn the_readmes_commands_work_as_they_stand() {
     for line in [&format!("{}/mcp", facts.gateway_url), "export KUBECONFIG=", "cargo xtask token", ".vscode/mcp.json"] {
         assert!(printed.contains(line), "'{line}' is not in what up prints:\n{printed}");
     }
-    let mcp_json: Value = serde_json::from_str(&printed[printed.find("\n{").unwrap()..printed.rfind('}').unwrap() + 1]).unwrap();
+    let mcp_json: Value =
+        serde_json::from_str(&printed[printed.find("\n{").unwrap()..printed.rfind('}').unwrap() + 1]).unwrap();
     assert_eq!(mcp_json["servers"]["storefence"]["url"], format!("{}/mcp", facts.gateway_url));
     let json: Value = serde_json::from_slice(&fs::read(newcomer.stack_file()).unwrap()).unwrap();
     for key in ["gatewayUrl", "adminUrl", "kubeconfig", "issuerUrl", "databaseUrl", "keyVaultUrl", "audience", "pids"] {
@@ -95,14 +96,19 @@ fn the_readmes_commands_work_as_they_stand() {
         let args: Vec<&str> = command[2..].iter().map(String::as_str).collect();
         answers.push((args[0].to_owned(), newcomer.said(&args)));
     }
-    let questions: Vec<&str> = answers.iter().filter(|(verb, _)| verb == "ask").map(|(_, said)| said.as_str()).collect();
-    assert!(questions.len() >= 3 && questions[0] != questions[1], "different principals, different answers: {questions:?}");
+    let questions: Vec<&str> =
+        answers.iter().filter(|(verb, _)| verb == "ask").map(|(_, said)| said.as_str()).collect();
+    assert!(
+        questions.len() >= 3 && questions[0] != questions[1],
+        "different principals, different answers: {questions:?}"
+    );
     let (_, token) = answers.iter().find(|(verb, _)| verb == "token").expect("the README shows token");
     assert_eq!(token.trim().split('.').count(), 3);
     assert_eq!(token.lines().count(), 1, "the token and nothing else");
 
     let file = newcomer.directory.path().join("claims.json");
-    fs::write(&file, r#"{"department": "online", "name": null, "oid": "00000000-0000-4000-8000-000000000001"}"#).unwrap();
+    fs::write(&file, r#"{"department": "online", "name": null, "oid": "00000000-0000-4000-8000-000000000001"}"#)
+        .unwrap();
     let file = file.display().to_string();
     let changed = claims(&newcomer.said(&["token", "seattle-manager", "--claims", &file, "--expires-in", "60"]));
     assert_eq!(changed["department"], "online", "added");
