@@ -156,8 +156,8 @@ impl AzureOptions {
         })
     }
 
-    /// A client of one vault. `timeout` bounds each request, `retries` is how often a failed one is repeated: few on a
-    /// path where somebody waits.
+    /// A client of one vault. `timeout` bounds each call; a failed one is not repeated, since callers have schedules of
+    /// their own.
     pub fn secret_store(
         &self,
         credential: Arc<dyn TokenCredential>,

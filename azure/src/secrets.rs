@@ -232,6 +232,18 @@ impl SecretStore {
         self.call(name, async { self.client.delete_secret(name, None).await.map(drop) }).await
     }
 
+    /// The deleted secret that holds this name; `None` where there is none.
+    pub async fn deleted(&self, name: &str) -> Result<Option<SecretVersion>, SecretError> {
+        let found = self.call(name, async {
+            let secret = self.client.get_deleted_secret(name, None).await?.into_model()?;
+            described(&secret, secret.attributes.as_ref(), secret.tags.as_ref())
+        });
+        match found.await {
+            Err(SecretError::NotFound(_)) => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
     /// Takes back a deletion. The secret is readable some seconds later.
     pub async fn recover(&self, name: &str) -> Result<(), SecretError> {
         self.call(name, async { self.client.recover_deleted_secret(name, None).await.map(drop) }).await
