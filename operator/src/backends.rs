@@ -19,17 +19,20 @@ pub struct Backends {
 }
 
 impl Backends {
-    /// Sets up pools and clients; connects to nothing yet.
+    /// Sets up pools and clients; connects to nothing yet. Databases that `previous` has with the same configuration
+    /// keep their connections.
     ///
     /// # Errors
     /// A vault's URL that the client does not take.
     pub fn new(
         config: &Config,
+        previous: &Self,
         factory: &VaultFactory,
         limits: Limits,
     ) -> Result<Self, OptionsError> {
         let databases = config.databases.iter().map(|(name, database)| {
-            (name.clone(), Arc::new(Database::new(database, limits)))
+            let kept = previous.databases.get(name).filter(|kept| kept.is_of(database));
+            (name.clone(), kept.cloned().unwrap_or_else(|| Arc::new(Database::new(database, limits))))
         });
         let databases = databases.collect();
         let mut vaults = BTreeMap::new();

@@ -1,6 +1,7 @@
 //! The command line. Exit codes: 0 done, 1 failed (or `verify` found a deviation), 2 wrong usage or configuration.
 
 mod admin;
+mod reload;
 mod run;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
@@ -16,7 +17,7 @@ const FAILED: u8 = 1;
 
 /// Storefence's operator.
 #[derive(Debug, Parser)]
-#[command(name = "storefence-operator", version, about, arg_required_else_help = true)]
+#[command(name = "storefence-operator", version, about, arg_required_else_help = true, args_override_self = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -11,6 +11,7 @@ use std::{
 };
 
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use url::Url;
 
@@ -49,6 +50,16 @@ pub struct Config {
     pub key_vaults: BTreeMap<String, Url>,
 }
 
+impl PartialEq for Config {
+    /// Whether both mean the same connections.
+    fn eq(&self, other: &Self) -> bool {
+        let prints = |config: &Self| -> Vec<(String, [u8; 32])> {
+            config.databases.iter().map(|(name, database)| (name.clone(), database.fingerprint)).collect()
+        };
+        prints(self) == prints(other) && self.key_vaults == other.key_vaults
+    }
+}
+
 /// One database.
 #[derive(Clone)]
 pub struct DatabaseConfig {
@@ -56,6 +67,8 @@ pub struct DatabaseConfig {
     pub options: PgConnectOptions,
     /// Where the tenants' logins connect to.
     pub endpoint: Endpoint,
+    /// SHA-256 of all that the entry says, files included: tells whether a reload changed it.
+    pub fingerprint: [u8; 32],
 }
 
 impl fmt::Debug for DatabaseConfig {
@@ -187,11 +200,14 @@ impl DatabaseConfig {
             database,
             ssl_mode: ssl_mode(options.get_ssl_mode()),
         };
+        let mut fingerprint = Sha256::new().chain_update(&url);
         if let Some(file) = ca_file {
             let file = path.parent().unwrap_or(Path::new(".")).join(file);
-            options = options.ssl_root_cert_from_pem(read(&format!("{at}.caFile"), &file)?.into_bytes());
+            let pem = read(&format!("{at}.caFile"), &file)?;
+            fingerprint = fingerprint.chain_update([0]).chain_update(&pem);
+            options = options.ssl_root_cert_from_pem(pem.into_bytes());
         }
-        Ok(Self { options, endpoint })
+        Ok(Self { options, endpoint, fingerprint: fingerprint.finalize().into() })
     }
 }
 

@@ -87,6 +87,17 @@ pub struct ControllerFacts {
     store: Store<Guarded>,
     metrics: Arc<Metrics>,
     synced: Arc<std::sync::atomic::AtomicBool>,
+    triggers: mpsc::UnboundedSender<ObjectRef<Guarded>>,
+}
+
+impl ControllerFacts {
+    /// Sets off a pass over every tenant: what was missing may be there now.
+    pub fn look_at_all(&self) {
+        for object in self.store.state() {
+            // Without a receiver the loop has ended, and so has the process soon.
+            let _ = self.triggers.unbounded_send(ObjectRef::from_obj(object.as_ref()));
+        }
+    }
 }
 
 impl Facts for ControllerFacts {
@@ -126,6 +137,7 @@ impl Controller {
             store: store.clone(),
             metrics: Arc::clone(&metrics),
             synced: Arc::clone(&synced),
+            triggers: siblings.clone(),
         });
         let reporter = Reporter { controller: FIELD_MANAGER.to_owned(), instance: instance() };
         let context = Arc::new(Context {

@@ -154,9 +154,18 @@ impl Vault {
                 version: version(&secret.version),
                 value: secret.value,
             })),
-            Err(VaultError { source: SecretError::NotFound(_), .. }) => Ok(Read::Absent),
+            Err(VaultError { source: SecretError::NotFound(_), .. }) => self.read_deleted(name).await,
             // What a vault answers for a disabled version; its tags are in the listing.
             Err(VaultError { source: SecretError::Invalid { .. }, .. }) => self.read_disabled(name).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn read_deleted(&self, name: &str) -> Result<Read, VaultError> {
+        match self.call("get_deleted", self.store.deleted(name)).await {
+            Ok(deleted) => Ok(deleted.map_or(Read::Absent, |deleted| Read::SoftDeleted { owner: owner(&deleted) })),
+            // Not ours to see: writing the name will tell.
+            Err(VaultError { source: SecretError::Forbidden { .. }, .. }) => Ok(Read::Absent),
             Err(error) => Err(error),
         }
     }

@@ -113,6 +113,45 @@ async fn throttling_errors_and_broken_answers_of_the_vault_pass_by() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_secret_of_ours_is_recovered_and_renewed() {
+    let world = World::start().await;
+    let _operator = world.operator_with(&["--resync", "150ms"]).await;
+    apply(&world).await;
+    world.ready("retail", "zava").await;
+    let old = world.vault.secret("sf-zava-db-a").unwrap();
+    world.delete_secret("sf-zava-db-a").await;
+    let renewed = poll(async || world.vault.secret("sf-zava-db-a").filter(|new| new.value != old.value));
+    assert!(renewed.await.is_some());
+    let works = poll(async || world.log_in("zava").await.ok().map(drop));
+    assert!(works.await.is_some());
+
+    // One that was somebody else's is left in its grave.
+    world.vault.put("sf-contoso-db-a", "theirs", &[]);
+    world.delete_secret("sf-contoso-db-a").await;
+    world.apply("retail", "contoso", spec("contoso", &[("Downtown", store(2, 1))])).await;
+    let contoso = world.condition("retail", "contoso", "SecretsReady", "False", "SecretSoftDeleted").await;
+    assert!(message(&contoso, "SecretsReady").contains("sf-contoso-db-a"));
+    assert_eq!(world.vault.deleted_names(), ["sf-contoso-db-a"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_configuration_is_used_without_a_restart() {
+    let world = World::start().await;
+    let operator = world.operator_with(&["--retry-max", "1h"]).await;
+    let mut elsewhere = spec("zava", &[("Seattle", store(1, 1))]);
+    elsewhere["databaseRef"]["name"] = "second".into();
+    world.apply("retail", "zava", elsewhere).await;
+    world.condition("retail", "zava", "Ready", "False", "DatabaseNotConfigured").await;
+
+    let config = std::fs::read_to_string(world.directory.path().join("config.yaml")).unwrap();
+    world.write("config.yaml", "databases: [");
+    let told = poll(async || operator.log().contains("changed configuration is not used").then_some(()));
+    assert!(told.await.is_some(), "{}", operator.log());
+    world.write("config.yaml", &config.replace("name: retail", "name: second"));
+    world.ready("retail", "zava").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_secret_of_somebody_else_is_not_touched() {
     let world = World::start().await;
     world.vault.put("sf-zava-db-a", "theirs", &[("owner", "somebody")]);

@@ -9,7 +9,7 @@ use storefence_azure::AzureOptions;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{CliError, ConfigArgs};
+use super::{CliError, ConfigArgs, reload::Reload};
 use crate::{
     backends::Backends,
     controller::{Controller, RetryPolicy, Settings},
@@ -77,11 +77,17 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(arguments: Run) -> Result<ExitCode, CliError> {
     let Run { config, admin_listen, resync, concurrency, retry_base, retry_max, call_timeout, azure } = arguments;
+    let config_path = config.path()?.clone();
     let config = config.load()?;
     let metrics = Arc::new(Metrics::new().context("metrics")?);
     let vaults = VaultFactory::new(azure, Arc::clone(&metrics), call_timeout)?;
     let limits = Limits { concurrency, deadline: call_timeout, fence_age: resync.min(FENCE_AGE) };
-    let backends = Arc::new(ArcSwap::from_pointee(Backends::new(&config, &vaults, limits)?));
+    let backends = Arc::new(ArcSwap::from_pointee(Backends::new(
+        &config,
+        &Backends::default(),
+        &vaults,
+        limits,
+    )?));
     let client = kube::Client::try_default().await.context("Kubernetes: KUBECONFIG or in-cluster configuration")?;
 
     let stop = CancellationToken::new();
@@ -95,6 +101,8 @@ pub async fn run(arguments: Run) -> Result<ExitCode, CliError> {
     };
     let controller = Controller { client, backends: Arc::clone(&backends), metrics, settings };
     let (facts, controlling) = controller.start(stop.child_token());
+    let reload = Reload { path: config_path, config, vaults, limits, backends: Arc::clone(&backends), facts: Arc::clone(&facts) };
+    let reloading = tokio::spawn(stop.child_token().run_until_cancelled_owned(reload.run()));
     let admin = tokio::spawn(server::serve(listener, facts, stop.child_token()));
     migrate_all(&backends.load());
     let mut controlling = tokio::spawn(controlling);
@@ -105,6 +113,8 @@ pub async fn run(arguments: Run) -> Result<ExitCode, CliError> {
     };
     tracing::info!("stopping: running passes may end");
     stop.cancel();
+    // Ends at its next await; nothing depends on it.
+    drop(reloading);
     if outcome.is_ok() && tokio::time::timeout(DRAIN, controlling).await.is_err() {
         tracing::warn!("passes did not end in time and are dropped");
     }
@@ -119,7 +129,7 @@ pub async fn run(arguments: Run) -> Result<ExitCode, CliError> {
 
 /// Migrates every database without waiting: one that is away must not keep the others' tenants. What fails here is
 /// tried again, and told in the status, by the first pass over a tenant of that database.
-fn migrate_all(backends: &Backends) {
+pub(super) fn migrate_all(backends: &Backends) {
     for (name, database) in backends.databases() {
         let (name, database) = (name.to_owned(), Arc::clone(database));
         tokio::spawn(async move {

@@ -95,6 +95,7 @@ pub struct Limits {
 pub struct Database {
     options: PgConnectOptions,
     endpoint: Endpoint,
+    fingerprint: [u8; 32],
     pool: PgPool,
     deadline: Duration,
     salt: OnceCell<Arc<[u8]>>,
@@ -113,7 +114,22 @@ impl Database {
             .acquire_timeout(deadline)
             .idle_timeout(IDLE)
             .connect_lazy_with(options.clone());
-        Self { options, endpoint: config.endpoint.clone(), pool, deadline, salt: OnceCell::new(), fence_age, last_look: tokio::sync::Mutex::default() }
+        Self {
+            options,
+            endpoint: config.endpoint.clone(),
+            fingerprint: config.fingerprint,
+            pool,
+            deadline,
+            salt: OnceCell::new(),
+            fence_age,
+            last_look: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Whether it was set up from this configuration.
+    #[must_use]
+    pub fn is_of(&self, config: &DatabaseConfig) -> bool {
+        self.fingerprint == config.fingerprint
     }
 
     /// Where the tenants' logins connect to.

@@ -19,6 +19,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde_json::{Value, json};
+use storefence_azure::{AzureOptions, CredentialKind};
 use storefence_devstack::{
     entra::{ClientApp, Entra, EntraOptions, principals::ZAVA_TENANT_ID},
     key_vault::{KeyVault, KeyVaultOptions, Permissions},
@@ -159,6 +160,23 @@ impl World {
         operator
     }
 
+    /// Deletes a secret through the API, as an administrator of the vault would.
+    pub async fn delete_secret(&self, name: &str) {
+        let options = AzureOptions {
+            ca_file: Some(self.directory.path().join("ca.pem")),
+            credential: CredentialKind::ClientSecret,
+            authority_host: self.entra.url().parse().unwrap(),
+            tenant_id: Some(self.app.tenant_id.clone()),
+            client_id: Some(self.app.client_id.clone()),
+            federated_token_file: None,
+            client_secret: self.app.secret.clone(),
+            key_vault_resource: "https://vault.azure.net".to_owned(),
+        };
+        let url = self.vault.url().parse().unwrap();
+        let store = options.secret_store(options.credential().unwrap(), &url, Duration::from_secs(5)).unwrap();
+        store.delete(name).await.unwrap();
+    }
+
     pub fn tenants(&self, namespace: &str) -> Api<RetailTenant> {
         Api::namespaced(self.kube.clone(), namespace)
     }
@@ -187,7 +205,14 @@ impl World {
     }
 
     /// Waits for a condition of the newest generation.
-    pub async fn condition(&self, namespace: &str, name: &str, type_: &str, status: &str, reason: &str) -> RetailTenant {
+    pub async fn condition(
+        &self,
+        namespace: &str,
+        name: &str,
+        type_: &str,
+        status: &str,
+        reason: &str,
+    ) -> RetailTenant {
         let mut last = None;
         let found = poll(async || {
             let tenant = self.get(namespace, name).await?;
@@ -254,10 +279,20 @@ impl World {
         let sql = self.sql().await;
         let mut found = BTreeMap::new();
         for table in [
-            "retail.tenants", "retail.stores", "fence.tenants", "fence.tenant_stores", "fence.logins",
-            "fence.context_keys", "pg_authid", "pg_auth_members", "pg_db_role_setting", "pg_shdescription",
+            "retail.tenants",
+            "retail.stores",
+            "fence.tenants",
+            "fence.tenant_stores",
+            "fence.logins",
+            "fence.context_keys",
+            "pg_authid",
+            "pg_auth_members",
+            "pg_db_role_setting",
+            "pg_shdescription",
         ] {
-            let query = format!("SELECT coalesce(string_agg(t.xmin::text || t.ctid::text, ',' ORDER BY t.ctid), '') FROM {table} t");
+            let query = format!(
+                "SELECT coalesce(string_agg(t.xmin::text || t.ctid::text, ',' ORDER BY t.ctid), '') FROM {table} t"
+            );
             found.insert(table.to_owned(), sql.query_one(&query, &[]).await.unwrap().get(0));
         }
         // nextval() leaves no row version.
@@ -278,7 +313,8 @@ impl Operator {
     }
 
     pub async fn get(&self, path: &str) -> Option<(u16, String)> {
-        let answer = reqwest::Client::builder().build().ok()?.get(format!("http://{}{path}", self.admin)).send().await.ok()?;
+        let answer =
+            reqwest::Client::builder().build().ok()?.get(format!("http://{}{path}", self.admin)).send().await.ok()?;
         Some((answer.status().as_u16(), answer.text().await.ok()?))
     }
 
