@@ -216,6 +216,10 @@ fn settings(args: RunArgs) -> Result<run::Settings, CliError> {
         let problem = format!("'{bad}' is not a scope");
         return Err(CliError::Invalid { flag: "--scope", variable: "STOREFENCE_SCOPE", problem });
     }
+    if authority.scheme() != "https" {
+        let problem = format!("{authority} is not an https URL; signing keys come from there");
+        return Err(CliError::Invalid { flag: "--authority", variable: "STOREFENCE_AUTHORITY", problem });
+    }
     let allowed = Allowed::new(&public_url, &allowed_host, &allowed_origin)?;
     Ok(run::Settings {
         config: Config::load(&config)?,

@@ -5,7 +5,10 @@ pub mod errors;
 pub mod hosts;
 pub mod metadata;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
@@ -122,7 +125,7 @@ async fn mcp(app: &App, tenant: Option<&str>, request: Request) -> Response {
             return json_rpc(&refusal);
         }
     };
-    let correlation = caller.correlation;
+    let (correlation, started) = (caller.correlation, Instant::now());
     // The token goes no further than this.
     parts.headers.remove(header::AUTHORIZATION);
     let slot = Slot::default();
@@ -130,6 +133,12 @@ async fn mcp(app: &App, tenant: Option<&str>, request: Request) -> Response {
     parts.extensions.insert(slot.clone());
     let response = app.mcp.handle(http::Request::from_parts(parts, Full::new(body))).await;
     let mut response = finish(response, &slot, &envelope).await;
+    // Tools are observed where they run, with their names and outcomes.
+    if let Some(method) = envelope.other_method() {
+        let error = if response.status().is_success() { "" } else { "refused" };
+        let seconds = started.elapsed().as_secs_f64();
+        app.metrics.operations.with_label_values(&[method, "", error]).observe(seconds);
+    }
     if let Ok(value) = HeaderValue::try_from(correlation.to_string()) {
         response.headers_mut().insert("x-correlation-id", value);
     }

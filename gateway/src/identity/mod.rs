@@ -11,7 +11,7 @@ pub mod verify;
 
 use std::{
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use moka::sync::Cache;
@@ -22,8 +22,8 @@ use uuid::Uuid;
 use self::{authority::Authority, jwks::KeyStore};
 use crate::metrics::Metrics;
 
-/// Verified tokens that are remembered; one takes a few KiB.
-const CACHE_MAX: u64 = 10_000;
+/// Verified tokens that are remembered, and for how long without use; one takes a few KiB.
+const CACHE: (u64, Duration) = (10_000, Duration::from_secs(3600));
 
 /// Why a token is not accepted. The caller learns only that it is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -153,7 +153,13 @@ impl Identity {
     /// `audiences`: the values of `aud` that mean this gateway.
     #[must_use]
     pub fn new(authority: Authority, audiences: Vec<String>, keys: Arc<KeyStore>, metrics: Arc<Metrics>) -> Self {
-        Self { authority, audiences, keys, cache: Cache::new(CACHE_MAX), metrics }
+        Self {
+            authority,
+            audiences,
+            keys,
+            cache: Cache::builder().max_capacity(CACHE.0).time_to_idle(CACHE.1).build(),
+            metrics,
+        }
     }
 
     /// Verifies a token. `accepts` tells whether some tenant is of a directory; it is asked on each call, so that a

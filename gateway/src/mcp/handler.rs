@@ -11,6 +11,7 @@ use rmcp::{
     service::RequestContext,
 };
 use serde_json::Value;
+use tracing::Instrument;
 
 use super::{
     splice::Slot,
@@ -95,7 +96,15 @@ impl ServerHandler for Handler {
             let name: String = request.name.chars().take(128).collect();
             return Err(ErrorData::invalid_params(format!("Unknown tool: {name}"), None));
         };
-        let calling = tool.call(&self.services, &caller, request.arguments.unwrap_or_default());
+        // Named and attributed by OpenTelemetry's conventions for MCP.
+        let span = tracing::info_span!(
+            "tools/call",
+            otel.name = format!("tools/call {}", tool.name()),
+            mcp.method.name = "tools/call",
+            gen_ai.tool.name = tool.name(),
+            correlation_id = %caller.correlation,
+        );
+        let calling = tool.call(&self.services, &caller, request.arguments.unwrap_or_default()).instrument(span);
         let outcome = tokio::select! {
             outcome = calling => outcome,
             // The client went away; dropping the call cancels its statement at the server.

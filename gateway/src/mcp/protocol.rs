@@ -20,6 +20,22 @@ pub struct Envelope {
     pub name: Option<String>,
 }
 
+impl Envelope {
+    /// The method for a metric, where it is not one of those that the tools count; what is not known is `other`.
+    #[must_use]
+    pub fn other_method(&self) -> Option<&'static str> {
+        Some(match self.method.as_deref()? {
+            "tools/call" | "tools/list" => return None,
+            "initialize" => "initialize",
+            "server/discover" => "server/discover",
+            "ping" => "ping",
+            "notifications/initialized" => "notifications/initialized",
+            "notifications/cancelled" => "notifications/cancelled",
+            _ => "other",
+        })
+    }
+}
+
 /// An answer that ends a request before rmcp sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {

@@ -33,7 +33,10 @@ async fn metadata(world: Arc<World>) -> Result<()> {
     let (_, unknown) = get("/nobody/mcp").await?;
     ensure!(known["resource"] == format!("{}/zava/mcp", world.gateway.url));
     let text = known.to_string().replace("/zava/", "/nobody/");
-    ensure!(serde_json::from_str::<Value>(&text)? == unknown, "an unknown tenant's document differs: {known} {unknown}");
+    ensure!(
+        serde_json::from_str::<Value>(&text)? == unknown,
+        "an unknown tenant's document differs: {known} {unknown}"
+    );
     Ok(())
 }
 

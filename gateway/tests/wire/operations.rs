@@ -228,6 +228,7 @@ async fn metrics(world: Arc<World>) -> Result<()> {
         "storefence_tenants{state=\"served\"} 2",
         "storefence_jwks_age_seconds",
         "storefence_rows_total",
+        "mcp_server_operation_duration_seconds_count{error_type=\"\",gen_ai_tool_name=\"\",mcp_method_name=\"initialize\"}",
     ] {
         ensure!(text.contains(name), "{name} is not in\n{text}");
     }

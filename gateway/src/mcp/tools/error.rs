@@ -13,8 +13,7 @@ pub enum Code {
     Timeout,
     /// PostgreSQL refused the statement.
     Database,
-    /// Too many calls.
-    #[allow(dead_code)]
+    /// Too many calls at once; it helps to come back.
     RateLimited,
     /// Something behind the gateway is away.
     Unavailable,

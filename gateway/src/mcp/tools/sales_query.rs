@@ -127,10 +127,10 @@ fn explain(error: QueryError, sql: &str) -> ToolError {
             );
             ToolError::new(Code::Timeout, message)
         }
-        QueryError::Pool(PoolError::Busy) => ToolError::new(
-            Code::Unavailable,
-            "all database connections of this chain are busy; try again in a few seconds",
-        ),
+        QueryError::Pool(PoolError::Busy) => {
+            let message = "too many statements of this chain are running at once; try again in a few seconds";
+            ToolError::new(Code::RateLimited, message)
+        }
         QueryError::Pool(_) | QueryError::Broken(_) | QueryError::Stale(_) | QueryError::Context { .. } => {
             ToolError::new(
                 Code::Unavailable,
