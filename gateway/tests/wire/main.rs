@@ -5,6 +5,7 @@
 
 mod http;
 mod identity;
+mod interleaving;
 mod operations;
 mod protocol;
 mod query;
@@ -55,6 +56,7 @@ fn main() -> Result<ExitCode> {
     identity::tests(&mut tests);
     tenants::tests(&mut tests);
     operations::tests(&mut tests);
+    interleaving::tests(&mut tests);
     identity::last(&mut tests);
     let conclusion = libtest_mimic::run(&arguments, tests.trials);
     if conclusion.has_failed() {
