@@ -9,7 +9,12 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::Value;
-use storefence_devstack::stack::{StackFacts, facts::is_alive};
+use storefence_devstack::{
+    kube_api::{KubeApi, KubeApiOptions},
+    postgres::{AdminKind, Cluster, ClusterOptions},
+    stack::{StackFacts, facts::is_alive},
+    tls::Authority,
+};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
@@ -18,17 +23,37 @@ fn root() -> PathBuf {
 /// A stack in a directory of its own, stopped when the test ends, also when it fails.
 struct Newcomer {
     directory: tempfile::TempDir,
+    env: Vec<(&'static str, String)>,
 }
 
 impl Newcomer {
+    fn new(env: Vec<(&'static str, String)>) -> Self {
+        Self { directory: tempfile::tempdir().unwrap(), env }
+    }
+
+    fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     fn stack_file(&self) -> PathBuf {
-        self.directory.path().join("stack.json")
+        self.directory().join("stack.json")
+    }
+
+    fn facts(&self) -> StackFacts {
+        serde_json::from_slice(&fs::read(self.stack_file()).unwrap()).unwrap()
     }
 
     /// `cargo xtask …`, through the binary that cargo would run.
     fn xtask(&self, args: &[&str]) -> Output {
         let bin = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("xtask");
-        Command::new(bin).args(args).env("STOREFENCE_STACK", self.stack_file()).current_dir(root()).output().unwrap()
+        Command::new(bin)
+            .args(args)
+            .env("STOREFENCE_STACK", self.stack_file())
+            .env_remove("DATABASE_URL")
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .current_dir(root())
+            .output()
+            .unwrap()
     }
 
     fn said(&self, args: &[&str]) -> String {
@@ -72,14 +97,14 @@ fn readme_commands() -> Vec<Vec<String>> {
 
 #[test]
 fn the_readmes_commands_work_as_they_stand() {
-    let newcomer = Newcomer { directory: tempfile::tempdir().unwrap() };
+    let newcomer = Newcomer::new(Vec::new());
     assert!(newcomer.refused(&["status"]).contains("cargo xtask up"), "says the way out");
     let commands = readme_commands();
     assert_eq!(commands[0], ["cargo", "xtask", "up"], "the first command");
     assert!(commands.iter().any(|command| command == &["cargo", "xtask", "test"]), "the second command");
 
     let printed = newcomer.said(&["up", "--detach"]);
-    let facts: StackFacts = serde_json::from_slice(&fs::read(newcomer.stack_file()).unwrap()).unwrap();
+    let facts = newcomer.facts();
     for line in [&format!("{}/mcp", facts.gateway_url), "export KUBECONFIG=", "cargo xtask token", ".vscode/mcp.json"] {
         assert!(printed.contains(line), "'{line}' is not in what up prints:\n{printed}");
     }
@@ -106,7 +131,7 @@ fn the_readmes_commands_work_as_they_stand() {
     assert_eq!(token.trim().split('.').count(), 3);
     assert_eq!(token.lines().count(), 1, "the token and nothing else");
 
-    let file = newcomer.directory.path().join("claims.json");
+    let file = newcomer.directory().join("claims.json");
     fs::write(&file, r#"{"department": "online", "name": null, "oid": "00000000-0000-4000-8000-000000000001"}"#)
         .unwrap();
     let file = file.display().to_string();
@@ -126,4 +151,34 @@ fn the_readmes_commands_work_as_they_stand() {
         assert!(!is_alive(*pid), "{name} outlives down");
     }
     assert!(newcomer.said(&["down"]).contains("no stack"), "twice is no error");
+}
+
+/// With a cluster and a database of one's own, `up` starts neither: it uses the current context of KUBECONFIG and
+/// DATABASE_URL, whose administrator need not be superuser.
+#[tokio::test(flavor = "multi_thread")]
+async fn up_uses_the_cluster_and_the_database_that_are_there() {
+    let authority = Authority::new().unwrap();
+    let api = KubeApi::start(KubeApiOptions::new(&authority)).await.unwrap();
+    let cluster = Cluster::start(ClusterOptions::default()).await.unwrap();
+    let database = cluster.create_database("chain", AdminKind::CreateRole).await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let kubeconfig = directory.path().join("kubeconfig");
+    fs::write(&kubeconfig, api.kubeconfig()).unwrap();
+    let env = vec![("KUBECONFIG", kubeconfig.display().to_string()), ("DATABASE_URL", database.admin_url.clone())];
+    let newcomer = Newcomer::new(env);
+    tokio::task::spawn_blocking(move || {
+        newcomer.said(&["up", "--detach", "--cluster", "current"]);
+        let facts = newcomer.facts();
+        assert_eq!(facts.database_url, database.admin_url);
+        assert!(!facts.pids.contains_key("postgres"), "{:?}", facts.pids);
+        let answer = newcomer.said(&["ask", "--as", "contoso-head-office", "SELECT count(*) FROM retail.stores"]);
+        assert!(answer.contains("\n    4\n"), "{answer}");
+        newcomer.said(&["down"]);
+    })
+    .await
+    .unwrap();
+    assert!(api.counters().get("patch", "retailtenants") > 0, "the tenants are on that cluster");
+    let client = cluster.connect("chain").await.unwrap();
+    let orders: i64 = client.query_one("SELECT count(*) FROM retail.orders", &[]).await.unwrap().get(0);
+    assert!(orders > 0, "the rows are in that database");
 }
