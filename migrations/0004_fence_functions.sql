@@ -100,6 +100,18 @@ BEGIN
 END $fn$;
 COMMENT ON FUNCTION fence.visible_stores() IS 'Stores that the signed context of this call names and that are the tenant''s; an error without a valid context.';
 
+-- Takes the context of a call and refuses the call if it is not valid, whatever its statement reads. A function of its
+-- own, so that the role which runs the users' SQL needs no right to set_config(): the strict level takes it away.
+CREATE FUNCTION fence.accept(context text) RETURNS void
+LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL RESTRICTED
+SET search_path = pg_catalog, pg_temp
+AS $fn$
+BEGIN
+    PERFORM set_config('fence.context', context, true);
+    PERFORM fence.visible_stores();
+END $fn$;
+COMMENT ON FUNCTION fence.accept(text) IS 'First step of run_query: the signed context of this call; an error if it is not valid.';
+
 -- First step on a new connection and last step of every flight. Locks that a statement took outlive its rollback, so they
 -- are released here; the ticket moves, so the context of the call that has just ended is worth nothing.
 CREATE FUNCTION fence.ticket(OUT ticket bigint, OUT pid integer, OUT epoch bigint)
@@ -114,8 +126,8 @@ BEGIN
 END $fn$;
 COMMENT ON FUNCTION fence.ticket() IS 'Ticket for the next call on this connection, its backend process, and the server''s clock in Unix seconds.';
 
-REVOKE ALL ON FUNCTION fence.tenant_key(), fence.visible_stores(), fence.ticket() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION fence.tenant_key(), fence.visible_stores() TO fence_reader;
+REVOKE ALL ON FUNCTION fence.tenant_key(), fence.visible_stores(), fence.accept(text), fence.ticket() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION fence.tenant_key(), fence.visible_stores(), fence.accept(text) TO fence_reader;
 GRANT EXECUTE ON FUNCTION fence.ticket() TO fence_login;
 -- just for the creation of the reader's own function below
 GRANT CREATE ON SCHEMA fence TO fence_reader;
@@ -148,9 +160,8 @@ DECLARE
     rows_left  integer := max_rows;
     bytes_left bigint := max_bytes;
 BEGIN
-    PERFORM pg_catalog.set_config('fence.context', context, true);
     -- a statement that reads no table needs a valid context too
-    PERFORM fence.visible_stores();
+    PERFORM fence.accept(context);
     OPEN answer NO SCROLL FOR EXECUTE query;
     LOOP
         FETCH answer INTO answer_row;

@@ -116,7 +116,10 @@ pub async fn run_on(connection: &mut PgConnection) -> Result<Report, MigrateErro
         let outcome = migrator.run_direct(None, connection, false).await;
         let Err(error) = outcome else { break };
         // The migrator lets go of its lock only when it succeeds.
-        sqlx::query("SELECT pg_advisory_unlock_all()").execute(&mut *connection).await.map_err(MigrateError::Unreachable)?;
+        sqlx::query("SELECT pg_advisory_unlock_all()")
+            .execute(&mut *connection)
+            .await
+            .map_err(MigrateError::Unreachable)?;
         if attempt < ATTEMPTS && met_another_migration(&error) {
             tokio::time::sleep(Duration::from_millis(50 * u64::from(attempt))).await;
             attempt += 1;
@@ -172,7 +175,10 @@ async fn applied(connection: &mut PgConnection) -> Result<Vec<i64>, MigrateError
 fn met_another_migration(error: &SqlxError) -> bool {
     database_error(error).is_some_and(|error| {
         let code = error.code();
-        code == "40001" || code == "40P01" || code == "23505" || (code == "XX000" && error.message().contains("concurrently"))
+        code == "40001"
+            || code == "40P01"
+            || code == "23505"
+            || (code == "XX000" && error.message().contains("concurrently"))
     })
 }
 
@@ -228,8 +234,10 @@ mod tests {
             .filter(|name| name.ends_with(".sql"))
             .collect();
         files.sort();
-        let shipped: Vec<String> =
-            MIGRATIONS.iter().map(|(version, name, _)| format!("{version:04}_{}.sql", name.replace(' ', "_"))).collect();
+        let shipped: Vec<String> = MIGRATIONS
+            .iter()
+            .map(|(version, name, _)| format!("{version:04}_{}.sql", name.replace(' ', "_")))
+            .collect();
         assert_eq!(files, shipped);
     }
 }

@@ -46,11 +46,14 @@ const ANSWERED: [(&str, &str); 7] = [
 ];
 
 /// Answers that cannot be compared line by line with the oracle's, and how they are compared instead.
-const NOT_COMPARED: [(&str, &str); 1] =
-    [("base_ctid", "physical addresses differ between the two databases: every line must be one of the scope's customers")];
+const NOT_COMPARED: [(&str, &str); 1] = [(
+    "base_ctid",
+    "physical addresses differ between the two databases: every line must be one of the scope's customers",
+)];
 
 /// Statements that run until somebody stops them.
-const ENDLESS: [&str; 6] = ["sleep", "timeout_off_then_sleep", "timeout_off_pg16", "cpu_regex", "cpu_cross", "temp_files"];
+const ENDLESS: [&str; 6] =
+    ["sleep", "timeout_off_then_sleep", "timeout_off_pg16", "cpu_regex", "cpu_cross", "temp_files"];
 
 /// What later calls see: rows of every table, and the settings that a statement could have left behind. (A setting that
 /// PostgreSQL does not know reads as NULL before its first use in a session and as '' ever after: nullif.)
@@ -98,8 +101,12 @@ fn a_broken_fence_is_noticed() {
         outside(&world, &tenants).await.unwrap();
         let login = &tenants[1].logins[0];
         let condition = "USING (store_id = ANY ((SELECT fence.visible_stores())::uuid[]))";
-        let original: String =
-            world.admin.query_one("SELECT pg_get_functiondef('fence.visible_stores'::regproc)", &[]).await.unwrap().get(0);
+        let original: String = world
+            .admin
+            .query_one("SELECT pg_get_functiondef('fence.visible_stores'::regproc)", &[])
+            .await
+            .unwrap()
+            .get(0);
         // what is broken, how, how it is mended, and whether statements through the fence show it or only those outside
         let breaks = [
             ("policy dropped", "DROP POLICY fence_read ON retail.stores".to_owned(), format!("CREATE POLICY fence_read ON retail.stores FOR SELECT TO fence_reader {condition}"), true),
@@ -128,7 +135,18 @@ fn a_broken_fence_is_noticed() {
 
 /// What holds outside of `run_query`: a login reads no table by itself, and even the owner of the tables sees no row.
 async fn outside(world: &World, tenants: &[Tenant; 2]) -> Result<(), String> {
-    let tables = ["stores", "customers", "orders", "order_items", "inventory", "products", "categories", "product_types", "tenants", "product_description_embeddings"];
+    let tables = [
+        "stores",
+        "customers",
+        "orders",
+        "order_items",
+        "inventory",
+        "products",
+        "categories",
+        "product_types",
+        "tenants",
+        "product_description_embeddings",
+    ];
     let owner = world.superuser().await;
     owner.batch_execute("SET ROLE retail_owner").await.unwrap();
     for table in tables {
@@ -209,8 +227,23 @@ impl<'w> Bench<'w> {
         let colleague = StoreSet::Some([tenant.stores[3].0].into());
         let mut session = Session::open(world, tenant).await;
         let expected_probe = session.call(tenant, &colleague, PROBE).await;
-        assert!(expected_probe.as_ref().is_ok_and(|lines| lines[0].contains(&tenant.stores[3].1)), "{expected_probe:?}");
-        Self { tenant, other, scope, colleague, session, oracle, hidden, stolen, peers, expected_probe, answered: BTreeSet::new() }
+        assert!(
+            expected_probe.as_ref().is_ok_and(|lines| lines[0].contains(&tenant.stores[3].1)),
+            "{expected_probe:?}"
+        );
+        Self {
+            tenant,
+            other,
+            scope,
+            colleague,
+            session,
+            oracle,
+            hidden,
+            stolen,
+            peers,
+            expected_probe,
+            answered: BTreeSet::new(),
+        }
     }
 
     async fn failures(&mut self, names: &[&str]) -> Vec<String> {
@@ -245,7 +278,14 @@ impl<'w> Bench<'w> {
                 .replace("{{hidden_store}}", &format!("'{}'::uuid", self.other.stores[0].0))
                 .replace("@@STOLEN@@", &self.stolen)
                 // the corpus was written for numbered tenants: ours are called 1-north and 2-south
-                .replace("'^v1.1.1','v1|1|2'", &format!("'{}','v1|1|{}'", "^v1.1.".to_owned() + &self.tenant.id.as_str()[..1], &self.other.id.as_str()[..1]));
+                .replace(
+                    "'^v1.1.1','v1|1|2'",
+                    &format!(
+                        "'{}','v1|1|{}'",
+                        "^v1.1.".to_owned() + &self.tenant.id.as_str()[..1],
+                        &self.other.id.as_str()[..1]
+                    ),
+                );
             let answer = self.session.call(self.tenant, &self.scope, &sql).await;
             self.check(attack, &sql, &answer).await?;
             self.session.reopen_if_closed().await;
@@ -258,7 +298,11 @@ impl<'w> Bench<'w> {
         }
         let probe = self.session.call(self.tenant, &self.colleague, PROBE).await;
         if probe != self.expected_probe {
-            return Err(format!("the next call differs: {}, before {}", head(&format!("{probe:?}")), head(&format!("{:?}", self.expected_probe))));
+            return Err(format!(
+                "the next call differs: {}, before {}",
+                head(&format!("{probe:?}")),
+                head(&format!("{:?}", self.expected_probe))
+            ));
         }
         Ok(())
     }
@@ -268,21 +312,37 @@ impl<'w> Bench<'w> {
             Ok(lines) => lines.join("\n"),
             Err(refusal) => refusal.message.clone(),
         };
-        if let Some(word) = self.hidden.iter().find(|word| text.contains(word.as_str()) && !sql.contains(word.as_str())) {
+        if let Some(word) = self.hidden.iter().find(|word| text.contains(word.as_str()) && !sql.contains(word.as_str()))
+        {
             return Err(format!("{word} of a hidden row in the answer: {}", head(&text)));
         }
         match (attack.expect, answer) {
             (Expectation::OwnRowsOnly, Ok(lines)) if NOT_COMPARED.iter().any(|(name, _)| *name == attack.name) => {
-                let own = self.oracle.answer("SELECT email FROM retail.customers").await.map_err(|error| format!("{error:?}"))?;
+                let own = self
+                    .oracle
+                    .answer("SELECT email FROM retail.customers")
+                    .await
+                    .map_err(|error| format!("{error:?}"))?;
                 match lines.iter().find(|line| !own.contains(line)) {
                     Some(line) => Err(format!("not an own row: {line}")),
                     None => Ok(()),
                 }
             }
             (Expectation::OwnRowsOnly, _) => {
-                let sorted = |answer: Answer| answer.map(|mut lines| { lines.sort(); lines }).map_err(|refusal| refusal.code);
+                let sorted = |answer: Answer| {
+                    answer
+                        .map(|mut lines| {
+                            lines.sort();
+                            lines
+                        })
+                        .map_err(|refusal| refusal.code)
+                };
                 let (seen, due) = (sorted(answer.clone()), sorted(self.oracle.answer(sql).await));
-                if seen == due { Ok(()) } else { Err(format!("answer {}, oracle {}", head(&format!("{seen:?}")), head(&format!("{due:?}")))) }
+                if seen == due {
+                    Ok(())
+                } else {
+                    Err(format!("answer {}, oracle {}", head(&format!("{seen:?}")), head(&format!("{due:?}"))))
+                }
             }
             (Expectation::Blocked, Ok(lines)) => {
                 if ANSWERED.iter().any(|(name, _)| *name == attack.name) {

@@ -51,7 +51,10 @@ async fn a_valid_context_shows_its_stores(world: &World, tenant: &Tenant) {
         assert_eq!(session.call(tenant, &scope, COUNT).await.unwrap(), [format!("{{\"n\":{expected}}}")]);
     }
     // a trailing semicolon, duplicate names, values in the order of the columns, no columns at all
-    assert_eq!(session.call(tenant, &StoreSet::All, "SELECT 2 AS b, 1 AS a, 3 AS b;").await.unwrap(), ["{\"b\":2,\"a\":1,\"b\":3}"]);
+    assert_eq!(
+        session.call(tenant, &StoreSet::All, "SELECT 2 AS b, 1 AS a, 3 AS b;").await.unwrap(),
+        ["{\"b\":2,\"a\":1,\"b\":3}"]
+    );
     assert_eq!(session.call(tenant, &StoreSet::All, "SELECT").await.unwrap(), ["{}"]);
 }
 
@@ -110,14 +113,17 @@ async fn a_context_is_for_one_call_on_one_backend(world: &World, tenant: &Tenant
     // a ticket that has not been given out yet
     let mut ahead = session.ticket;
     ahead.ticket += 1;
-    let context = storefence_tenancy::context::sign(&tenant.key, 1, &tenant.id, ahead, ahead.epoch + 30, &StoreSet::All);
+    let context =
+        storefence_tenancy::context::sign(&tenant.key, 1, &tenant.id, ahead, ahead.epoch + 30, &StoreSet::All);
     assert_eq!(refused(&mut session, &context, "ahead").await, message);
     // no ticket at all
     let client = connect(&tenant.url(world)).await.unwrap();
     let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
     let ticket = storefence_tenancy::context::Ticket { ticket: 1, pid, epoch: session.ticket.epoch };
-    let context = storefence_tenancy::context::sign(&tenant.key, 1, &tenant.id, ticket, ticket.epoch + 30, &StoreSet::All);
-    let error = client.query("SELECT line FROM fence.run_query($1, 'SELECT 1', 1, 100)", &[&context]).await.unwrap_err();
+    let context =
+        storefence_tenancy::context::sign(&tenant.key, 1, &tenant.id, ticket, ticket.epoch + 30, &StoreSet::All);
+    let error =
+        client.query("SELECT line FROM fence.run_query($1, 'SELECT 1', 1, 100)", &[&context]).await.unwrap_err();
     assert_eq!(error.code().unwrap().code(), "55000");
 }
 
@@ -146,7 +152,14 @@ async fn a_context_lives_a_minute_at_most(world: &World, tenant: &Tenant) {
     let mut session = Session::open(world, tenant).await;
     for (seconds, valid) in [(-3600, false), (-2, false), (2, true), (58, true), (63, false), (3600, false)] {
         let ticket = session.ticket;
-        let context = storefence_tenancy::context::sign(&tenant.key, 1, &tenant.id, ticket, ticket.epoch + seconds, &StoreSet::All);
+        let context = storefence_tenancy::context::sign(
+            &tenant.key,
+            1,
+            &tenant.id,
+            ticket,
+            ticket.epoch + seconds,
+            &StoreSet::All,
+        );
         if valid {
             session.call_with(&context, COUNT, 10, 1000).await.unwrap();
         } else {
@@ -155,14 +168,25 @@ async fn a_context_lives_a_minute_at_most(world: &World, tenant: &Tenant) {
     }
     // in time when the call begins: good until it ends
     let ticket = session.ticket;
-    let context = storefence_tenancy::context::sign(&tenant.key, 1, &tenant.id, ticket, ticket.epoch + 2, &StoreSet::All);
+    let context =
+        storefence_tenancy::context::sign(&tenant.key, 1, &tenant.id, ticket, ticket.epoch + 2, &StoreSet::All);
     let slow = "SELECT (SELECT count(*) FROM retail.stores WHERE s IS NOT NULL) AS n FROM (SELECT pg_sleep(3.1)::text AS s OFFSET 0) x";
     assert_eq!(session.call_with(&context, slow, 10, 1000).await.unwrap(), ["{\"n\":4}"]);
 }
 
 async fn numbers_have_one_spelling(world: &World, tenant: &Tenant) {
     let mut session = Session::open(world, tenant).await;
-    for spelling in ["v1|01|T|P|N|E|*", "v1|+1|T|P|N|E|*", "v1|1|T|0P|N|E|*", "v1|1|T|P|0N|E|*", "v1|1|T|P|N|0E|*", "v1|1|T|P|N|E|", "v1|1|T|P|N|E|*|", "v2|1|T|P|N|E|*", "v1|1|T|P|N|E|**"] {
+    for spelling in [
+        "v1|01|T|P|N|E|*",
+        "v1|+1|T|P|N|E|*",
+        "v1|1|T|0P|N|E|*",
+        "v1|1|T|P|0N|E|*",
+        "v1|1|T|P|N|0E|*",
+        "v1|1|T|P|N|E|",
+        "v1|1|T|P|N|E|*|",
+        "v2|1|T|P|N|E|*",
+        "v1|1|T|P|N|E|**",
+    ] {
         let ticket = session.ticket;
         let body = spelling
             .replace('T', tenant.id.as_str())
@@ -179,7 +203,14 @@ async fn keys_rotate(world: &World, tenant: &Tenant) {
     let mut session = Session::open(world, tenant).await;
     let next = ContextKey::new(rand::random());
     let sign = |session: &Session, key: &ContextKey, kid| {
-        storefence_tenancy::context::sign(key, kid, &tenant.id, session.ticket, session.ticket.epoch + 30, &StoreSet::All)
+        storefence_tenancy::context::sign(
+            key,
+            kid,
+            &tenant.id,
+            session.ticket,
+            session.ticket.epoch + 30,
+            &StoreSet::All,
+        )
     };
     let context = sign(&session, &next, 2);
     assert_eq!(refused(&mut session, &context, "unknown key").await, "store context invalid");
@@ -199,25 +230,42 @@ async fn keys_rotate(world: &World, tenant: &Tenant) {
     world.admin.execute(retire, &[&-1_i64, &tenant.tenant_key]).await.unwrap();
     let context = sign(&session, &next, 2);
     assert_eq!(refused(&mut session, &context, "retired").await, "store context invalid");
-    world.admin.execute("DELETE FROM fence.context_keys WHERE tenant_key = $1 AND kid = 2", &[&tenant.tenant_key]).await.unwrap();
+    world
+        .admin
+        .execute("DELETE FROM fence.context_keys WHERE tenant_key = $1 AND kid = 2", &[&tenant.tenant_key])
+        .await
+        .unwrap();
     let context = sign(&session, &next, 2);
     assert_eq!(refused(&mut session, &context, "removed").await, "store context invalid");
 }
 
 async fn a_disabled_tenant_is_refused(world: &World, tenant: &Tenant) {
     let mut session = Session::open(world, tenant).await;
-    world.admin.execute("UPDATE fence.tenants SET enabled = false WHERE tenant_key = $1", &[&tenant.tenant_key]).await.unwrap();
+    world
+        .admin
+        .execute("UPDATE fence.tenants SET enabled = false WHERE tenant_key = $1", &[&tenant.tenant_key])
+        .await
+        .unwrap();
     let context = session.context(tenant, &StoreSet::All);
     assert_eq!(refused(&mut session, &context, "disabled").await, "store context invalid");
-    world.admin.execute("UPDATE fence.tenants SET enabled = true WHERE tenant_key = $1", &[&tenant.tenant_key]).await.unwrap();
+    world
+        .admin
+        .execute("UPDATE fence.tenants SET enabled = true WHERE tenant_key = $1", &[&tenant.tenant_key])
+        .await
+        .unwrap();
     session.call(tenant, &StoreSet::All, COUNT).await.unwrap();
 }
 
 async fn the_statement_cannot_widen_its_context(world: &World, tenant: &Tenant) {
     let mut session = Session::open(world, tenant).await;
     let peer = Session::open(world, tenant).await;
-    let stores = "(SELECT string_agg(store_name, ',' ORDER BY store_name) FROM retail.stores WHERE v IS NOT NULL OR v IS NULL)";
-    let set = |value: &str| format!("WITH s AS MATERIALIZED (SELECT set_config('fence.context', {value}, true) AS v) SELECT {stores} AS names FROM s");
+    let stores =
+        "(SELECT string_agg(store_name, ',' ORDER BY store_name) FROM retail.stores WHERE v IS NOT NULL OR v IS NULL)";
+    let set = |value: &str| {
+        format!(
+            "WITH s AS MATERIALIZED (SELECT set_config('fence.context', {value}, true) AS v) SELECT {stores} AS names FROM s"
+        )
+    };
     let own = [format!("{{\"names\":\"{}\"}}", tenant.stores[0].1)];
     // its own context again
     assert_eq!(session.call(tenant, &tenant.first(1), &set("current_setting('fence.context')")).await.unwrap(), own);
@@ -342,7 +390,10 @@ async fn caps_hold(world: &World, tenant: &Tenant) {
         session.call_with(&context, query, rows, bytes).await.unwrap()
     };
     assert_eq!(call("SELECT g FROM generate_series(1, 3) g", 3, 1000).await.len(), 3);
-    assert_eq!(call("SELECT g FROM generate_series(1, 4) g", 3, 1000).await, ["{\"g\":1}", "{\"g\":2}", "{\"g\":3}", "!truncated"]);
+    assert_eq!(
+        call("SELECT g FROM generate_series(1, 4) g", 3, 1000).await,
+        ["{\"g\":1}", "{\"g\":2}", "{\"g\":3}", "!truncated"]
+    );
     assert_eq!(call("SELECT g FROM generate_series(1, 9) g", 9, 20).await, ["{\"g\":1}", "{\"g\":2}", "!truncated"]);
     assert_eq!(call("SELECT g FROM generate_series(1, 2) g", 0, 20).await, ["!truncated"]);
     assert!(call("SELECT 1 WHERE false", 1, 20).await.is_empty());
@@ -360,7 +411,14 @@ async fn caps_hold(world: &World, tenant: &Tenant) {
     assert_eq!(call(late, 100, 100_000).await.len(), 12);
     let pid = session.ticket.pid;
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let peak: u64 = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap().trim().trim_end_matches(" kB").parse().unwrap();
+    let peak: u64 = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .unwrap()
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .unwrap();
     assert!(peak < 600_000, "the backend took {peak} kB");
 }
 
@@ -368,7 +426,8 @@ async fn caps_hold(world: &World, tenant: &Tenant) {
 async fn refused(session: &mut Session, context: &str, what: &str) -> String {
     let refusal = session.call_with(context, COUNT, 10, 1000).await.expect_err(what);
     assert_eq!(refusal.code, "SF001", "{what}: {refusal:?}");
-    let known = ["missing", "malformed", "invalid", "expired", "not for this connection"].map(|end| format!("store context {end}"));
+    let known = ["missing", "malformed", "invalid", "expired", "not for this connection"]
+        .map(|end| format!("store context {end}"));
     assert!(known.contains(&refusal.message), "{what}: {refusal:?}");
     refusal.message
 }

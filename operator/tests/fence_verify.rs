@@ -9,32 +9,122 @@ use support::{WORLDS, World, flight::Session, in_world, options};
 /// Tampering as superuser, its undoing, and the objects that verify must name, each once. `{login}` stands for a tenant's login.
 const TAMPERING: &[(&str, &str, &[&str])] = &[
     // policies
-    ("DROP POLICY fence_read ON retail.orders", "CREATE POLICY fence_read ON retail.orders FOR SELECT TO fence_reader USING (store_id = ANY ((SELECT fence.visible_stores())::uuid[]))", &["policy fence_read on retail.orders"]),
-    ("ALTER POLICY fence_read ON retail.orders USING (true)", "ALTER POLICY fence_read ON retail.orders USING (store_id = ANY ((SELECT fence.visible_stores())::uuid[]))", &["policy fence_read on retail.orders"]),
-    ("ALTER POLICY fence_read ON retail.products USING (tenant_key >= (SELECT fence.tenant_key()))", "ALTER POLICY fence_read ON retail.products USING (tenant_key = (SELECT fence.tenant_key()))", &["policy fence_read on retail.products"]),
-    ("ALTER POLICY fence_read ON retail.customers TO PUBLIC", "ALTER POLICY fence_read ON retail.customers TO fence_reader", &["policy fence_read on retail.customers"]),
-    ("CREATE POLICY extra ON retail.stores FOR SELECT USING (true)", "DROP POLICY extra ON retail.stores", &["policy extra on retail.stores"]),
+    (
+        "DROP POLICY fence_read ON retail.orders",
+        "CREATE POLICY fence_read ON retail.orders FOR SELECT TO fence_reader USING (store_id = ANY ((SELECT fence.visible_stores())::uuid[]))",
+        &["policy fence_read on retail.orders"],
+    ),
+    (
+        "ALTER POLICY fence_read ON retail.orders USING (true)",
+        "ALTER POLICY fence_read ON retail.orders USING (store_id = ANY ((SELECT fence.visible_stores())::uuid[]))",
+        &["policy fence_read on retail.orders"],
+    ),
+    (
+        "ALTER POLICY fence_read ON retail.products USING (tenant_key >= (SELECT fence.tenant_key()))",
+        "ALTER POLICY fence_read ON retail.products USING (tenant_key = (SELECT fence.tenant_key()))",
+        &["policy fence_read on retail.products"],
+    ),
+    (
+        "ALTER POLICY fence_read ON retail.customers TO PUBLIC",
+        "ALTER POLICY fence_read ON retail.customers TO fence_reader",
+        &["policy fence_read on retail.customers"],
+    ),
+    (
+        "CREATE POLICY extra ON retail.stores FOR SELECT USING (true)",
+        "DROP POLICY extra ON retail.stores",
+        &["policy extra on retail.stores"],
+    ),
     // row-level security and ownership
-    ("ALTER TABLE retail.orders NO FORCE ROW LEVEL SECURITY", "ALTER TABLE retail.orders FORCE ROW LEVEL SECURITY", &["table retail.orders"]),
-    ("ALTER TABLE retail.inventory DISABLE ROW LEVEL SECURITY", "ALTER TABLE retail.inventory ENABLE ROW LEVEL SECURITY", &["table retail.inventory"]),
-    ("ALTER TABLE retail.orders OWNER TO retail_loader", "ALTER TABLE retail.orders OWNER TO retail_owner; GRANT ALL ON retail.orders TO retail_owner; GRANT SELECT, INSERT, UPDATE, DELETE ON retail.orders TO retail_loader", &["table retail.orders", "table retail.orders", "table retail.orders", "table retail.orders", "table retail.orders"]),
+    (
+        "ALTER TABLE retail.orders NO FORCE ROW LEVEL SECURITY",
+        "ALTER TABLE retail.orders FORCE ROW LEVEL SECURITY",
+        &["table retail.orders"],
+    ),
+    (
+        "ALTER TABLE retail.inventory DISABLE ROW LEVEL SECURITY",
+        "ALTER TABLE retail.inventory ENABLE ROW LEVEL SECURITY",
+        &["table retail.inventory"],
+    ),
+    (
+        "ALTER TABLE retail.orders OWNER TO retail_loader",
+        "ALTER TABLE retail.orders OWNER TO retail_owner; GRANT ALL ON retail.orders TO retail_owner; GRANT SELECT, INSERT, UPDATE, DELETE ON retail.orders TO retail_loader",
+        &[
+            "table retail.orders",
+            "table retail.orders",
+            "table retail.orders",
+            "table retail.orders",
+            "table retail.orders",
+        ],
+    ),
     ("ALTER SCHEMA fence OWNER TO CURRENT_USER", "ALTER SCHEMA fence OWNER TO fence_owner", &["schema fence"]),
-    ("ALTER SEQUENCE fence.ticket_seq OWNER TO retail_owner", "ALTER SEQUENCE fence.ticket_seq OWNER TO fence_owner", &["sequence fence.ticket_seq"]),
+    (
+        "ALTER SEQUENCE fence.ticket_seq OWNER TO retail_owner",
+        "ALTER SEQUENCE fence.ticket_seq OWNER TO fence_owner",
+        &["sequence fence.ticket_seq"],
+    ),
     // privileges
-    ("GRANT TRUNCATE ON retail.orders TO fence_reader", "REVOKE TRUNCATE ON retail.orders FROM fence_reader", &["table retail.orders"]),
-    ("GRANT SELECT ON retail.orders TO {login}", "REVOKE SELECT ON retail.orders FROM {login}", &["login {login}", "table retail.orders"]),
-    ("GRANT SELECT (email) ON retail.customers TO fence_login", "REVOKE SELECT (email) ON retail.customers FROM fence_login", &["table retail.customers"]),
+    (
+        "GRANT TRUNCATE ON retail.orders TO fence_reader",
+        "REVOKE TRUNCATE ON retail.orders FROM fence_reader",
+        &["table retail.orders"],
+    ),
+    (
+        "GRANT SELECT ON retail.orders TO {login}",
+        "REVOKE SELECT ON retail.orders FROM {login}",
+        &["login {login}", "table retail.orders"],
+    ),
+    (
+        "GRANT SELECT (email) ON retail.customers TO fence_login",
+        "REVOKE SELECT (email) ON retail.customers FROM fence_login",
+        &["table retail.customers"],
+    ),
     ("GRANT SELECT ON retail.orders TO PUBLIC", "REVOKE SELECT ON retail.orders FROM PUBLIC", &["table retail.orders"]),
-    ("REVOKE SELECT ON retail.orders FROM fence_reader", "GRANT SELECT ON retail.orders TO fence_reader", &["table retail.orders"]),
-    ("GRANT SELECT ON fence.context_keys TO fence_reader", "REVOKE SELECT ON fence.context_keys FROM fence_reader", &["table fence.context_keys"]),
-    ("GRANT USAGE ON SEQUENCE fence.ticket_seq TO fence_reader", "REVOKE USAGE ON SEQUENCE fence.ticket_seq FROM fence_reader", &["sequence fence.ticket_seq"]),
-    ("GRANT TEMPORARY ON DATABASE retail TO PUBLIC", "REVOKE TEMPORARY ON DATABASE retail FROM PUBLIC", &["database retail"]),
+    (
+        "REVOKE SELECT ON retail.orders FROM fence_reader",
+        "GRANT SELECT ON retail.orders TO fence_reader",
+        &["table retail.orders"],
+    ),
+    (
+        "GRANT SELECT ON fence.context_keys TO fence_reader",
+        "REVOKE SELECT ON fence.context_keys FROM fence_reader",
+        &["table fence.context_keys"],
+    ),
+    (
+        "GRANT USAGE ON SEQUENCE fence.ticket_seq TO fence_reader",
+        "REVOKE USAGE ON SEQUENCE fence.ticket_seq FROM fence_reader",
+        &["sequence fence.ticket_seq"],
+    ),
+    (
+        "GRANT TEMPORARY ON DATABASE retail TO PUBLIC",
+        "REVOKE TEMPORARY ON DATABASE retail FROM PUBLIC",
+        &["database retail"],
+    ),
     ("GRANT CREATE ON SCHEMA public TO PUBLIC", "REVOKE CREATE ON SCHEMA public FROM PUBLIC", &["schema public"]),
-    ("GRANT CREATE ON SCHEMA fence TO fence_reader", "REVOKE CREATE ON SCHEMA fence FROM fence_reader", &["schema fence"]),
-    ("GRANT EXECUTE ON FUNCTION fence.run_query TO fence_reader", "REVOKE EXECUTE ON FUNCTION fence.run_query FROM fence_reader", &["function fence.run_query(context text, query text, max_rows integer, max_bytes integer)"]),
-    ("GRANT EXECUTE ON FUNCTION fence.visible_stores TO PUBLIC", "REVOKE EXECUTE ON FUNCTION fence.visible_stores FROM PUBLIC", &["function fence.visible_stores()"]),
-    ("ALTER DEFAULT PRIVILEGES FOR ROLE retail_owner IN SCHEMA retail GRANT SELECT ON TABLES TO fence_reader", "ALTER DEFAULT PRIVILEGES FOR ROLE retail_owner IN SCHEMA retail REVOKE SELECT ON TABLES FROM fence_reader", &["default privileges"]),
-    ("ALTER DEFAULT PRIVILEGES FOR ROLE fence_owner GRANT EXECUTE ON ROUTINES TO PUBLIC", "ALTER DEFAULT PRIVILEGES FOR ROLE fence_owner REVOKE EXECUTE ON ROUTINES FROM PUBLIC", &["default privileges of fence_owner"]),
+    (
+        "GRANT CREATE ON SCHEMA fence TO fence_reader",
+        "REVOKE CREATE ON SCHEMA fence FROM fence_reader",
+        &["schema fence"],
+    ),
+    (
+        "GRANT EXECUTE ON FUNCTION fence.run_query TO fence_reader",
+        "REVOKE EXECUTE ON FUNCTION fence.run_query FROM fence_reader",
+        &["function fence.run_query(context text, query text, max_rows integer, max_bytes integer)"],
+    ),
+    (
+        "GRANT EXECUTE ON FUNCTION fence.visible_stores TO PUBLIC",
+        "REVOKE EXECUTE ON FUNCTION fence.visible_stores FROM PUBLIC",
+        &["function fence.visible_stores()"],
+    ),
+    (
+        "ALTER DEFAULT PRIVILEGES FOR ROLE retail_owner IN SCHEMA retail GRANT SELECT ON TABLES TO fence_reader",
+        "ALTER DEFAULT PRIVILEGES FOR ROLE retail_owner IN SCHEMA retail REVOKE SELECT ON TABLES FROM fence_reader",
+        &["default privileges"],
+    ),
+    (
+        "ALTER DEFAULT PRIVILEGES FOR ROLE fence_owner GRANT EXECUTE ON ROUTINES TO PUBLIC",
+        "ALTER DEFAULT PRIVILEGES FOR ROLE fence_owner REVOKE EXECUTE ON ROUTINES FROM PUBLIC",
+        &["default privileges of fence_owner"],
+    ),
     // roles
     ("ALTER ROLE fence_reader BYPASSRLS", "ALTER ROLE fence_reader NOBYPASSRLS", &["role fence_reader"]),
     ("ALTER ROLE fence_owner LOGIN", "ALTER ROLE fence_owner NOLOGIN", &["role fence_owner"]),
@@ -45,21 +135,73 @@ const TAMPERING: &[(&str, &str, &[&str])] = &[
     ("ALTER DATABASE retail SET row_security = off", "ALTER DATABASE retail RESET row_security", &["database retail"]),
     // memberships
     ("GRANT retail_owner TO {login}", "REVOKE retail_owner FROM {login}", &["membership of {login} in retail_owner"]),
-    ("GRANT fence_login TO {login} WITH SET TRUE", "GRANT fence_login TO {login} WITH SET FALSE", &["membership of {login} in fence_login"]),
-    ("GRANT pg_read_all_data TO {login}", "REVOKE pg_read_all_data FROM {login}", &["membership of {login} in pg_read_all_data"]),
-    ("GRANT retail_loader TO fence_reader", "REVOKE retail_loader FROM fence_reader", &["membership of fence_reader in retail_loader"]),
-    ("CREATE ROLE stranger; GRANT retail_loader TO stranger", "DROP ROLE stranger", &["membership of stranger in retail_loader"]),
-    ("CREATE ROLE stranger LOGIN; GRANT fence_login TO stranger", "DROP ROLE stranger", &["membership of stranger in fence_login"]),
+    (
+        "GRANT fence_login TO {login} WITH SET TRUE",
+        "GRANT fence_login TO {login} WITH SET FALSE",
+        &["membership of {login} in fence_login"],
+    ),
+    (
+        "GRANT pg_read_all_data TO {login}",
+        "REVOKE pg_read_all_data FROM {login}",
+        &["membership of {login} in pg_read_all_data"],
+    ),
+    (
+        "GRANT retail_loader TO fence_reader",
+        "REVOKE retail_loader FROM fence_reader",
+        &["membership of fence_reader in retail_loader"],
+    ),
+    (
+        "CREATE ROLE stranger; GRANT retail_loader TO stranger",
+        "DROP ROLE stranger",
+        &["membership of stranger in retail_loader"],
+    ),
+    (
+        "CREATE ROLE stranger LOGIN; GRANT fence_login TO stranger",
+        "DROP ROLE stranger",
+        &["membership of stranger in fence_login"],
+    ),
     // functions
-    ("ALTER FUNCTION fence.run_query SECURITY INVOKER", "ALTER FUNCTION fence.run_query SECURITY DEFINER", &["function fence.run_query(context text, query text, max_rows integer, max_bytes integer)"]),
-    ("ALTER FUNCTION fence.run_query VOLATILE", "ALTER FUNCTION fence.run_query STABLE", &["function fence.run_query(context text, query text, max_rows integer, max_bytes integer)"]),
-    ("ALTER FUNCTION fence.visible_stores SET search_path = public, pg_catalog", "ALTER FUNCTION fence.visible_stores SET search_path = pg_catalog, pg_temp", &["function fence.visible_stores()"]),
-    ("CREATE FUNCTION fence.extra() RETURNS int LANGUAGE sql AS 'SELECT 1'", "DROP FUNCTION fence.extra", &["function fence.extra()"]),
-    ("CREATE FUNCTION public.door() RETURNS bigint LANGUAGE sql SECURITY DEFINER AS 'SELECT count(*) FROM retail.orders'", "DROP FUNCTION public.door", &["function public.door()"]),
+    (
+        "ALTER FUNCTION fence.run_query SECURITY INVOKER",
+        "ALTER FUNCTION fence.run_query SECURITY DEFINER",
+        &["function fence.run_query(context text, query text, max_rows integer, max_bytes integer)"],
+    ),
+    (
+        "ALTER FUNCTION fence.run_query VOLATILE",
+        "ALTER FUNCTION fence.run_query STABLE",
+        &["function fence.run_query(context text, query text, max_rows integer, max_bytes integer)"],
+    ),
+    (
+        "ALTER FUNCTION fence.visible_stores SET search_path = public, pg_catalog",
+        "ALTER FUNCTION fence.visible_stores SET search_path = pg_catalog, pg_temp",
+        &["function fence.visible_stores()"],
+    ),
+    (
+        "CREATE FUNCTION fence.extra() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "DROP FUNCTION fence.extra",
+        &["function fence.extra()"],
+    ),
+    (
+        "CREATE FUNCTION public.door() RETURNS bigint LANGUAGE sql SECURITY DEFINER AS 'SELECT count(*) FROM retail.orders'",
+        "DROP FUNCTION public.door",
+        &["function public.door()"],
+    ),
     // things that should not be there
-    ("CREATE VIEW retail.all_orders AS SELECT * FROM retail.orders; GRANT SELECT ON retail.all_orders TO fence_reader", "DROP VIEW retail.all_orders", &["view retail.all_orders"]),
-    ("CREATE TABLE public.copy AS SELECT 1 AS a; GRANT SELECT ON public.copy TO fence_reader", "DROP TABLE public.copy", &["table public.copy"]),
-    ("CREATE RULE spy AS ON INSERT TO retail.orders DO ALSO NOTIFY spy", "DROP RULE spy ON retail.orders", &["table retail.orders"]),
+    (
+        "CREATE VIEW retail.all_orders AS SELECT * FROM retail.orders; GRANT SELECT ON retail.all_orders TO fence_reader",
+        "DROP VIEW retail.all_orders",
+        &["view retail.all_orders"],
+    ),
+    (
+        "CREATE TABLE public.copy AS SELECT 1 AS a; GRANT SELECT ON public.copy TO fence_reader",
+        "DROP TABLE public.copy",
+        &["table public.copy"],
+    ),
+    (
+        "CREATE RULE spy AS ON INSERT TO retail.orders DO ALSO NOTIFY spy",
+        "DROP RULE spy ON retail.orders",
+        &["table retail.orders"],
+    ),
 ];
 
 #[test]
@@ -93,7 +235,10 @@ async fn whole(world: World) {
     let login = &tenant.logins[0];
     let mut problems = Vec::new();
     for (tamper, repair, objects) in TAMPERING {
-        superuser.batch_execute(&tamper.replace("{login}", login)).await.unwrap_or_else(|error| panic!("{tamper}: {error:?}"));
+        superuser
+            .batch_execute(&tamper.replace("{login}", login))
+            .await
+            .unwrap_or_else(|error| panic!("{tamper}: {error:?}"));
         let found: Vec<Deviation> = verify::check(&mut connection, &expectations).await.unwrap();
         let named: Vec<String> = found.iter().map(|deviation| deviation.object.clone()).collect();
         let expected: Vec<String> = objects.iter().map(|object| object.replace("{login}", login)).collect();
@@ -104,7 +249,10 @@ async fn whole(world: World) {
             assert!(!deviation.remedy.is_empty() && deviation.found != deviation.expected, "{deviation:?}");
             assert_eq!(deviation.severity, Severity::Unsafe);
         }
-        superuser.batch_execute(&repair.replace("{login}", login)).await.unwrap_or_else(|error| panic!("{repair}: {error:?}"));
+        superuser
+            .batch_execute(&repair.replace("{login}", login))
+            .await
+            .unwrap_or_else(|error| panic!("{repair}: {error:?}"));
         let left = verify::check(&mut connection, &expectations).await.unwrap();
         assert_eq!(left, [], "{}: after {repair}", world.label);
     }
@@ -141,18 +289,33 @@ async fn replaced_functions(world: &World, connection: &mut PgConnection) {
 }
 
 async fn unknown_tables_are_denied_and_reported(world: &World, connection: &mut PgConnection) {
-    world.superuser().await.batch_execute("SET ROLE retail_owner; CREATE TABLE retail.notes (store_id uuid, note text)").await.unwrap();
+    world
+        .superuser()
+        .await
+        .batch_execute("SET ROLE retail_owner; CREATE TABLE retail.notes (store_id uuid, note text)")
+        .await
+        .unwrap();
     let found = verify::check(connection, &Expectations::default()).await.unwrap();
-    assert_eq!(found.iter().map(|deviation| (deviation.object.as_str(), deviation.severity)).collect::<Vec<_>>(), [("table retail.notes", Severity::Notice)]);
+    assert_eq!(
+        found.iter().map(|deviation| (deviation.object.as_str(), deviation.severity)).collect::<Vec<_>>(),
+        [("table retail.notes", Severity::Notice)]
+    );
     let tenant = world.provision("3-west", 1).await;
-    let refusal = Session::open(world, &tenant).await.call(&tenant, &tenant.first(1), "SELECT * FROM retail.notes").await.unwrap_err();
+    let refusal = Session::open(world, &tenant)
+        .await
+        .call(&tenant, &tenant.first(1), "SELECT * FROM retail.notes")
+        .await
+        .unwrap_err();
     assert_eq!(refusal.code, "42501");
     world.superuser().await.batch_execute("DROP TABLE retail.notes").await.unwrap();
 }
 
 async fn allowed_by_configuration(world: &World, connection: &mut PgConnection) {
     let superuser = world.superuser().await;
-    superuser.batch_execute("CREATE ROLE loading LOGIN; GRANT retail_loader TO loading; CREATE ROLE dumps BYPASSRLS").await.unwrap();
+    superuser
+        .batch_execute("CREATE ROLE loading LOGIN; GRANT retail_loader TO loading; CREATE ROLE dumps BYPASSRLS")
+        .await
+        .unwrap();
     let expectations = Expectations {
         loaders: ["loading".to_owned()].into(),
         bypass_rls: ["dumps".to_owned()].into(),
@@ -169,10 +332,14 @@ async fn protected_tables(world: &World, connection: &mut PgConnection) {
         "CREATE SCHEMA crm; CREATE TABLE crm.visits (store_id uuid, visitor text); CREATE TABLE crm.segments (chain int, segment text); \
          INSERT INTO crm.visits SELECT store_id, 'visitor of ' || store_name FROM retail.stores; INSERT INTO crm.segments SELECT tenant_key, tenant_id FROM retail.tenants",
     ).await.unwrap();
-    let tables: Vec<ProtectedTable> = ["crm.visits:store=store_id", "crm.segments:tenant=chain"].map(|text| text.parse().unwrap()).into();
+    let tables: Vec<ProtectedTable> =
+        ["crm.visits:store=store_id", "crm.segments:tenant=chain"].map(|text| text.parse().unwrap()).into();
     let expectations = Expectations { protected: tables.clone(), ..Expectations::default() };
     let missing = verify::check(connection, &expectations).await.unwrap();
-    assert_eq!(missing.iter().map(|deviation| deviation.object.clone()).collect::<Vec<_>>(), tables.iter().map(|table| format!("protected table {table}")).collect::<Vec<_>>());
+    assert_eq!(
+        missing.iter().map(|deviation| deviation.object.clone()).collect::<Vec<_>>(),
+        tables.iter().map(|table| format!("protected table {table}")).collect::<Vec<_>>()
+    );
     for _ in 0..2 {
         for table in &tables {
             verify::protect(connection, table).await.unwrap();
@@ -182,7 +349,10 @@ async fn protected_tables(world: &World, connection: &mut PgConnection) {
     let mut session = Session::open(world, &tenant).await;
     let visits = session.call(&tenant, &tenant.first(1), "SELECT visitor FROM crm.visits").await.unwrap();
     assert_eq!(visits, [format!("{{\"visitor\":\"visitor of {}\"}}", tenant.stores[0].1)]);
-    assert_eq!(session.call(&tenant, &tenant.first(1), "SELECT segment FROM crm.segments").await.unwrap(), ["{\"segment\":\"4-east\"}"]);
+    assert_eq!(
+        session.call(&tenant, &tenant.first(1), "SELECT segment FROM crm.segments").await.unwrap(),
+        ["{\"segment\":\"4-east\"}"]
+    );
     let superuser = world.superuser().await;
     superuser.batch_execute("ALTER TABLE crm.visits NO FORCE ROW LEVEL SECURITY").await.unwrap();
     assert_eq!(verify::check(connection, &expectations).await.unwrap()[0].object, "table crm.visits");

@@ -18,7 +18,9 @@ use support::{WORLDS, World, in_world, options, runtime};
 fn migrating_and_seeding_twice_changes_nothing() {
     std::thread::scope(|scope| {
         for world in WORLDS {
-            scope.spawn(move || runtime().block_on(async move { twice(World::unmigrated(world.0, world.1).await).await }));
+            scope.spawn(move || {
+                runtime().block_on(async move { twice(World::unmigrated(world.0, world.1).await).await })
+            });
         }
     });
 }
@@ -34,7 +36,8 @@ async fn twice(world: World) {
     let steps = Mutex::new(Vec::new());
     for tenant in ["zava", "contoso"] {
         let options = Options { tenant: tenant.to_owned(), scale: Scale::Small, as_of: date(2026, 6, 30) };
-        let first = seed::run_with(&mut connection, &options, &|progress| steps.lock().unwrap().push(progress)).await.unwrap();
+        let first =
+            seed::run_with(&mut connection, &options, &|progress| steps.lock().unwrap().push(progress)).await.unwrap();
         assert!(first.loaded);
         let before = checksum(&mut connection).await;
         let second = seed::run_with(&mut connection, &options, &|_| panic!("nothing to load")).await.unwrap();
@@ -44,7 +47,10 @@ async fn twice(world: World) {
         assert_eq!((first.orders, first.customers), (orders, customers));
         assert!((orders * 23 / 10..orders * 26 / 10).contains(&first.order_items), "{first:?}");
     }
-    assert_eq!(steps.lock().unwrap().iter().filter(|step| step.table == "orders" && step.rows == step.total).count(), 2);
+    assert_eq!(
+        steps.lock().unwrap().iter().filter(|step| step.table == "orders" && step.rows == step.total).count(),
+        2
+    );
     let other = seed::run(&mut connection, "zava", Scale::Zava).await.unwrap_err();
     assert_eq!(other.reason(), "OtherData");
     assert_eq!(seed::run(&mut connection, "fabrikam", Scale::Small).await.unwrap_err().reason(), "UnknownTenant");
@@ -64,14 +70,16 @@ async fn twice(world: World) {
 
 /// Every row of every table.
 async fn checksum(connection: &mut PgConnection) -> Vec<String> {
-    let tables: Vec<String> =
-        sqlx::query_scalar("SELECT relname::text FROM pg_class WHERE relnamespace = 'retail'::regnamespace AND relkind = 'r' ORDER BY 1")
-            .fetch_all(&mut *connection)
-            .await
-            .unwrap();
+    let tables: Vec<String> = sqlx::query_scalar(
+        "SELECT relname::text FROM pg_class WHERE relnamespace = 'retail'::regnamespace AND relkind = 'r' ORDER BY 1",
+    )
+    .fetch_all(&mut *connection)
+    .await
+    .unwrap();
     let mut sums = Vec::new();
     for table in tables {
-        let query = format!("SELECT coalesce(md5(string_agg(r::text, ',' ORDER BY r::text)), '') FROM retail.{table} r");
+        let query =
+            format!("SELECT coalesce(md5(string_agg(r::text, ',' ORDER BY r::text)), '') FROM retail.{table} r");
         sums.push(sqlx::query_scalar(AssertSqlSafe(query)).fetch_one(&mut *connection).await.unwrap());
     }
     sums
@@ -80,12 +88,30 @@ async fn checksum(connection: &mut PgConnection) -> Vec<String> {
 /// What the constraints do not say.
 async fn consistent(connection: &mut PgConnection) {
     for (what, query) in [
-        ("an item of another tenant's product", "SELECT count(*) FROM retail.order_items i JOIN retail.stores s USING (store_id) JOIN retail.products p USING (product_id) WHERE p.tenant_key <> s.tenant_key"),
-        ("an order of another store's customer", "SELECT count(*) FROM retail.orders o JOIN retail.customers c USING (customer_id) WHERE c.primary_store_id <> o.store_id"),
-        ("an order without items", "SELECT count(*) FROM retail.orders o WHERE NOT EXISTS (SELECT FROM retail.order_items i WHERE i.order_id = o.order_id)"),
-        ("a wrong total", "SELECT count(*) FROM retail.order_items WHERE total_amount <> quantity * unit_price - discount_amount"),
-        ("a store without orders", "SELECT count(*) FROM retail.stores s WHERE NOT EXISTS (SELECT FROM retail.orders o WHERE o.store_id = s.store_id)"),
-        ("a store without stock", "SELECT count(*) FROM retail.stores s WHERE NOT EXISTS (SELECT FROM retail.inventory i WHERE i.store_id = s.store_id)"),
+        (
+            "an item of another tenant's product",
+            "SELECT count(*) FROM retail.order_items i JOIN retail.stores s USING (store_id) JOIN retail.products p USING (product_id) WHERE p.tenant_key <> s.tenant_key",
+        ),
+        (
+            "an order of another store's customer",
+            "SELECT count(*) FROM retail.orders o JOIN retail.customers c USING (customer_id) WHERE c.primary_store_id <> o.store_id",
+        ),
+        (
+            "an order without items",
+            "SELECT count(*) FROM retail.orders o WHERE NOT EXISTS (SELECT FROM retail.order_items i WHERE i.order_id = o.order_id)",
+        ),
+        (
+            "a wrong total",
+            "SELECT count(*) FROM retail.order_items WHERE total_amount <> quantity * unit_price - discount_amount",
+        ),
+        (
+            "a store without orders",
+            "SELECT count(*) FROM retail.stores s WHERE NOT EXISTS (SELECT FROM retail.orders o WHERE o.store_id = s.store_id)",
+        ),
+        (
+            "a store without stock",
+            "SELECT count(*) FROM retail.stores s WHERE NOT EXISTS (SELECT FROM retail.inventory i WHERE i.store_id = s.store_id)",
+        ),
     ] {
         let rows: i64 = sqlx::query_scalar(query).fetch_one(&mut *connection).await.unwrap();
         assert_eq!(rows, 0, "{what}");
@@ -112,19 +138,28 @@ fn a_changed_or_newer_database_is_refused() {
     in_world(WORLDS[1], |world| async move {
         let admin = options(&world.database.admin_url);
         let mut connection = PgConnection::connect_with(&admin).await.unwrap();
-        sqlx::raw_sql("UPDATE fence.schema_history SET checksum = sha256(checksum) WHERE version = 3").execute(&mut connection).await.unwrap();
+        sqlx::raw_sql("UPDATE fence.schema_history SET checksum = sha256(checksum) WHERE version = 3")
+            .execute(&mut connection)
+            .await
+            .unwrap();
         let error = migrate::run(&admin).await.unwrap_err();
         assert!(error.reason() == "MigrationModified" && error.to_string().contains("migration 3"), "{error}");
         // the lock is free again, also on a connection that stays
         assert_eq!(migrate::run_on(&mut connection).await.unwrap_err().reason(), "MigrationModified");
-        let held: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetch_one(&mut connection).await.unwrap();
+        let held: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
         assert_eq!(held, 0);
         sqlx::raw_sql("DELETE FROM fence.schema_history WHERE version = 3; INSERT INTO fence.schema_history VALUES (99, 'later', now(), true, '', 0)")
             .execute(&mut connection).await.unwrap();
         let error = migrate::run(&admin).await.unwrap_err();
         assert!(error.reason() == "DatabaseNewer" && error.to_string().contains("99"), "{error}");
         drop(connection);
-        assert_eq!(migrate::run(&options("postgresql://nobody:x@127.0.0.1:1/none")).await.unwrap_err().reason(), "DatabaseUnreachable");
+        assert_eq!(
+            migrate::run(&options("postgresql://nobody:x@127.0.0.1:1/none")).await.unwrap_err().reason(),
+            "DatabaseUnreachable"
+        );
         // the whole of it, not the one field used above: the cluster ends with it
         drop(world);
     });
@@ -138,33 +173,60 @@ fn an_administrator_without_the_rights_is_told_which() {
         // pgvector is not there and cannot be created
         superuser.batch_execute("DROP EXTENSION IF EXISTS vector; CREATE TYPE public.vector").await.unwrap();
         let error = migrate::run(&options(&world.database.admin_url)).await.unwrap_err();
-        assert!(error.reason() == "ExtensionUnavailable" && error.to_string().contains("CREATE EXTENSION vector"), "{error}");
-        superuser.batch_execute("DROP TYPE public.vector; CREATE SCHEMA elsewhere; CREATE EXTENSION vector SCHEMA elsewhere").await.unwrap();
+        assert!(
+            error.reason() == "ExtensionUnavailable" && error.to_string().contains("CREATE EXTENSION vector"),
+            "{error}"
+        );
+        superuser
+            .batch_execute("DROP TYPE public.vector; CREATE SCHEMA elsewhere; CREATE EXTENSION vector SCHEMA elsewhere")
+            .await
+            .unwrap();
         // not the owner
         superuser.batch_execute("CREATE ROLE other LOGIN CREATEROLE PASSWORD 'x'").await.unwrap();
-        let url = world.cluster.url("other", "x", &world.database.name, storefence_devstack::postgres::SslMode::Disable);
+        let url =
+            world.cluster.url("other", "x", &world.database.name, storefence_devstack::postgres::SslMode::Disable);
         let error = migrate::run(&options(&url)).await.unwrap_err();
         assert!(error.reason() == "InsufficientPrivileges", "{error}");
         // pgvector in a schema that nobody may use
         let error = migrate::run(&options(&world.database.admin_url)).await.unwrap_err();
-        assert!(error.reason() == "InsufficientPrivileges" && error.to_string().contains("GRANT USAGE ON SCHEMA elsewhere"), "{error}");
+        assert!(
+            error.reason() == "InsufficientPrivileges" && error.to_string().contains("GRANT USAGE ON SCHEMA elsewhere"),
+            "{error}"
+        );
         superuser.batch_execute("GRANT USAGE ON SCHEMA elsewhere TO PUBLIC").await.unwrap();
         // a migration that failed left nothing: the next run goes on from there
         let report = migrate::run(&options(&world.database.admin_url)).await.unwrap();
         assert_eq!(report.applied, [2, 3, 4, 5]);
         let tenant = world.provision("1-north", 1).await;
         let mut session = support::flight::Session::open(&world, &tenant).await;
-        let distance = session.call(&tenant, &tenant.first(1), "SELECT '[1,0]'::vector <-> '[1,2]'::vector AS d").await.unwrap();
+        let distance =
+            session.call(&tenant, &tenant.first(1), "SELECT '[1,0]'::vector <-> '[1,2]'::vector AS d").await.unwrap();
         assert_eq!(distance, ["{\"d\":2}"]);
         let mut connection = PgConnection::connect_with(&options(&world.database.admin_url)).await.unwrap();
         assert_eq!(verify::check(&mut connection, &Expectations::default()).await.unwrap(), []);
         // roles that another administrator made: the message says what to grant
         superuser.batch_execute("CREATE DATABASE second OWNER other").await.unwrap();
-        world.cluster.connect("second").await.unwrap().batch_execute("CREATE EXTENSION IF NOT EXISTS vector").await.unwrap();
-        let second = options(&world.cluster.url("other", "x", "second", storefence_devstack::postgres::SslMode::Disable));
+        world
+            .cluster
+            .connect("second")
+            .await
+            .unwrap()
+            .batch_execute("CREATE EXTENSION IF NOT EXISTS vector")
+            .await
+            .unwrap();
+        let second =
+            options(&world.cluster.url("other", "x", "second", storefence_devstack::postgres::SslMode::Disable));
         let error = migrate::run(&second).await.unwrap_err();
-        assert!(error.reason() == "InsufficientPrivileges" && error.to_string().contains("WITH ADMIN OPTION"), "{error}");
-        superuser.batch_execute("GRANT retail_owner, fence_owner, retail_loader, fence_reader, fence_login TO other WITH ADMIN OPTION").await.unwrap();
+        assert!(
+            error.reason() == "InsufficientPrivileges" && error.to_string().contains("WITH ADMIN OPTION"),
+            "{error}"
+        );
+        superuser
+            .batch_execute(
+                "GRANT retail_owner, fence_owner, retail_loader, fence_reader, fence_login TO other WITH ADMIN OPTION",
+            )
+            .await
+            .unwrap();
         migrate::run(&second).await.unwrap();
     });
 }
@@ -176,16 +238,22 @@ fn databases_of_one_cluster_are_migrated_at_once() {
         let world = World::unmigrated(18, AdminKind::Superuser).await;
         let mut urls = vec![world.database.admin_url.clone(), world.database.admin_url.clone()];
         for number in 0..4 {
-            urls.push(world.cluster.create_database(&format!("more_{number}"), AdminKind::Superuser).await.unwrap().admin_url);
+            urls.push(
+                world.cluster.create_database(&format!("more_{number}"), AdminKind::Superuser).await.unwrap().admin_url,
+            );
         }
-        let runs: Vec<_> = urls.into_iter().map(|url| tokio::spawn(async move { migrate::run(&options(&url)).await })).collect();
+        let runs: Vec<_> =
+            urls.into_iter().map(|url| tokio::spawn(async move { migrate::run(&options(&url)).await })).collect();
         let mut applied = 0;
         for run in runs {
             applied += run.await.unwrap().unwrap().applied.len();
         }
         // of two runs on one database, one does the work; the other waits and may see the history before or after
         assert!(applied >= 5 * migrate::MIGRATIONS.len(), "{applied}");
-        let row = sqlx::query("SELECT count(*) FROM fence.schema_history").fetch_one(&mut PgConnection::connect_with(&options(&world.database.admin_url)).await.unwrap()).await.unwrap();
+        let row = sqlx::query("SELECT count(*) FROM fence.schema_history")
+            .fetch_one(&mut PgConnection::connect_with(&options(&world.database.admin_url)).await.unwrap())
+            .await
+            .unwrap();
         assert_eq!(usize::try_from(row.get::<i64, _>(0)).unwrap(), migrate::MIGRATIONS.len());
     });
 }

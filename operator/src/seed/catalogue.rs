@@ -56,7 +56,8 @@ impl Catalogue {
         for line in sample.catalogue.lines() {
             if let Some(heading) = line.strip_prefix("## ") {
                 let mut fields = heading.split(" | ");
-                let (Some(name), Some(low), Some(high), Some(text)) = (fields.next(), fields.next(), fields.next(), fields.next())
+                let (Some(name), Some(low), Some(high), Some(text)) =
+                    (fields.next(), fields.next(), fields.next(), fields.next())
                 else {
                     continue;
                 };

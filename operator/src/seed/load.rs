@@ -8,18 +8,23 @@ use std::fmt::Write as _;
 use jiff::civil::Date;
 use sqlx::{AssertSqlSafe, Row, SqlSafeStr, postgres::PgConnection};
 
-use super::{Progress, Report, SeedError, catalogue::Catalogue, customers::Customers, orders::Orders, random::Stream, tenants::SampleTenant};
+use super::{
+    Progress, Report, SeedError, catalogue::Catalogue, customers::Customers, orders::Orders, random::Stream,
+    tenants::SampleTenant,
+};
 
 /// Bytes sent at a time.
 const CHUNK: usize = 1 << 18;
 
 /// Makes sure that tenant and stores exist, whoever comes first: this or the operator.
 pub async fn tenant(connection: &mut PgConnection, sample: &SampleTenant) -> Result<i32, SeedError> {
-    sqlx::query("INSERT INTO retail.tenants (tenant_id, display_name) VALUES ($1, $2) ON CONFLICT (tenant_id) DO NOTHING")
-        .bind(sample.id)
-        .bind(sample.display_name)
-        .execute(&mut *connection)
-        .await?;
+    sqlx::query(
+        "INSERT INTO retail.tenants (tenant_id, display_name) VALUES ($1, $2) ON CONFLICT (tenant_id) DO NOTHING",
+    )
+    .bind(sample.id)
+    .bind(sample.display_name)
+    .execute(&mut *connection)
+    .await?;
     let tenant_key: i32 = sqlx::query_scalar("SELECT tenant_key FROM retail.tenants WHERE tenant_id = $1")
         .bind(sample.id)
         .fetch_one(&mut *connection)
@@ -42,10 +47,12 @@ pub async fn tenant(connection: &mut PgConnection, sample: &SampleTenant) -> Res
 
 /// The tenant's orders so far.
 pub async fn orders_of(connection: &mut PgConnection, tenant_key: i32) -> Result<i64, SeedError> {
-    Ok(sqlx::query_scalar("SELECT count(*) FROM retail.orders JOIN retail.stores USING (store_id) WHERE tenant_key = $1")
-        .bind(tenant_key)
-        .fetch_one(connection)
-        .await?)
+    Ok(sqlx::query_scalar(
+        "SELECT count(*) FROM retail.orders JOIN retail.stores USING (store_id) WHERE tenant_key = $1",
+    )
+    .bind(tenant_key)
+    .fetch_one(connection)
+    .await?)
 }
 
 /// What the tenant has.
@@ -76,7 +83,8 @@ pub async fn catalogue(connection: &mut PgConnection, tenant_key: i32, catalogue
         copy.row(&[&item.id, &tenant_key, &item.category, &item.name]).await?;
     }
     copy.finish().await?;
-    let columns = "product_id, tenant_key, sku, product_name, category_id, type_id, cost, base_price, product_description";
+    let columns =
+        "product_id, tenant_key, sku, product_name, category_id, type_id, cost, base_price, product_description";
     let mut copy = Copy::start(connection, "products", columns).await?;
     for item in &catalogue.products {
         let (cost, price) = (Cents(item.cost), Cents(item.price));
@@ -97,7 +105,11 @@ pub async fn catalogue(connection: &mut PgConnection, tenant_key: i32, catalogue
 }
 
 /// Stock of every product in every store.
-pub async fn inventory(connection: &mut PgConnection, sample: &SampleTenant, catalogue: &Catalogue) -> Result<(), SeedError> {
+pub async fn inventory(
+    connection: &mut PgConnection,
+    sample: &SampleTenant,
+    catalogue: &Catalogue,
+) -> Result<(), SeedError> {
     let mut copy = Copy::start(connection, "inventory", "store_id, product_id, stock_level").await?;
     for (number, store) in sample.stores.iter().enumerate() {
         let mut stream = Stream::new(sample.id, "stock", number as u64);
@@ -121,7 +133,16 @@ pub async fn customers(
         let customer = customers.customer(number);
         let phone = customer.phone.as_deref().unwrap_or("\\N");
         let since = Moment(customer.since, 20 * 3_600);
-        copy.row(&[&customer.id, &customer.store, &customer.first_name, &customer.last_name, &customer.email, &phone, &since]).await?;
+        copy.row(&[
+            &customer.id,
+            &customer.store,
+            &customer.first_name,
+            &customer.last_name,
+            &customer.email,
+            &phone,
+            &since,
+        ])
+        .await?;
         tell(progress, "customers", number + 1, customers.count);
     }
     copy.finish().await
@@ -193,8 +214,14 @@ struct Copy<'c> {
 }
 
 impl<'c> Copy<'c> {
-    async fn start(connection: &'c mut PgConnection, table: &'static str, columns: &'static str) -> Result<Self, SeedError> {
-        let staging = format!("CREATE TEMPORARY TABLE seed_{table} ON COMMIT DROP AS SELECT {columns} FROM retail.{table} WITH NO DATA");
+    async fn start(
+        connection: &'c mut PgConnection,
+        table: &'static str,
+        columns: &'static str,
+    ) -> Result<Self, SeedError> {
+        let staging = format!(
+            "CREATE TEMPORARY TABLE seed_{table} ON COMMIT DROP AS SELECT {columns} FROM retail.{table} WITH NO DATA"
+        );
         sqlx::raw_sql(AssertSqlSafe(staging).into_sql_str()).execute(&mut *connection).await?;
         Ok(Self { connection, table, columns, buffer: String::with_capacity(CHUNK + 1_024) })
     }
@@ -224,7 +251,9 @@ impl<'c> Copy<'c> {
             self.send().await?;
         }
         let (table, columns) = (self.table, self.columns);
-        let statement = format!("INSERT INTO retail.{table} ({columns}) SELECT {columns} FROM pg_temp.seed_{table}; DROP TABLE pg_temp.seed_{table}");
+        let statement = format!(
+            "INSERT INTO retail.{table} ({columns}) SELECT {columns} FROM pg_temp.seed_{table}; DROP TABLE pg_temp.seed_{table}"
+        );
         sqlx::raw_sql(AssertSqlSafe(statement).into_sql_str()).execute(self.connection).await?;
         Ok(())
     }

@@ -54,7 +54,13 @@ pub struct Line {
 }
 
 impl<'a> Orders<'a> {
-    pub fn new(sample: &'static SampleTenant, catalogue: &'a Catalogue, customers: &'a Customers, count: u64, as_of: Date) -> Self {
+    pub fn new(
+        sample: &'static SampleTenant,
+        catalogue: &'a Catalogue,
+        customers: &'a Customers,
+        count: u64,
+        as_of: Date,
+    ) -> Self {
         let mut sum = 0;
         let days = (0..DAYS)
             .map(|index| {

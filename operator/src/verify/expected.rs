@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use sha2::{Digest, Sha256};
 
-use super::ProtectedTable;
+use super::{Level, ProtectedTable};
 use crate::migrate::MIGRATIONS;
 
 /// What a check may take for granted about this database beyond what the migrations make.
@@ -18,6 +18,8 @@ pub struct Expectations {
     pub bypass_rls: BTreeSet<String>,
     /// The chain's own tables behind the fence's policies.
     pub protected: Vec<ProtectedTable>,
+    /// The hardening level that the database should have.
+    pub level: Level,
 }
 
 /// Tables of `retail` whose rows belong to a store, with the column that says to which.
@@ -30,10 +32,12 @@ pub const STORE_TABLES: [(&str, &str); 5] = [
 ];
 
 /// Tables of `retail` whose rows belong to a tenant.
-pub const TENANT_TABLES: [&str; 5] = ["tenants", "categories", "product_types", "products", "product_description_embeddings"];
+pub const TENANT_TABLES: [&str; 5] =
+    ["tenants", "categories", "product_types", "products", "product_description_embeddings"];
 
 /// Tables of `fence`.
-pub const FENCE_TABLES: [&str; 6] = ["settings", "tenants", "tenant_stores", "logins", "context_keys", "schema_history"];
+pub const FENCE_TABLES: [&str; 6] =
+    ["settings", "tenants", "tenant_stores", "logins", "context_keys", "schema_history"];
 
 /// Sequences.
 pub const SEQUENCES: [(&str, &str); 2] = [("fence", "ticket_seq"), ("retail", "tenants_tenant_key_seq")];
@@ -63,7 +67,7 @@ pub struct ExpectedFunction {
 }
 
 /// All functions of schema `fence`.
-pub const FUNCTIONS: [ExpectedFunction; 4] = [
+pub const FUNCTIONS: [ExpectedFunction; 5] = [
     ExpectedFunction {
         name: "visible_stores",
         arguments: "",
@@ -77,6 +81,16 @@ pub const FUNCTIONS: [ExpectedFunction; 4] = [
     ExpectedFunction {
         name: "tenant_key",
         arguments: "",
+        owner: "fence_owner",
+        volatility: "s",
+        parallel: "r",
+        grantee: "fence_reader",
+        owner_executes: true,
+        search_path: "pg_catalog, pg_temp",
+    },
+    ExpectedFunction {
+        name: "accept",
+        arguments: "context text",
         owner: "fence_owner",
         volatility: "s",
         parallel: "r",

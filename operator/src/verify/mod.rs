@@ -6,6 +6,7 @@
 
 mod compare;
 mod expected;
+mod level;
 mod observe;
 mod protected;
 mod snapshot;
@@ -16,6 +17,7 @@ use sqlx::postgres::PgConnection;
 
 pub use compare::compare;
 pub use expected::Expectations;
+pub use level::{Level, Revocation, STRICT, harden};
 pub use observe::observe;
 pub use protected::{Belongs, InvalidProtectedTable, ProtectedTable, protect};
 pub use snapshot::{Acl, Function, Login, Membership, Policy, Relation, Role, Schema, Setting, Snapshot};
@@ -54,11 +56,16 @@ impl fmt::Display for Deviation {
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     /// The database has no fence, or the role may not read it.
-    #[error("the fence cannot be read as role {role}: run `storefence-operator migrate`, or connect as the administrator that did")]
+    #[error(
+        "the fence cannot be read as role {role}: run `storefence-operator migrate`, or connect as the administrator that did"
+    )]
     NoFence {
         /// The role that was connected.
         role: String,
     },
+    /// The strict level was asked for by a role that cannot bring it about.
+    #[error("only a superuser can revoke built-in functions: on a managed server the level is `standard`")]
+    NotSuperuser,
     /// The catalogs could not be read.
     #[error("the catalogs cannot be read: {0}")]
     Database(#[from] sqlx::Error),
@@ -69,6 +76,7 @@ impl VerifyError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::NoFence { .. } => "FenceMissing",
+            Self::NotSuperuser => "InsufficientPrivileges",
             Self::Database(_) => "DatabaseError",
         }
     }

@@ -2,7 +2,7 @@
 
 use sqlx::{Connection, postgres::PgConnection};
 
-use super::{Snapshot, VerifyError};
+use super::{Snapshot, VerifyError, level};
 
 /// One statement, so one moment. Every list comes sorted; a role that was dropped shows as its number.
 const SNAPSHOT: &str = r#"
@@ -89,6 +89,9 @@ SELECT json_build_object(
         FROM pg_db_role_setting s, unnest(s.setconfig) c
        WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
          AND (s.setrole = 0 OR s.setrole IN (SELECT oid FROM logins))),
+    'open_builtins', (SELECT coalesce(json_agg(p.oid::regprocedure::text ORDER BY p.oid::regprocedure::text), '[]')
+        FROM pg_proc p WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname = ANY ($1) AND (p.proname <> 'ts_rewrite' OR p.pronargs = 2)
+         AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a WHERE a.grantee = 0)),
     'extensions', (SELECT coalesce(json_agg(e ORDER BY e), '[]') FROM (
             SELECT 'extension ' || extname AS e FROM pg_extension WHERE extname IN ('dblink', 'tablefunc', 'postgres_fdw', 'file_fdw', 'adminpack', 'xml2')
             UNION ALL SELECT 'language ' || lanname FROM pg_language WHERE NOT lanpltrusted AND lanname NOT IN ('internal', 'c')) x)
@@ -100,12 +103,18 @@ pub async fn observe(connection: &mut PgConnection) -> Result<Snapshot, VerifyEr
     let mut transaction = connection.begin().await?;
     // pg_get_expr leaves out schemas that are on the search path
     sqlx::raw_sql("SET TRANSACTION READ ONLY; SET LOCAL search_path = pg_catalog").execute(&mut *transaction).await?;
-    let outcome: Result<String, sqlx::Error> = sqlx::query_scalar(SNAPSHOT).fetch_one(&mut *transaction).await;
+    let outcome: Result<String, sqlx::Error> =
+        sqlx::query_scalar(SNAPSHOT).bind(level::names()).fetch_one(&mut *transaction).await;
     transaction.rollback().await?;
     match outcome {
         Ok(text) => Ok(serde_json::from_str(&text).map_err(|error| sqlx::Error::Decode(error.into()))?),
         // no schema or table, no right to read it, no pgvector
-        Err(error) if error.as_database_error().and_then(|error| error.code()).is_some_and(|code| ["3F000", "42P01", "42501"].contains(&&*code)) => {
+        Err(error)
+            if error
+                .as_database_error()
+                .and_then(|error| error.code())
+                .is_some_and(|code| ["3F000", "42P01", "42501"].contains(&&*code)) =>
+        {
             let role = sqlx::query_scalar("SELECT current_user::text").fetch_one(connection).await?;
             Err(VerifyError::NoFence { role })
         }

@@ -29,7 +29,9 @@ pub struct ProtectedTable {
 
 /// Not the description of a protected table.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not of the form schema.table:store=column or schema.table:tenant=column (lower-case names of letters, digits and _)")]
+#[error(
+    "{0:?} is not of the form schema.table:store=column or schema.table:tenant=column (lower-case names of letters, digits and _)"
+)]
 pub struct InvalidProtectedTable(String);
 
 impl FromStr for ProtectedTable {
@@ -52,7 +54,11 @@ impl FromStr for ProtectedTable {
                     && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
             };
             let ours = ["fence", "pg_catalog", "information_schema"].contains(&schema);
-            (plain(schema) && plain(table) && plain(column) && !ours).then(|| Self { schema: schema.to_owned(), table: table.to_owned(), belongs })
+            (plain(schema) && plain(table) && plain(column) && !ours).then(|| Self {
+                schema: schema.to_owned(),
+                table: table.to_owned(),
+                belongs,
+            })
         };
         parse().ok_or_else(|| InvalidProtectedTable(text.to_owned()))
     }
@@ -115,7 +121,16 @@ mod tests {
 
     #[test]
     fn refuses_names_that_need_quoting_and_its_own_schemas() {
-        for text in ["points:store=s", "a.b", "a.b:row=c", "A.b:store=c", "a.b:store=c; drop", "fence.keys:store=c", "a.b:store=1c", "a.:store=c"] {
+        for text in [
+            "points:store=s",
+            "a.b",
+            "a.b:row=c",
+            "A.b:store=c",
+            "a.b:store=c; drop",
+            "fence.keys:store=c",
+            "a.b:store=1c",
+            "a.:store=c",
+        ] {
             assert!(text.parse::<ProtectedTable>().is_err(), "{text}");
         }
     }

@@ -164,6 +164,8 @@ pub struct Snapshot {
     pub logins: Vec<Login>,
     /// Settings of the database and of the logins.
     pub settings: Vec<Setting>,
+    /// Built-in functions that [`super::STRICT`] revokes and that PUBLIC may execute, with their argument types.
+    pub open_builtins: Vec<String>,
     /// Extensions and untrusted languages by which SQL leaves the fence.
     pub extensions: Vec<String>,
 }

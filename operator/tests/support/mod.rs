@@ -18,12 +18,8 @@ use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
 /// Every server and administrator that Storefence supports.
-pub const WORLDS: [(u32, AdminKind); 4] = [
-    (18, AdminKind::Superuser),
-    (18, AdminKind::CreateRole),
-    (16, AdminKind::Superuser),
-    (16, AdminKind::CreateRole),
-];
+pub const WORLDS: [(u32, AdminKind); 4] =
+    [(18, AdminKind::Superuser), (18, AdminKind::CreateRole), (16, AdminKind::Superuser), (16, AdminKind::CreateRole)];
 
 /// Password of every login: they live as long as a test.
 const PASSWORD: &str = "only-for-this-test";
@@ -89,7 +85,9 @@ impl World {
         // a lock table that a statement can fill within its time
         let settings = vec![("max_locks_per_transaction".to_owned(), "16".to_owned())];
         let cluster =
-            Cluster::start(ClusterOptions { binaries: Some(binaries), settings, ..ClusterOptions::default() }).await.unwrap();
+            Cluster::start(ClusterOptions { binaries: Some(binaries), settings, ..ClusterOptions::default() })
+                .await
+                .unwrap();
         let database = cluster.create_database("retail", kind).await.unwrap();
         let admin = connect(&database.admin_url).await.unwrap();
         Self { cluster, database, admin, label: format!("PostgreSQL {version}, {kind:?} administrator") }
@@ -104,8 +102,12 @@ impl World {
     pub async fn provision(&self, id: &str, stores: usize) -> Tenant {
         let id: TenantId = id.parse().unwrap();
         let key = ContextKey::new(rand::random());
-        let salt: Vec<u8> =
-            self.admin.query_one("SELECT value FROM fence.settings WHERE name = 'role_salt'", &[]).await.unwrap().get(0);
+        let salt: Vec<u8> = self
+            .admin
+            .query_one("SELECT value FROM fence.settings WHERE name = 'role_salt'", &[])
+            .await
+            .unwrap()
+            .get(0);
         let logins = Slot::ALL.map(|slot| login_role_name(&salt, &id, slot));
         for login in &logins {
             self.admin

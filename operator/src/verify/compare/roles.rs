@@ -1,0 +1,162 @@
+//! Roles, memberships, logins and their settings.
+
+use super::Report;
+use crate::verify::expected::{FORBIDDEN_SETTINGS, LOGIN_SETTINGS, ROLES};
+
+impl Report<'_> {
+    pub(super) fn roles(&mut self) {
+        for name in ROLES {
+            match self.snapshot.roles.iter().find(|role| role.name == name) {
+                None => self.add(
+                    format!("role {name}"),
+                    "no such role",
+                    "the role",
+                    "restore the role, then check its privileges again",
+                ),
+                Some(role) if !role.attributes.is_empty() => {
+                    let undo: Vec<String> = role.attributes.iter().map(|attribute| format!("NO{attribute}")).collect();
+                    self.add(
+                        format!("role {name}"),
+                        format!("attributes {}", role.attributes.join(", ")),
+                        "no attribute",
+                        format!("ALTER ROLE {name} {}", undo.join(" ")),
+                    );
+                }
+                Some(_) => {}
+            }
+        }
+        for login in &self.snapshot.logins {
+            let name = &login.login;
+            let Some(role) = self.snapshot.roles.iter().find(|role| &role.name == name) else {
+                self.add(format!("login {name}"), "no such role", "the role", "let the operator reconcile the tenant");
+                continue;
+            };
+            // a disabled slot has lost LOGIN: that is as it should be
+            let bad: Vec<&String> = role.attributes.iter().filter(|attribute| *attribute != "LOGIN").collect();
+            if !bad.is_empty() {
+                let list: Vec<String> = bad.iter().map(ToString::to_string).collect();
+                let undo: Vec<String> = bad.iter().map(|attribute| format!("NO{attribute}")).collect();
+                self.add(
+                    format!("login {name}"),
+                    format!("attributes {}", list.join(", ")),
+                    "at most LOGIN",
+                    format!("ALTER ROLE {name} {}", undo.join(" ")),
+                );
+            }
+        }
+        for role in &self.snapshot.roles {
+            let has = |wanted: &str| role.attributes.iter().any(|attribute| attribute == wanted);
+            let ours = ROLES.contains(&role.name.as_str()) || self.is_login(&role.name);
+            if !ours && has("BYPASSRLS") && !has("SUPERUSER") && !self.expectations.bypass_rls.contains(&role.name) {
+                self.add(
+                    format!("role {}", role.name),
+                    "attribute BYPASSRLS",
+                    "no role that ignores row-level security, but for those listed in the configuration",
+                    format!("ALTER ROLE {} NOBYPASSRLS, or list it", role.name),
+                );
+            }
+        }
+    }
+
+    pub(super) fn memberships(&mut self) {
+        for membership in &self.snapshot.memberships {
+            let (role, member) = (membership.role.as_str(), membership.member.as_str());
+            let object = format!("membership of {member} in {role}");
+            let options = format!("ADMIN {}, INHERIT {}, SET {}", membership.admin, membership.inherit, membership.set);
+            let revoke = format!("REVOKE {role} FROM {member}");
+            if ROLES.contains(&member) {
+                self.add(object, options, "no membership: the fence's roles are members of nothing", revoke);
+            } else if role == "fence_login" && self.is_login(member) {
+                if membership.admin || membership.set || !membership.inherit {
+                    let expected = "ADMIN false, INHERIT true, SET false";
+                    self.add(
+                        object,
+                        options,
+                        expected,
+                        format!("{revoke}; GRANT {role} TO {member} WITH INHERIT TRUE, SET FALSE, ADMIN FALSE"),
+                    );
+                }
+            } else if self.is_login(member) {
+                self.add(object, options, "no membership but in fence_login", revoke);
+            } else if role == "fence_reader" && self.is_administrator(member) {
+                if membership.inherit && !self.is_superuser(member) {
+                    let remedy = format!("GRANT {role} TO {member} WITH INHERIT FALSE");
+                    self.add(
+                        object,
+                        options,
+                        "INHERIT false: the readers' policies would ask the administrator for a context",
+                        remedy,
+                    );
+                }
+            } else if role == "fence_login" && is_login_name(member) && !membership.admin && !membership.set {
+                // a login of another database of this cluster; this database does not know it and refuses its calls
+            } else if !(self.is_administrator(member)
+                || role == "retail_loader" && self.expectations.loaders.contains(member))
+            {
+                self.add(
+                    object,
+                    options,
+                    "no membership but the administrators' and, in retail_loader, the loaders' in the configuration",
+                    revoke,
+                );
+            }
+        }
+    }
+
+    pub(super) fn logins(&mut self) {
+        for login in &self.snapshot.logins {
+            let name = &login.login;
+            let known = self.snapshot.roles.iter().any(|role| &role.name == name);
+            let member = self
+                .snapshot
+                .memberships
+                .iter()
+                .any(|membership| membership.role == "fence_login" && &membership.member == name);
+            if known && !member {
+                let remedy = format!("GRANT fence_login TO {name} WITH INHERIT TRUE, SET FALSE, ADMIN FALSE");
+                self.add(
+                    format!("membership of {name} in fence_login"),
+                    "none",
+                    "ADMIN false, INHERIT true, SET false",
+                    remedy,
+                );
+            }
+            if login.dependencies > 0 {
+                self.add(
+                    format!("login {name}"),
+                    format!("owns or may use {} objects by itself", login.dependencies),
+                    "none",
+                    format!("in every database: REASSIGN OWNED BY {name} TO the administrator; DROP OWNED BY {name}"),
+                );
+            }
+        }
+    }
+
+    pub(super) fn settings(&mut self) {
+        for kept in &self.snapshot.settings {
+            let name = kept.setting.split('=').next().unwrap_or_default();
+            match &kept.role {
+                Some(role) if !LOGIN_SETTINGS.contains(&name) => self.add(
+                    format!("login {role}"),
+                    format!("setting {}", kept.setting),
+                    "no setting but limits and search_path",
+                    format!("ALTER ROLE {role} RESET {name}"),
+                ),
+                None if FORBIDDEN_SETTINGS.contains(&name) => self.add(
+                    format!("database {}", self.snapshot.database),
+                    format!("setting {}", kept.setting),
+                    "none of that name for everybody",
+                    format!("ALTER DATABASE {} RESET {name} (or ALTER ROLE ALL RESET {name})", self.snapshot.database),
+                ),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// `sf_`, twelve hexadecimal digits, `_a` or `_b`.
+fn is_login_name(name: &str) -> bool {
+    name.strip_prefix("sf_")
+        .and_then(|rest| rest.strip_suffix("_a").or_else(|| rest.strip_suffix("_b")))
+        .is_some_and(|hex| hex.len() == 12 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
