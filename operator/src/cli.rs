@@ -1,6 +1,8 @@
-//! The command line. Exit codes: 0 done, 1 failed (or `verify` found a deviation), 2 wrong usage or configuration.
+//! The command line. Exit codes: 0 done, 1 failed (or `verify` found a deviation), 2 wrong usage or configuration (or
+//! `plan` found a difference).
 
 mod admin;
+mod plan;
 mod reload;
 mod run;
 
@@ -46,6 +48,8 @@ enum Command {
     Seed(admin::Seed),
     /// Check the fence of a database and print each deviation.
     Verify(admin::Verify),
+    /// Print what would change for the RetailTenants of a file; exits with 2 when something would.
+    Plan(Box<plan::PlanArgs>),
     /// Print the CustomResourceDefinition.
     Crds,
 }
@@ -144,6 +148,7 @@ fn execute(command: Command) -> Result<ExitCode, CliError> {
             Command::Migrate(arguments) => admin::migrate(arguments).await,
             Command::Seed(arguments) => admin::seed(arguments).await,
             Command::Verify(arguments) => admin::verify(arguments).await,
+            Command::Plan(arguments) => plan::plan(*arguments).await,
             Command::Crds => admin::crds(),
         }
     })

@@ -4,7 +4,7 @@ mod harness;
 
 use std::{path::Path, process::Output};
 
-use harness::World;
+use harness::{World, spec, store};
 
 fn operator(arguments: &[&str]) -> Output {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_storefence-operator"));
@@ -85,4 +85,47 @@ async fn migrate_seed_and_verify_work_on_a_database() {
     world.execute("GRANT SELECT ON retail.orders TO PUBLIC").await;
     let (code, stdout, _) = run(&["verify", "--database", "retail"]);
     assert!(code == Some(1) && stdout.contains("UNSAFE") && stdout.contains("retail.orders"), "{stdout}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plan_tells_what_would_change_and_changes_nothing() {
+    let world = World::start().await;
+    let document = |stores: &[(&str, uuid::Uuid)]| {
+        let object = serde_json::json!({
+            "apiVersion": "retail.storefence.dev/v1alpha1", "kind": "RetailTenant",
+            "metadata": {"name": "zava", "namespace": "retail"}, "spec": spec("zava", stores),
+        });
+        serde_saphyr::to_string(&object).unwrap()
+    };
+    let seattle = ("Seattle", store(1, 1));
+    let file = world.write("tenant.yaml", &document(&[seattle]));
+    let arguments = ["plan", "--file", file.to_str().unwrap()];
+    let (code, _, stderr) = world.run(&arguments);
+    assert!(code == Some(1) && stderr.contains("retail"), "not migrated: {stderr}");
+    assert_eq!(world.run(&["migrate"]).0, Some(0));
+
+    let before = world.database_fingerprint().await;
+    let (code, stdout, stderr) = world.run(&arguments);
+    assert_eq!(code, Some(2), "{stderr}");
+    for expected in ["Key Vault main: write sf-zava-db-a", "CREATE ROLE", "SCRAM-SHA-256$********", "COMMIT;"] {
+        assert!(stdout.contains(expected), "{expected}: {stdout}");
+    }
+    assert_eq!(world.database_fingerprint().await, before);
+    assert_eq!(world.vault.writes(), 0);
+
+    let operator = world.operator().await;
+    world.apply("retail", "zava", spec("zava", &[seattle])).await;
+    world.ready("retail", "zava").await;
+    assert!(operator.stop().await.success());
+    let (code, stdout, stderr) = world.run(&arguments);
+    assert_eq!((code, stdout.as_str()), (Some(0), "-- zava: nothing to do\n"), "{stderr}");
+    world.write("tenant.yaml", &document(&[seattle, ("Redmond", store(1, 2))]));
+    let (code, stdout, _) = world.run(&arguments);
+    assert_eq!(code, Some(2));
+    assert_eq!(stdout.matches("INSERT INTO").count(), 2, "{stdout}");
+    assert!(!stdout.contains("ROLE"), "{stdout}");
+
+    world.write("tenant.yaml", &document(&[seattle]).replace("tenantId: zava", "tenantId: -bad-"));
+    let (code, _, stderr) = world.run(&arguments);
+    assert!(code == Some(1) && stderr.contains("spec.tenantId"), "{stderr}");
 }

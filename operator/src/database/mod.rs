@@ -163,12 +163,20 @@ impl Database {
             if !report.applied.is_empty() {
                 tracing::info!(database = self.place(), applied = ?report.applied, "migrated");
             }
-            let read = sqlx::query_scalar::<_, Vec<u8>>("SELECT value FROM fence.settings WHERE name = 'role_salt'");
-            let mut connection = self.acquire().await?;
-            let salt = self.within(read.fetch_one(&mut *connection)).await?;
-            Ok(Arc::from(salt))
+            self.salt().await
         });
         salt.await.cloned()
+    }
+
+    /// The salt of the role names, of a database that is migrated already.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub async fn salt(&self) -> Result<Arc<[u8]>, DatabaseError> {
+        let read = sqlx::query_scalar::<_, Vec<u8>>("SELECT value FROM fence.settings WHERE name = 'role_salt'");
+        let mut connection = self.acquire().await?;
+        let salt = self.within(read.fetch_one(&mut *connection)).await?;
+        Ok(Arc::from(salt))
     }
 
     /// Takes the tenant's lock; `None` if another session has it. It is given back by [`TenantLock::release`], and with

@@ -52,6 +52,33 @@ pub async fn pass(work: &Work<'_>) -> Outcome {
     }
 }
 
+/// What a pass would do.
+pub struct Preview {
+    /// What is wanted.
+    pub desired: Desired,
+    /// The steps to it.
+    pub plan: Plan,
+}
+
+/// Observes and compares, and writes nothing. The database must be migrated.
+///
+/// # Errors
+/// What would end a pass too.
+pub async fn preview(work: &Work<'_>) -> Result<Preview, Failure> {
+    let rules = TenantRules::compile(&work.tenant.spec).map_err(Failure::InvalidSpec)?;
+    let spec = &work.tenant.spec;
+    let database = work.backends.database(&spec.database_ref.name)?;
+    let vault = work.backends.vault(&spec.key_vault_ref.name)?;
+    let desired = desired(work, &rules, &database.salt().await?);
+    let Some(mut lock) = database.lock(rules.tenant_id()).await? else {
+        return Err(Failure::LockContention(rules.tenant_id().to_string()));
+    };
+    let pass = Pass { work, rules: &rules, database: &database, vault: &vault, desired: &desired };
+    let plan = pass.plan(&mut lock).await;
+    lock.release().await;
+    Ok(Preview { plan: plan?, desired })
+}
+
 async fn locked(work: &Work<'_>, rules: &TenantRules) -> Result<Done, Vec<Failure>> {
     let spec = &work.tenant.spec;
     let database = work.backends.database(&spec.database_ref.name);
@@ -128,14 +155,14 @@ impl Pass<'_> {
         if let Some(failure) = in_conflict(self.work, self.rules, recorded) {
             return Err(vec![failure]);
         }
-        let (mut state, stored) = match (state, stored) {
+        let (state, stored) = match (state, stored) {
             (Ok(state), Ok(stored)) => (state, stored),
             (state, stored) => {
                 let database = state.err().map(Failure::from);
                 return Err(database.into_iter().chain(stored.err()).collect());
             }
         };
-        self.mend(lock, &mut state, stored).await.map_err(|failure| vec![failure])
+        self.mend(lock, state, stored).await.map_err(|failure| vec![failure])
     }
 
     async fn read_secrets(&self) -> Result<Stored, Failure> {
@@ -146,12 +173,26 @@ impl Pass<'_> {
         Ok(futures::future::try_join_all(reads).await?.into_iter().collect())
     }
 
-    async fn mend(&self, lock: &mut TenantLock, state: &mut DatabaseState, stored: Stored) -> Result<Done, Failure> {
-        let mut held = Held::read(self.desired, self.database.endpoint(), &stored);
-        self.try_passwords(state, &held.material).await?;
+    async fn plan(&self, lock: &mut TenantLock) -> Result<Plan, Failure> {
+        let state = self.database.observe(lock, self.desired).await?;
+        let recorded = state.fence.as_ref().map(|row| row.owner_uid.as_str());
+        if let Some(failure) = in_conflict(self.work, self.rules, recorded) {
+            return Err(failure);
+        }
+        let stored = self.read_secrets().await?;
+        let held = Held::read(self.desired, self.database.endpoint(), &stored);
+        self.compare(state, &stored, &held).await
+    }
+
+    async fn compare(&self, mut state: DatabaseState, stored: &Stored, held: &Held) -> Result<Plan, Failure> {
+        self.try_passwords(&mut state, &held.material).await?;
         let secrets = stored.iter().map(|(name, read)| (name.clone(), held.state(name, read))).collect();
-        let observed = Observed { database: state.clone(), secrets };
-        let plan = diff(self.desired, &observed)?;
+        diff(self.desired, &Observed { database: state, secrets })
+    }
+
+    async fn mend(&self, lock: &mut TenantLock, state: DatabaseState, stored: Stored) -> Result<Done, Failure> {
+        let mut held = Held::read(self.desired, self.database.endpoint(), &stored);
+        let plan = self.compare(state, &stored, &held).await?;
         self.write_secrets(&plan, &stored, &mut held).await?;
         self.database.apply(lock, self.desired, &plan.database, &held.material).await?;
         self.work.metrics.steps(&plan);

@@ -134,6 +134,26 @@ impl World {
             .env("RUST_LOG", "info,storefence_operator=debug")
     }
 
+    /// Runs a command of the operator to its end: exit code, standard output, standard error.
+    pub fn run(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+        let path = |name: &str| self.directory.path().join(name);
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_storefence-operator"))
+            .args(arguments)
+            .env("STOREFENCE_CONFIG", path("config.yaml"))
+            .env("KUBECONFIG", path("kubeconfig"))
+            .env("STOREFENCE_CA_FILE", path("ca.pem"))
+            .env("STOREFENCE_CREDENTIAL", "client-secret")
+            .env("AZURE_AUTHORITY_HOST", self.entra.url())
+            .env("AZURE_TENANT_ID", &self.app.tenant_id)
+            .env("AZURE_CLIENT_ID", &self.app.client_id)
+            .env("AZURE_CLIENT_SECRET", self.app.secret.clone().unwrap())
+            .env("RUST_LOG", "info")
+            .output()
+            .unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    }
+
     /// Starts `run` with short waits and waits until it is ready.
     pub async fn operator(&self) -> Operator {
         self.operator_with(&["--resync", "1h"]).await

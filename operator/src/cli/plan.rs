@@ -1,0 +1,135 @@
+//! `plan`: what `run` would do for the `RetailTenant`s of a file, as SQL and as operations on secrets. Writes nothing.
+
+use std::{fmt::Write as _, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use clap::Args;
+use kube::{Api, Client};
+use storefence_azure::AzureOptions;
+use storefence_tenancy::RetailTenant;
+
+use super::{CliError, ConfigArgs, USAGE};
+use crate::{
+    backends::Backends,
+    database::{Limits, sql},
+    metrics::Metrics,
+    reconcile::{
+        action::{DatabaseAction, SecretAction},
+        conflict::Claimant,
+        pass::{Preview, Work, preview},
+    },
+    vault::VaultFactory,
+};
+
+/// Stands for the UID of an object that does not exist yet.
+const NEW_UID: &str = "uid-of-the-new-object";
+/// What stands in the place of a verifier.
+const MASKED: &str = "SCRAM-SHA-256$********";
+
+/// `plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+
+    /// YAML file with RetailTenants.
+    #[arg(short, long, env = "STOREFENCE_PLAN_FILE", value_name = "FILE")]
+    file: Option<PathBuf>,
+
+    /// Take the objects as new, without asking the cluster for those of the same names.
+    #[arg(long, env = "STOREFENCE_OFFLINE")]
+    offline: bool,
+
+    /// Longest wait for one answer of a database or vault.
+    #[arg(long, env = "STOREFENCE_CALL_TIMEOUT", value_parser = super::run::duration, default_value = "10s")]
+    call_timeout: Duration,
+
+    #[command(flatten)]
+    azure: AzureOptions,
+}
+
+/// Prints the steps of every tenant in the file.
+pub async fn plan(arguments: PlanArgs) -> Result<ExitCode, CliError> {
+    let PlanArgs { config, file, offline, call_timeout, azure } = arguments;
+    let config = config.load()?;
+    let file = file.ok_or(CliError::Missing {
+        flag: "--file",
+        variable: "STOREFENCE_PLAN_FILE",
+        what: "a YAML file with RetailTenants",
+    })?;
+    let unusable = |problem: String| CliError::Invalid {
+        flag: "--file",
+        variable: "STOREFENCE_PLAN_FILE",
+        problem: format!("{}: {problem}", file.display()),
+    };
+    let text = std::fs::read_to_string(&file).map_err(|error| unusable(error.to_string()))?;
+    let tenants: Vec<RetailTenant> =
+        serde_saphyr::from_multiple(&text).map_err(|error| unusable(error.to_string()))?;
+    let metrics = Arc::new(Metrics::new().context("metrics")?);
+    let vaults = VaultFactory::new(azure, Arc::clone(&metrics), call_timeout)?;
+    let limits = Limits { concurrency: 1, deadline: call_timeout, fence_age: Duration::ZERO };
+    let backends = Backends::new(&config, &Backends::default(), &vaults, limits)?;
+    let client = match offline {
+        true => None,
+        false => Some(Client::try_default().await.context("Kubernetes: KUBECONFIG, in-cluster, or --offline")?),
+    };
+
+    let mut steps = 0;
+    for mut tenant in tenants {
+        if let Some(client) = &client {
+            adopt_identity(client, &mut tenant).await?;
+        }
+        let name = tenant.metadata.name.clone().unwrap_or_default();
+        tenant.metadata.uid.get_or_insert_with(|| NEW_UID.to_owned());
+        let claimants = [Claimant::of(&tenant)];
+        let work = Work { backends: &backends, tenant: &tenant, claimants: &claimants, metrics: &metrics };
+        let preview = preview(&work).await.with_context(|| format!("RetailTenant {name}"))?;
+        steps += preview.plan.secrets.len() + preview.plan.database.len();
+        print!("{}", render(&name, &tenant, &preview));
+    }
+    Ok(if steps == 0 { ExitCode::SUCCESS } else { ExitCode::from(USAGE) })
+}
+
+/// Takes over UID and status of the object in the cluster, if there is one.
+async fn adopt_identity(client: &Client, tenant: &mut RetailTenant) -> Result<(), CliError> {
+    let namespace = tenant.metadata.namespace.clone();
+    let namespace = namespace.unwrap_or_else(|| client.default_namespace().to_owned());
+    let api = Api::<RetailTenant>::namespaced(client.clone(), &namespace);
+    let name = tenant.metadata.name.clone().unwrap_or_default();
+    let found = api.get_opt(&name).await.with_context(|| format!("RetailTenant {namespace}/{name}"))?;
+    if let Some(found) = found {
+        tenant.metadata = found.metadata;
+        tenant.status = found.status;
+    }
+    Ok(())
+}
+
+fn render(name: &str, tenant: &RetailTenant, preview: &Preview) -> String {
+    let Preview { desired, plan } = preview;
+    let mut text = String::new();
+    if plan.is_empty() {
+        let _ = writeln!(text, "-- {name}: nothing to do");
+        return text;
+    }
+    let _ = writeln!(text, "-- {name}: {} steps", plan.secrets.len() + plan.database.len());
+    for action in &plan.secrets {
+        let step = match action {
+            SecretAction::Recover { name } => format!("recover the deleted secret {name}"),
+            SecretAction::WriteLogin { name, .. } => format!("write {name} with a new password"),
+            SecretAction::WriteContextKey { name, .. } => format!("write {name} with a new key"),
+            SecretAction::Tag { name } => format!("tag {name}"),
+        };
+        let _ = writeln!(text, "-- Key Vault {}: {step}", tenant.spec.key_vault_ref.name);
+    }
+    if !plan.database.is_empty() {
+        let _ = writeln!(text, "BEGIN;");
+        for action in &plan.database {
+            let _ = writeln!(text, "{};", sql::statement(desired, action, &|_| MASKED.to_owned()));
+            if let DatabaseAction::SetContextKey { kid, .. } = action {
+                let _ = writeln!(text, "{}; -- key {kid}: ********", sql::COPY_KEY);
+            }
+        }
+        let _ = writeln!(text, "COMMIT;");
+    }
+    text
+}
