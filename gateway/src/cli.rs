@@ -8,7 +8,9 @@ use url::Url;
 
 use crate::{
     config::{Config, ConfigError},
+    explain,
     http::hosts::{Allowed, InvalidEntry},
+    identity::{TokenSettings, authority::Authority},
     run, telemetry,
 };
 
@@ -42,6 +44,8 @@ pub enum LogFormat {
 enum Command {
     /// Serve
     Run(Box<RunArgs>),
+    /// Say why a token is refused, or which rules match it and which stores follow; the token itself is not shown
+    Explain(ExplainArgs),
 }
 
 /// Options of `run`. Every one can come from the environment.
@@ -63,21 +67,8 @@ struct RunArgs {
     #[arg(long, env = "STOREFENCE_PUBLIC_URL", value_name = "URL")]
     public_url: Option<Url>,
 
-    /// Accepted value of aud: the API's client ID and, for version 1.0 tokens, its application ID URI
-    #[arg(long, env = "STOREFENCE_AUDIENCE", value_name = "AUDIENCE", value_delimiter = ',')]
-    audience: Vec<String>,
-
-    /// Scope that clients ask for, as a rule fully qualified: api://APP/Retail.Query. A token needs one of them
-    #[arg(long, env = "STOREFENCE_SCOPE", value_name = "SCOPE", value_delimiter = ',')]
-    scope: Vec<String>,
-
-    /// The Entra authority that issues callers' tokens
-    #[arg(long, env = "STOREFENCE_AUTHORITY", value_name = "URL", default_value = "https://login.microsoftonline.com")]
-    authority: Url,
-
-    /// Issuer of version 1.0 tokens, without the directory; follows from the authority where not given
-    #[arg(long, env = "STOREFENCE_V1_ISSUER", value_name = "URL")]
-    v1_issuer: Option<Url>,
+    #[command(flatten)]
+    tokens: TokenArgs,
 
     /// Authorization server named to clients; follows from the authority where not given
     #[arg(long, env = "STOREFENCE_AUTHORIZATION_SERVER", value_name = "URL")]
@@ -111,6 +102,45 @@ struct RunArgs {
     azure: AzureOptions,
 }
 
+/// What makes a token acceptable.
+#[derive(Debug, Args)]
+struct TokenArgs {
+    /// Accepted value of aud: the API's client ID and, for version 1.0 tokens, its application ID URI
+    #[arg(long, env = "STOREFENCE_AUDIENCE", value_name = "AUDIENCE", value_delimiter = ',')]
+    audience: Vec<String>,
+
+    /// Scope that clients ask for, as a rule fully qualified: api://APP/Retail.Query. A token needs one of them
+    #[arg(long, env = "STOREFENCE_SCOPE", value_name = "SCOPE", value_delimiter = ',')]
+    scope: Vec<String>,
+
+    /// The Entra authority that issues callers' tokens
+    #[arg(long, env = "STOREFENCE_AUTHORITY", value_name = "URL", default_value = "https://login.microsoftonline.com")]
+    authority: Url,
+
+    /// Issuer of version 1.0 tokens, without the directory; follows from the authority where not given
+    #[arg(long, env = "STOREFENCE_V1_ISSUER", value_name = "URL")]
+    v1_issuer: Option<Url>,
+}
+
+/// Options of `explain`.
+#[derive(Debug, Args)]
+struct ExplainArgs {
+    /// File with the token; - for standard input
+    #[arg(long, value_name = "FILE")]
+    token_file: PathBuf,
+
+    /// Directory of RetailTenant YAML; the cluster of KUBECONFIG where not given
+    #[arg(long, value_name = "DIR")]
+    tenants: Option<PathBuf>,
+
+    /// Trust roots in PEM, beside the system's, for the authority
+    #[arg(long, env = "STOREFENCE_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    tokens: TokenArgs,
+}
+
 /// Why a command ends with another code than 0.
 #[derive(Debug, thiserror::Error)]
 enum CliError {
@@ -129,12 +159,16 @@ enum CliError {
     /// While running.
     #[error(transparent)]
     Run(#[from] run::RunError),
+    /// While explaining.
+    #[error(transparent)]
+    Explain(#[from] explain::ExplainError),
 }
 
 impl CliError {
     const fn exit_code(&self) -> u8 {
         match self {
             Self::Run(error) if !error.is_configuration() => FAILED,
+            Self::Explain(_) => FAILED,
             _ => USAGE,
         }
     }
@@ -154,10 +188,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     telemetry::init(cli.log_format);
     let done = match cli.command {
-        Command::Run(args) => settings(*args).and_then(|settings| Ok(run::run(settings)?)),
+        Command::Run(args) => settings(*args).and_then(|settings| Ok(run::run(settings)?)).map(|()| true),
+        Command::Explain(args) => explain_settings(args).and_then(|settings| Ok(explain::explain(&settings)?)),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(FAILED),
         Err(error) => {
             eprintln!("storefence-gateway: {error}");
             ExitCode::from(error.exit_code())
@@ -165,44 +201,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// From what the user wrote to what runs.
-fn settings(args: RunArgs) -> Result<run::Settings, CliError> {
-    let RunArgs {
-        config,
-        listen,
-        admin_listen,
-        public_url,
-        audience,
-        scope,
-        authority,
-        v1_issuer,
-        authorization_server,
-        allowed_host,
-        allowed_origin,
-        pool_per_tenant,
-        pool_total,
-        pool_idle,
-        drain,
-        azure,
-    } = args;
-    let missing = |flag, variable, what| CliError::Missing { flag, variable, what };
-    let config = config.ok_or(missing("--config", "STOREFENCE_CONFIG", "the configuration file with Key Vaults"))?;
-    let public_url = public_url.ok_or(missing(
-        "--public-url",
-        "STOREFENCE_PUBLIC_URL",
-        "the URL that clients use, without /mcp,",
-    ))?;
-    let invalid = |problem: &str| CliError::Invalid {
-        flag: "--public-url",
-        variable: "STOREFENCE_PUBLIC_URL",
-        problem: problem.to_owned(),
-    };
-    if !matches!(public_url.scheme(), "http" | "https") || public_url.host_str().is_none() {
-        return Err(invalid("an http or https URL is expected"));
-    }
-    if public_url.query().is_some() || public_url.fragment().is_some() || public_url.path() != "/" {
-        return Err(invalid("a URL without path, query and fragment is expected; /mcp is added to it"));
-    }
+const fn missing(flag: &'static str, variable: &'static str, what: &'static str) -> CliError {
+    CliError::Missing { flag, variable, what }
+}
+
+fn token_settings(args: TokenArgs) -> Result<TokenSettings, CliError> {
+    let TokenArgs { audience, scope, authority, v1_issuer } = args;
     let audience: Vec<_> = audience.into_iter().filter(|text| !text.is_empty()).collect();
     if audience.is_empty() {
         let what = "the API's client ID, as it stands in aud,";
@@ -220,16 +224,56 @@ fn settings(args: RunArgs) -> Result<run::Settings, CliError> {
         let problem = format!("{authority} is not an https URL; signing keys come from there");
         return Err(CliError::Invalid { flag: "--authority", variable: "STOREFENCE_AUTHORITY", problem });
     }
+    Ok(TokenSettings { audiences: audience, scopes: scope, authority: Authority::new(&authority, v1_issuer.as_ref()) })
+}
+
+fn explain_settings(args: ExplainArgs) -> Result<explain::Settings, CliError> {
+    let ExplainArgs { token_file, tenants, ca_file, tokens } = args;
+    Ok(explain::Settings { token_file, tenants, ca_file, tokens: token_settings(tokens)? })
+}
+
+/// From what the user wrote to what runs.
+fn settings(args: RunArgs) -> Result<run::Settings, CliError> {
+    let RunArgs {
+        config,
+        listen,
+        admin_listen,
+        public_url,
+        tokens,
+        authorization_server,
+        allowed_host,
+        allowed_origin,
+        pool_per_tenant,
+        pool_total,
+        pool_idle,
+        drain,
+        azure,
+    } = args;
+    let config = config.ok_or(missing("--config", "STOREFENCE_CONFIG", "the configuration file with Key Vaults"))?;
+    let public_url = public_url.ok_or(missing(
+        "--public-url",
+        "STOREFENCE_PUBLIC_URL",
+        "the URL that clients use, without /mcp,",
+    ))?;
+    let invalid = |problem: &str| CliError::Invalid {
+        flag: "--public-url",
+        variable: "STOREFENCE_PUBLIC_URL",
+        problem: problem.to_owned(),
+    };
+    if !matches!(public_url.scheme(), "http" | "https") || public_url.host_str().is_none() {
+        return Err(invalid("an http or https URL is expected"));
+    }
+    if public_url.query().is_some() || public_url.fragment().is_some() || public_url.path() != "/" {
+        return Err(invalid("a URL without path, query and fragment is expected; /mcp is added to it"));
+    }
+    let tokens = token_settings(tokens)?;
     let allowed = Allowed::new(&public_url, &allowed_host, &allowed_origin)?;
     Ok(run::Settings {
         config: Config::load(&config)?,
         listen,
         admin_listen,
         public_url,
-        audiences: audience,
-        scopes: scope,
-        authority,
-        v1_issuer,
+        tokens,
         authorization_server,
         allowed,
         pool_per_tenant: pool_per_tenant as usize,

@@ -4,6 +4,7 @@ pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod data;
+pub mod explain;
 pub mod gate;
 pub mod http;
 pub mod identity;

@@ -29,7 +29,7 @@ use crate::{
         pool::{PoolSettings, Pools},
     },
     http::{self, App, auth::Access, hosts::Allowed, metadata::Metadata},
-    identity::{Identity, authority::Authority, jwks::KeyStore},
+    identity::{Identity, TokenSettings, jwks::KeyStore},
     mcp::tools::{Catalogue, Services},
     metrics::Metrics,
     server,
@@ -56,14 +56,8 @@ pub struct Settings {
     pub admin_listen: SocketAddr,
     /// URL that clients use.
     pub public_url: Url,
-    /// Accepted audiences.
-    pub audiences: Vec<String>,
-    /// Scopes that clients ask for.
-    pub scopes: Vec<String>,
-    /// Issuer of callers' tokens.
-    pub authority: Url,
-    /// Override for version 1.0 tokens.
-    pub v1_issuer: Option<Url>,
+    /// Which tokens are accepted.
+    pub tokens: TokenSettings,
     /// Override for the metadata document.
     pub authorization_server: Option<Url>,
     /// Host and Origin lists.
@@ -136,10 +130,7 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
         listen,
         admin_listen,
         public_url,
-        audiences,
-        scopes,
-        authority,
-        v1_issuer,
+        tokens,
         authorization_server,
         allowed,
         pool_per_tenant,
@@ -150,11 +141,10 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     } = settings;
     let metrics = Arc::new(Metrics::new().map_err(setup)?);
     let tenants = Arc::new(Tenants::default());
-    let authority = Authority::new(&authority, v1_issuer.as_ref());
 
     let outgoing = storefence_azure::client(azure.ca_file.as_deref(), VAULT_TIMEOUT).map_err(OptionsError::from)?;
-    let keys = Arc::new(KeyStore::new(authority.clone(), outgoing, metrics.clone()));
-    let identity = Identity::new(authority.clone(), audiences, keys.clone(), metrics.clone());
+    let keys = Arc::new(KeyStore::new(tokens.authority.clone(), outgoing, metrics.clone()));
+    let identity = Identity::new(&tokens, keys.clone(), metrics.clone());
 
     let vaults = Arc::new(Vaults::new(&azure, &config.key_vaults)?);
     let loader = Loader::new(vaults, config.roots, metrics.clone());
@@ -165,12 +155,12 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     let kubernetes = kube::Config::infer().await.map_err(|error| RunError::Kubernetes(error.to_string()))?;
     let kubernetes = kube::Client::try_from(kubernetes).map_err(|error| RunError::Kubernetes(error.to_string()))?;
 
-    let metadata = Metadata::new(&public_url, scopes, authorization_server, authority, tenants.clone());
+    let metadata = Metadata::new(&public_url, &tokens, authorization_server, tenants.clone());
     let metadata = Arc::new(metadata);
     let stop = CancellationToken::new();
     let ending = CancellationToken::new();
     let app = Arc::new(App {
-        access: Access::new(identity, tenants.clone(), metadata.clone(), metrics.clone()),
+        access: Access::new(identity, &tokens, tenants.clone(), metadata.clone(), metrics.clone()),
         metadata,
         allowed,
         metrics: metrics.clone(),

@@ -30,6 +30,8 @@ use crate::{metrics::Metrics, tenants::Tenant};
 const GRACE: Duration = Duration::from_millis(500);
 /// Life of a signed context, in seconds. It is checked when the call begins.
 const CONTEXT_SECONDS: i64 = 30;
+/// Most rows and bytes of the gateway's own statements: the tenant's limits are for what callers write.
+const OWN: (u32, u32) = (1_000, 8 * 1024 * 1024);
 /// Described statements that are remembered, and for how long: a migration may change what a name means.
 const DESCRIBED: (u64, Duration) = (10_000, Duration::from_secs(60));
 
@@ -116,19 +118,41 @@ impl Data {
     /// # Errors
     /// [`QueryError`].
     pub async fn query(&self, tenant: &Tenant, scope: &Scope, sql: &str) -> Result<QueryResult, QueryError> {
+        let limits = tenant.limits;
+        let bounds = Bounds { max_rows: limits.max_rows, max_bytes: limits.max_bytes, timeout: limits.timeout };
+        self.run(tenant, scope, sql, bounds, true).await
+    }
+
+    /// Runs one statement of the gateway's own, with what the scope may see. No text of a caller may stand in it.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn own(&self, tenant: &Tenant, scope: &Scope, sql: &str) -> Result<Rows, QueryError> {
+        let bounds = Bounds { max_rows: OWN.0, max_bytes: OWN.1, timeout: tenant.limits.timeout };
+        Ok(self.run(tenant, scope, sql, bounds, false).await?.rows)
+    }
+
+    async fn run(
+        &self,
+        tenant: &Tenant,
+        scope: &Scope,
+        sql: &str,
+        bounds: Bounds,
+        describe: bool,
+    ) -> Result<QueryResult, QueryError> {
         let started = Instant::now();
-        let result = match self.attempt(tenant, scope, sql, started).await {
+        let result = match self.attempt(tenant, scope, sql, bounds, describe, started).await {
             // A connection that the server closed while it lay idle, or credentials that were rotated under it. The
             // transaction is read-only and sent no row, so another attempt repeats nothing.
             Err(QueryError::Stale(error)) => {
                 tracing::info!(tenant = %tenant.id(), error, "an idle connection was dead; opening another one");
                 self.pools.distrust_idle(tenant);
-                self.attempt(tenant, scope, sql, started).await
+                self.attempt(tenant, scope, sql, bounds, describe, started).await
             }
             Err(QueryError::Context { error, loaded }) => {
                 tracing::warn!(tenant = %tenant.id(), error, "the fence refused the context; reading credentials again");
                 self.pools.reload(tenant, &loaded).await;
-                self.attempt(tenant, scope, sql, started).await
+                self.attempt(tenant, scope, sql, bounds, describe, started).await
             }
             other => other,
         };
@@ -147,26 +171,26 @@ impl Data {
         tenant: &Tenant,
         scope: &Scope,
         sql: &str,
+        bounds: Bounds,
+        describe: bool,
         started: Instant,
     ) -> Result<QueryResult, QueryError> {
         let mut lease = self.pools.lend(tenant).await?;
-        let limits = tenant.limits;
         let key: [u8; 32] = Sha256::new()
             .chain_update(tenant.database.as_bytes())
             .chain_update([0])
             .chain_update(sql.as_bytes())
             .finalize()
             .into();
-        let known = self.described.get(&key);
+        let known = if describe { self.described.get(&key) } else { Some(Arc::default()) };
         let connection = lease.connection();
         let loaded = connection.loaded().clone();
         let expires = connection.server_now() + CONTEXT_SECONDS;
         let signed = context::sign(&loaded.key, loaded.kid, tenant.id(), connection.ticket(), expires, scope.stores());
-        let bounds = Bounds { max_rows: limits.max_rows, max_bytes: limits.max_bytes, timeout: limits.timeout };
         let flight = fly(connection, &signed, sql, bounds, known.is_none());
-        let Ok(flight) = tokio::time::timeout(limits.timeout + GRACE, flight).await else {
+        let Ok(flight) = tokio::time::timeout(bounds.timeout + GRACE, flight).await else {
             lease.kill("timeout");
-            return Err(QueryError::Timeout(limits.timeout));
+            return Err(QueryError::Timeout(bounds.timeout));
         };
         match flight {
             Flight::Answer(mut answer) => {
@@ -187,7 +211,7 @@ impl Data {
                 lease.give_back();
                 Err(match error.sqlstate.as_str() {
                     "SF001" => QueryError::Context { error: error.message, loaded },
-                    "57014" => QueryError::Timeout(limits.timeout),
+                    "57014" => QueryError::Timeout(bounds.timeout),
                     _ => QueryError::Statement(error),
                 })
             }

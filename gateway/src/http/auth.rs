@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{errors, metadata::Metadata};
 use crate::{
     identity::{
-        Identity, Principal, Reject,
+        Identity, Principal, Reject, TokenSettings,
         challenge::{self, Ask},
     },
     mcp::tools::Caller,
@@ -50,11 +50,16 @@ pub struct Access {
 }
 
 impl Access {
-    /// `scopes` as clients ask for them; `scp` holds what follows the last slash.
+    /// Lets in whom `identity` and the tenants' rules know.
     #[must_use]
-    pub fn new(identity: Identity, tenants: Arc<Tenants>, metadata: Arc<Metadata>, metrics: Arc<Metrics>) -> Self {
-        let words = metadata.scopes().iter();
-        let words = words.map(|scope| scope.rsplit('/').next().unwrap_or(scope).to_owned()).collect();
+    pub fn new(
+        identity: Identity,
+        tokens: &TokenSettings,
+        tenants: Arc<Tenants>,
+        metadata: Arc<Metadata>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let words = tokens.words();
         Self { identity, tenants, words, metadata, metrics }
     }
 
@@ -65,7 +70,7 @@ impl Access {
     pub async fn caller(&self, headers: &HeaderMap, tenant: Option<&str>) -> Result<Caller, Denied> {
         let verified = match bearer(headers) {
             Ok(token) => {
-                let snapshot = self.tenants.load();
+                let snapshot = self.tenants.load_full();
                 let accepts = |directory: Uuid| !snapshot.of_directory(directory).is_empty();
                 self.identity.verify(token, accepts).await
             }

@@ -15,7 +15,10 @@ use storefence_tenancy::TenantId;
 use url::Url;
 
 use super::{App, errors};
-use crate::{identity::authority::Authority, tenants::watch::Tenants};
+use crate::{
+    identity::{TokenSettings, authority::Authority},
+    tenants::watch::Tenants,
+};
 
 /// What the documents say.
 pub struct Metadata {
@@ -30,13 +33,8 @@ pub struct Metadata {
 impl Metadata {
     /// `authorization_server` overrides the one that follows from authority and directories.
     #[must_use]
-    pub fn new(
-        public: &Url,
-        scopes: Vec<String>,
-        authorization_server: Option<Url>,
-        authority: Authority,
-        tenants: Arc<Tenants>,
-    ) -> Self {
+    pub fn new(public: &Url, tokens: &TokenSettings, authorization_server: Option<Url>, tenants: Arc<Tenants>) -> Self {
+        let TokenSettings { scopes, authority, .. } = tokens.clone();
         let public = public.as_str().trim_end_matches('/').to_owned();
         Self { public, scopes, authorization_server, authority, tenants }
     }

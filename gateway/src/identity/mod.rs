@@ -131,6 +131,25 @@ impl Reject {
     }
 }
 
+/// What makes a token acceptable.
+#[derive(Clone, Debug)]
+pub struct TokenSettings {
+    /// Values of `aud` that mean this gateway.
+    pub audiences: Vec<String>,
+    /// Scopes as clients ask for them.
+    pub scopes: Vec<String>,
+    /// Who issues tokens.
+    pub authority: Authority,
+}
+
+impl TokenSettings {
+    /// The words of which `scp` must hold one: what follows the last slash of a fully qualified scope.
+    #[must_use]
+    pub fn words(&self) -> Vec<String> {
+        self.scopes.iter().map(|scope| scope.rsplit('/').next().unwrap_or(scope).to_owned()).collect()
+    }
+}
+
 /// A verified token.
 #[derive(Debug)]
 pub struct Principal {
@@ -150,12 +169,12 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// `audiences`: the values of `aud` that mean this gateway.
+    /// Verifies with these keys.
     #[must_use]
-    pub fn new(authority: Authority, audiences: Vec<String>, keys: Arc<KeyStore>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(settings: &TokenSettings, keys: Arc<KeyStore>, metrics: Arc<Metrics>) -> Self {
         Self {
-            authority,
-            audiences,
+            authority: settings.authority.clone(),
+            audiences: settings.audiences.clone(),
             keys,
             cache: Cache::builder().max_capacity(CACHE.0).time_to_idle(CACHE.1).build(),
             metrics,
@@ -185,8 +204,8 @@ impl Identity {
             return Err(Reject::Directory);
         }
         let verified = verify::check(std::mem::take(&mut unverified.claims), &self.audiences, now)?;
+        // `generation` is that of before: a key that is withdrawn meanwhile must not leave a fresh entry behind.
         self.keys.verify(&unverified, &issuer).await?;
-        let generation = self.keys.generation();
         let principal = Arc::new(Principal { claims: verified.claims, expires: verified.expires, generation });
         self.cache.insert(hash, principal.clone());
         Ok(principal)
