@@ -1,0 +1,96 @@
+//! Statements that want everything: the caller gets an error or a cut answer in time, and nobody else notices.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use futures::future::join_all;
+use serde_json::json;
+use storefence_devstack::{mcp_client::Revision, stack::StackOptions};
+use storefence_tests::Shared;
+
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// The promise is one second beyond the tenant's timeout; the rest is for a machine that does other things as well.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+const GREEDY: [(&str, &str); 13] = [
+    ("one huge value", "SELECT repeat('x', 900000000)"),
+    ("many wide rows", "SELECT repeat('x', 100000) FROM generate_series(1, 100000)"),
+    ("rows without end", "SELECT g FROM generate_series(1, 9000000000) g"),
+    ("an aggregate over them", "SELECT count(*) FROM generate_series(1, 9000000000) g"),
+    ("an array of them", "SELECT array_agg(g) FROM generate_series(1, 900000000) g"),
+    ("a cross join", "SELECT count(*) FROM order_items a, order_items b, order_items c, order_items d"),
+    ("a sort of a cross join", "SELECT a.order_item_id FROM order_items a, order_items b ORDER BY md5(a.order_item_id::text || b.order_item_id::text)"),
+    ("a recursion", "WITH RECURSIVE r AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM r) SELECT count(*) FROM r"),
+    ("a doubling recursion", "WITH RECURSIVE r AS (SELECT 'x' AS t UNION ALL SELECT t || t FROM r) SELECT max(length(t)) FROM r"),
+    // A number of letters that is prime: every back reference is tried in vain.
+    ("a regular expression", "SELECT (repeat('a', 99991) || 'x') ~ '^(aa+)\\1+x$'"),
+    ("many regular expressions", "SELECT count(*) FROM generate_series(1, 100000000) g WHERE md5(g::text) ~ ('(.*)(.*)\\1\\2' || g)"),
+    ("nested text functions", "SELECT length(regexp_replace(repeat('ab', 5000000), '(a)(b)', '\\2\\1\\2\\1\\2', 'g'))"),
+    ("a huge number", "SELECT 9::numeric ^ 99999::numeric ^ 2"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn greedy_statements_end_in_time_and_others_are_served() -> Result<()> {
+    let shared = Shared::start(|options| {
+        options.manifests = StackOptions::examples()?;
+        for (_, manifest) in &mut options.manifests {
+            *manifest = manifest.replace("statementTimeout: 5s", "statementTimeout: 2s");
+        }
+        Ok(())
+    })
+    .await?;
+    let attacker = shared.client("head-office", Revision::V2026_07_28)?;
+    let bystander = shared.client("contoso-head-office", Revision::V2026_07_28)?;
+    let question = json!({"postgresql_query": "SELECT count(*) FROM orders"});
+    let expected = bystander.call_tool("execute_sales_query", question.clone()).await?.structured()["rows"].clone();
+    ensure!(expected[0][0].as_i64() > Some(0), "{expected}");
+    for (what, sql) in GREEDY {
+        let attack = async {
+            let begun = Instant::now();
+            let answer = attacker.call_tool("execute_sales_query", json!({"postgresql_query": sql})).await?;
+            ensure!(begun.elapsed() < TIMEOUT + PATIENCE, "took {:?}", begun.elapsed());
+            let cut = answer.structured()["truncated"] == json!(true);
+            ensure!(answer.is_tool_error() || cut, "answered: {:.300}", answer.message.to_string());
+            let code = answer.structured()["code"].as_str().unwrap_or("cut").to_owned();
+            ensure!(["QUERY_TIMEOUT", "DATABASE_ERROR", "cut"].contains(&code.as_str()), "{:.300}", answer.message.to_string());
+            anyhow::Ok(code)
+        };
+        let others = async {
+            for _ in 0..20 {
+                let answer = bystander.call_tool("execute_sales_query", question.clone()).await?;
+                ensure!(answer.structured()["rows"] == expected, "a bystander: {}", answer.message);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            anyhow::Ok(())
+        };
+        let (code, others) = tokio::join!(attack, others);
+        let code = code.map_err(|error| error.context(what))?;
+        others.map_err(|error| error.context(what))?;
+        println!("{what}: {code}");
+    }
+    // As many at once as the tenant may have, and more: each ends in time, and the other tenant is served meanwhile.
+    let crowd = join_all((0..16).map(|_| {
+        let attacker = attacker.clone();
+        async move {
+            let begun = Instant::now();
+            let sql = "SELECT count(*) FROM generate_series(1, 9000000000) g";
+            let answer = attacker.call_tool("execute_sales_query", json!({"postgresql_query": sql})).await?;
+            ensure!(answer.is_tool_error(), "answered: {}", answer.message);
+            anyhow::Ok(begun.elapsed())
+        }
+    }));
+    let others = async {
+        for _ in 0..20 {
+            let answer = bystander.call_tool("execute_sales_query", question.clone()).await?;
+            ensure!(answer.structured()["rows"] == expected, "a bystander: {}", answer.message);
+        }
+        anyhow::Ok(())
+    };
+    let (crowd, others) = tokio::join!(crowd, others);
+    others?;
+    for elapsed in crowd {
+        ensure!(elapsed? < 3 * TIMEOUT + PATIENCE, "one of the crowd waited too long");
+    }
+    shared.stop().await;
+    Ok(())
+}
