@@ -1,0 +1,91 @@
+//! What the pipelines call exists, and they ask for no more than they need.
+
+use std::{collections::BTreeSet, fs};
+
+use anyhow::{Context, Result, ensure};
+use regex::Regex;
+use serde_json::Value;
+
+use crate::root;
+
+const WORKFLOW: &str = ".github/workflows/ci.yml";
+const PIPELINES: [&str; 2] = [WORKFLOW, "infra/pipelines/azure-pipelines.yml"];
+
+fn read(path: &str) -> Result<String> {
+    fs::read_to_string(root().join(path)).with_context(|| path.to_owned())
+}
+
+fn yaml(path: &str) -> Result<Value> {
+    serde_saphyr::from_str(&read(path)?).with_context(|| path.to_owned())
+}
+
+/// Commands of xtask, from the `Command` enum: CamelCase becomes kebab-case as clap does it.
+fn xtask_commands() -> Result<BTreeSet<String>> {
+    let source = read("xtask/src/main.rs")?;
+    let body = source.split("enum Command {").nth(1).context("xtask has no enum Command")?;
+    let body = body.split("\n}").next().unwrap_or_default();
+    let variant = Regex::new(r"(?m)^    ([A-Z][A-Za-z]*)")?;
+    let words = Regex::new("([a-z])([A-Z])")?;
+    Ok(variant.captures_iter(body).map(|found| words.replace_all(&found[1], "$1-$2").to_lowercase()).collect())
+}
+
+#[test]
+fn every_xtask_command_they_call_exists() -> Result<()> {
+    let commands = xtask_commands()?;
+    ensure!(commands.contains("test"), "{commands:?}");
+    let call = Regex::new(r"cargo xtask ([a-z][a-z-]*)")?;
+    for path in PIPELINES {
+        let text = read(path)?;
+        let called: BTreeSet<_> = call.captures_iter(&text).map(|found| found[1].to_owned()).collect();
+        ensure!(called.contains("test"), "{path} does not run cargo xtask test");
+        ensure!(called.is_subset(&commands), "{path} calls {:?}", called.difference(&commands).collect::<Vec<_>>());
+    }
+    Ok(())
+}
+
+#[test]
+fn files_they_name_exist() -> Result<()> {
+    let file = Regex::new(r"(?m)(?:^|[\s=])(?:\./)?(infra/[A-Za-z0-9_./-]+\.(?:sh|py|bicep|txt|json))")?;
+    for path in PIPELINES {
+        let text = read(path)?.replace("${{ parameters.environment }}", "dev");
+        for found in file.captures_iter(&text) {
+            ensure!(root().join(&found[1]).exists(), "{path} names {}, which does not exist", &found[1]);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_workflow_may_only_read_and_pins_its_actions() -> Result<()> {
+    let workflow = yaml(WORKFLOW)?;
+    ensure!(workflow["permissions"] == serde_json::json!({"contents": "read"}), "{}", workflow["permissions"]);
+    let version = Regex::new(r"^[\w./-]+@(v\d+\.\d+\.\d+|[0-9a-f]{40})$")?;
+    let jobs = workflow["jobs"].as_object().context("no jobs")?;
+    for (name, job) in jobs {
+        ensure!(job["timeout-minutes"].is_u64(), "job {name} has no time limit");
+        ensure!(job.get("permissions").is_none(), "job {name} asks for more than contents: read; say here why");
+        for step in job["steps"].as_array().context("no steps")? {
+            let Some(action) = step["uses"].as_str() else { continue };
+            ensure!(version.is_match(action), "job {name}: {action} is not pinned to a version");
+            if action.starts_with("actions/checkout@") {
+                ensure!(step["with"]["persist-credentials"] == false, "job {name} leaves its token in the checkout");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn dependabot_follows_everything_that_is_pinned() -> Result<()> {
+    let config = yaml(".github/dependabot.yml")?;
+    let kinds: BTreeSet<_> = config["updates"]
+        .as_array()
+        .context("no updates")?
+        .iter()
+        .map(|u| u["package-ecosystem"].clone().to_string())
+        .collect();
+    for kind in ["cargo", "github-actions", "pip"] {
+        ensure!(kinds.contains(&format!("\"{kind}\"")), "{kind} is missing");
+    }
+    Ok(())
+}
