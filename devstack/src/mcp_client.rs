@@ -149,7 +149,11 @@ impl McpClient {
 
 /// The data of the last event of a stream: the response comes after any notification.
 fn last_response(body: &str) -> &str {
-    body.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim).rfind(|data| !data.is_empty()).unwrap_or("")
+    body.lines()
+        .filter_map(|line| line.strip_prefix("data:"))
+        .map(str::trim)
+        .rfind(|data| !data.is_empty())
+        .unwrap_or("")
 }
 
 #[cfg(test)]
@@ -158,7 +162,10 @@ mod tests {
 
     #[test]
     fn the_response_is_the_last_event_with_data() {
-        assert_eq!(last_response("event: message\ndata: {\"a\":1}\n\nid: 2\ndata: {\"b\":2}\n\ndata:\n\n"), "{\"b\":2}");
+        assert_eq!(
+            last_response("event: message\ndata: {\"a\":1}\n\nid: 2\ndata: {\"b\":2}\n\ndata:\n\n"),
+            "{\"b\":2}"
+        );
         assert_eq!(last_response(""), "");
     }
 }

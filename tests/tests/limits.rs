@@ -19,12 +19,21 @@ const GREEDY: [(&str, &str); 13] = [
     ("an aggregate over them", "SELECT count(*) FROM generate_series(1, 9000000000) g"),
     ("an array of them", "SELECT array_agg(g) FROM generate_series(1, 900000000) g"),
     ("a cross join", "SELECT count(*) FROM order_items a, order_items b, order_items c, order_items d"),
-    ("a sort of a cross join", "SELECT a.order_item_id FROM order_items a, order_items b ORDER BY md5(a.order_item_id::text || b.order_item_id::text)"),
+    (
+        "a sort of a cross join",
+        "SELECT a.order_item_id FROM order_items a, order_items b ORDER BY md5(a.order_item_id::text || b.order_item_id::text)",
+    ),
     ("a recursion", "WITH RECURSIVE r AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM r) SELECT count(*) FROM r"),
-    ("a doubling recursion", "WITH RECURSIVE r AS (SELECT 'x' AS t UNION ALL SELECT t || t FROM r) SELECT max(length(t)) FROM r"),
+    (
+        "a doubling recursion",
+        "WITH RECURSIVE r AS (SELECT 'x' AS t UNION ALL SELECT t || t FROM r) SELECT max(length(t)) FROM r",
+    ),
     // A number of letters that is prime: every back reference is tried in vain.
     ("a regular expression", "SELECT (repeat('a', 99991) || 'x') ~ '^(aa+)\\1+x$'"),
-    ("many regular expressions", "SELECT count(*) FROM generate_series(1, 100000000) g WHERE md5(g::text) ~ ('(.*)(.*)\\1\\2' || g)"),
+    (
+        "many regular expressions",
+        "SELECT count(*) FROM generate_series(1, 100000000) g WHERE md5(g::text) ~ ('(.*)(.*)\\1\\2' || g)",
+    ),
     ("nested text functions", "SELECT length(regexp_replace(repeat('ab', 5000000), '(a)(b)', '\\2\\1\\2\\1\\2', 'g'))"),
     ("a huge number", "SELECT 9::numeric ^ 99999::numeric ^ 2"),
 ];
@@ -52,7 +61,11 @@ async fn greedy_statements_end_in_time_and_others_are_served() -> Result<()> {
             let cut = answer.structured()["truncated"] == json!(true);
             ensure!(answer.is_tool_error() || cut, "answered: {:.300}", answer.message.to_string());
             let code = answer.structured()["code"].as_str().unwrap_or("cut").to_owned();
-            ensure!(["QUERY_TIMEOUT", "DATABASE_ERROR", "cut"].contains(&code.as_str()), "{:.300}", answer.message.to_string());
+            ensure!(
+                ["QUERY_TIMEOUT", "DATABASE_ERROR", "cut"].contains(&code.as_str()),
+                "{:.300}",
+                answer.message.to_string()
+            );
             anyhow::Ok(code)
         };
         let others = async {

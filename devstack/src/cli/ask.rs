@@ -55,16 +55,20 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
 /// Columns padded to their widest value, numbers to the right, and a line that counts the rows.
 fn table(answer: &Value) -> Option<String> {
     let columns: Vec<&str> = answer["columns"].as_array()?.iter().map(|c| c["name"].as_str()).collect::<Option<_>>()?;
-    let rows: Vec<Vec<String>> =
-        answer["rows"].as_array()?.iter().map(|row| Some(row.as_array()?.iter().map(cell).collect())).collect::<Option<_>>()?;
+    let rows: Vec<Vec<String>> = answer["rows"]
+        .as_array()?
+        .iter()
+        .map(|row| Some(row.as_array()?.iter().map(cell).collect()))
+        .collect::<Option<_>>()?;
     let numeric = |i: usize| answer["rows"].as_array().is_some_and(|rows| rows.iter().all(|row| row[i].is_number()));
     let width = |i: usize| rows.iter().map(|row| row[i].chars().count()).chain([columns[i].chars().count()]).max();
     let widths: Vec<usize> = (0..columns.len()).map(|i| width(i).unwrap_or(0)).collect();
     let mut out = String::new();
     let mut line = |cells: &[String]| {
-        let padded = cells.iter().zip(&widths).enumerate().map(|(i, (cell, width))| {
-            if numeric(i) { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
-        });
+        let padded =
+            cells.iter().zip(&widths).enumerate().map(|(i, (cell, width))| {
+                if numeric(i) { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
+            });
         out.push_str(padded.collect::<Vec<_>>().join("  ").trim_end());
         out.push('\n');
     };
