@@ -102,7 +102,8 @@ fn stack_options(options: Options) -> Result<StackOptions> {
         Cluster::Current => ClusterSource::Current,
     };
     if let Some(port) = options.gateway_port
-        && TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), Duration::from_millis(200)).is_ok()
+        && TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), Duration::from_millis(200))
+            .is_ok()
     {
         bail!("--gateway-port {port} is in use; leave it out for a free one");
     }

@@ -285,7 +285,9 @@ async fn wait_served(http: &reqwest::Client, admin_url: &str, tenants: usize) ->
     let deadline = Instant::now() + READY_TIMEOUT;
     loop {
         let metrics = http.get(format!("{admin_url}/metrics")).send().await?.text().await?;
-        let served = metrics.lines().find_map(|line| line.strip_prefix("storefence_tenants{state=\"served\"} ")?.parse::<f64>().ok());
+        let served = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("storefence_tenants{state=\"served\"} ")?.parse::<f64>().ok());
         if served.is_some_and(|served| served >= tenants as f64) || Instant::now() > deadline {
             return Ok(());
         }
