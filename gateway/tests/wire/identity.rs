@@ -17,7 +17,10 @@ use storefence_devstack::{
     mcp_client::Revision,
 };
 
-use crate::{Tests, world::World};
+use crate::{
+    Tests,
+    world::{CONTOSO, World, ZAVA},
+};
 
 const CONSUMERS: &str = "9188040d-6c67-4c5b-b112-36a304b66dad";
 
@@ -29,6 +32,7 @@ pub fn tests(tests: &mut Tests) {
     tests.add("store_claims_match_exactly", store_claims);
     tests.add("groups_overage_is_denied_with_the_way_out", overage);
     tests.add("app_only_tokens_are_denied", app_only);
+    tests.add("explain_says_why_without_showing_the_token", explain);
     tests.add("a_flood_of_unknown_keys_causes_one_fetch", flood);
 }
 
@@ -283,6 +287,53 @@ async fn app_only(world: Arc<World>) -> Result<()> {
         let (status, body) = status(&world, world.entra.issue(&request)?).await?;
         ensure!(status == 403, "{status} {body}");
     }
+    Ok(())
+}
+
+async fn explain(world: Arc<World>) -> Result<()> {
+    let directory = world.path("tenants");
+    std::fs::create_dir_all(&directory)?;
+    std::fs::write(directory.join("zava.yaml"), format!("{}\n---\nkind: Other\n", ZAVA.object()))?;
+    let mut broken = CONTOSO.object();
+    broken["spec"]["stores"] = json!([]);
+    std::fs::write(directory.join("contoso.yaml"), broken.to_string())?;
+    let run = |token: &str, from_directory: bool| -> Result<(Option<i32>, String)> {
+        let file = world.path("token");
+        std::fs::write(&file, token)?;
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_storefence-gateway"));
+        command.args(["explain", "--audience", AUDIENCE, "--scope", "api://storefence/Retail.Query"]);
+        command.args(["--authority", world.entra.url(), "--token-file"]).arg(&file);
+        command.arg("--ca-file").arg(world.path("ca.pem")).env("KUBECONFIG", world.path("kubeconfig"));
+        if from_directory {
+            command.arg("--tenants").arg(&directory);
+        }
+        let output = command.output()?;
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        ensure!(
+            !text.contains(token) && !text.contains(token.rsplit('.').next().unwrap_or("?")),
+            "the token shows: {text}"
+        );
+        Ok((output.status.code(), text))
+    };
+    let seattle = world.token("seattle-manager")?;
+    let expired = world.entra.issue(&head_office()?.expires_in(-100))?;
+    let nobody = world.entra.issue(&TokenRequest::user(ZAVA_TENANT_ID))?;
+    let no_scope = world.entra.issue(&head_office()?.claim("scp", json!("User.Read")))?;
+    for from_directory in [true, false] {
+        for (token, code, words) in [
+            (&seattle, 0, "tenant zava: StoreManager; rules seattle; stores Seattle"),
+            (&expired, 1, "token: rejected (expired)"),
+            (&nobody, 1, "tenant zava: no access (NoRule)"),
+            (&no_scope, 1, "scope Retail.Query: missing"),
+        ] {
+            let (status, text) = run(token, from_directory)?;
+            ensure!(status == Some(code) && text.contains(words), "{words}: {status:?} {text}");
+        }
+    }
+    let (_, text) = run(&seattle, true)?;
+    ensure!(text.contains("contoso.yaml: cannot be used: spec.stores"), "{text}");
+    let (_, text) = run(&seattle, false)?;
+    ensure!(text.contains("tenant contoso: no access (ForeignDirectory)"), "{text}");
     Ok(())
 }
 

@@ -201,6 +201,13 @@ async fn configuration(world: Arc<World>) -> Result<()> {
         );
         ensure!(!text.contains("panicked"), "{text}");
     }
+    let output = Command::new(env!("CARGO_BIN_EXE_storefence-gateway"))
+        .env_clear()
+        .args(["run", "--public-url", "http://localhost:1", "--audience", "x", "--scope", "x", "--config", config])
+        .args(["--authority", "http://localhost:2"])
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(2) && text.contains("STOREFENCE_AUTHORITY"), "{text}");
     let bad = world.path("bad.yaml");
     std::fs::write(&bad, "keyVaults:\n  - name: main\n    uri: https://x\n")?;
     let output = Command::new(env!("CARGO_BIN_EXE_storefence-gateway"))

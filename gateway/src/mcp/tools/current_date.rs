@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use rmcp::model::{JsonObject, Tool as Definition};
 use serde_json::json;
 
-use super::{Caller, Services, Tool, ToolError, ToolOutput, arguments, definition};
+use super::{Caller, Services, Tool, ToolError, ToolOutput, arguments::Fields, definition};
 
 /// Tells models what "today" means.
 pub struct CurrentDate(Definition);
@@ -41,7 +41,7 @@ impl Tool for CurrentDate {
         arguments: JsonObject,
     ) -> BoxFuture<'a, Result<ToolOutput, ToolError>> {
         Box::pin(async move {
-            arguments::none_of(&arguments, "there are no arguments")?;
+            Fields::new(arguments, &[])?;
             let now = format!("{:.3}", Timestamp::now());
             let date = &now[..10];
             Ok(ToolOutput { structured: format!(r#"{{"date":"{date}","dateTime":"{now}"}}"#), text: now.clone() })

@@ -17,6 +17,8 @@ pub enum Code {
     RateLimited,
     /// Something behind the gateway is away.
     Unavailable,
+    /// The gateway itself failed.
+    Internal,
 }
 
 impl Code {
@@ -30,6 +32,7 @@ impl Code {
             Self::Database => "DATABASE_ERROR",
             Self::RateLimited => "RATE_LIMITED",
             Self::Unavailable => "UNAVAILABLE",
+            Self::Internal => "MCP_ERROR",
         }
     }
 }
@@ -46,13 +49,15 @@ pub struct ToolError {
     pub sqlstate: Option<String>,
     /// Where in the caller's statement, in characters from 1.
     pub position: Option<u32>,
+    /// Valid names near the one that does not exist.
+    pub suggestions: Vec<String>,
 }
 
 impl ToolError {
     /// An error without a place.
     #[must_use]
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), sqlstate: None, position: None }
+        Self { code, message: message.into(), sqlstate: None, position: None, suggestions: Vec::new() }
     }
 
     /// For `structuredContent`.
@@ -65,6 +70,9 @@ impl ToolError {
         if let Some(position) = self.position {
             value["position"] = json!(position);
         }
+        if !self.suggestions.is_empty() {
+            value["suggestions"] = json!(self.suggestions);
+        }
         value
     }
 
@@ -73,6 +81,10 @@ impl ToolError {
     pub fn text(&self) -> String {
         let place = self.position.map(|at| format!(" (at character {at})")).unwrap_or_default();
         let state = self.sqlstate.as_ref().map(|state| format!(" [{state}]")).unwrap_or_default();
-        format!("{}: {}{place}{state}", self.code.as_str(), self.message)
+        let near = match self.suggestions.as_slice() {
+            [] => String::new(),
+            names => format!("; did you mean {}?", names.join(", ")),
+        };
+        format!("{}: {}{near}{place}{state}", self.code.as_str(), self.message)
     }
 }

@@ -3,7 +3,10 @@
 mod arguments;
 mod current_date;
 mod error;
+mod failure;
+mod own;
 mod sales_query;
+pub mod schema;
 mod stores;
 
 use std::{sync::Arc, time::Instant};
@@ -14,6 +17,7 @@ use serde_json::Value;
 use storefence_tenancy::Scope;
 use uuid::Uuid;
 
+use self::schema::Schemas;
 pub use self::error::{Code, ToolError};
 use crate::{data::Data, identity::Principal, metrics::Metrics, tenants::Tenant};
 
@@ -77,17 +81,21 @@ pub trait Tool: Send + Sync {
 }
 
 /// All tools in the order of their names.
-pub struct Catalogue(Vec<Box<dyn Tool>>);
+pub struct Catalogue {
+    tools: Vec<Box<dyn Tool>>,
+    schemas: Arc<Schemas>,
+}
 
 impl Default for Catalogue {
     fn default() -> Self {
+        let schemas = Arc::<Schemas>::default();
         let mut tools: Vec<Box<dyn Tool>> = vec![
-            Box::new(sales_query::SalesQuery::default()),
+            Box::new(sales_query::SalesQuery::new(schemas.clone())),
             Box::new(current_date::CurrentDate::default()),
             Box::new(stores::ListStores::default()),
         ];
         tools.sort_by(|a, b| a.name().cmp(b.name()));
-        Self(tools)
+        Self { tools, schemas }
     }
 }
 
@@ -95,13 +103,19 @@ impl Catalogue {
     /// The tool of this name.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<&dyn Tool> {
-        self.0.iter().find(|tool| tool.name() == name).map(AsRef::as_ref)
+        self.tools.iter().find(|tool| tool.name() == name).map(AsRef::as_ref)
+    }
+
+    /// The schemas that the tools share.
+    #[must_use]
+    pub fn schemas(&self) -> &Schemas {
+        &self.schemas
     }
 
     /// What clients are told, in a fixed order.
     #[must_use]
     pub fn definitions(&self) -> Vec<Definition> {
-        self.0.iter().map(|tool| tool.definition().clone()).collect()
+        self.tools.iter().map(|tool| tool.definition().clone()).collect()
     }
 }
 

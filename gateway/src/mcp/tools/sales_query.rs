@@ -1,23 +1,29 @@
 //! `execute_sales_query`.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, sync::Arc};
 
 use futures::future::BoxFuture;
 use rmcp::model::{JsonObject, Tool as Definition};
 use serde_json::json;
 
-use super::{Caller, Code, Services, Tool, ToolError, ToolOutput, arguments, definition};
-use crate::{
-    data::{QueryError, QueryResult, flight::StatementError, pool::PoolError},
-    gate,
+use super::{
+    Caller, Code, Services, Tool, ToolError, ToolOutput,
+    arguments::Fields,
+    definition, failure,
+    schema::{Schemas, nearest},
 };
+use crate::{data::QueryResult, gate};
 
 /// Runs one SELECT.
-pub struct SalesQuery(Definition);
+pub struct SalesQuery {
+    definition: Definition,
+    schemas: Arc<Schemas>,
+}
 
-impl Default for SalesQuery {
-    fn default() -> Self {
-        Self(definition(
+impl SalesQuery {
+    /// Takes names from these schemas when it has to suggest some.
+    pub fn new(schemas: Arc<Schemas>) -> Self {
+        let definition = definition(
             "execute_sales_query",
             "Run a SELECT",
             "Runs one PostgreSQL SELECT over the chain's data (schema retail: stores, customers, orders, order_items, \
@@ -54,13 +60,27 @@ impl Default for SalesQuery {
                 },
                 "required": ["columns", "rows", "rowCount", "truncated", "elapsedMs"],
             }),
-        ))
+        );
+        Self { definition, schemas }
+    }
+}
+
+impl SalesQuery {
+    /// The nearest valid names where a column or table does not exist. The schema is as a rule known already.
+    async fn suggestions(&self, services: &Services, caller: &Caller, error: &ToolError, sql: &str) -> Vec<String> {
+        if !matches!(error.sqlstate.as_deref(), Some("42703" | "42P01")) {
+            return Vec::new();
+        }
+        match self.schemas.of(services, caller).await {
+            Ok(schema) => nearest::suggestions(&schema, sql, &error.message),
+            Err(_) => Vec::new(),
+        }
     }
 }
 
 impl Tool for SalesQuery {
     fn definition(&self) -> &Definition {
-        &self.0
+        &self.definition
     }
 
     fn call<'a>(
@@ -70,27 +90,22 @@ impl Tool for SalesQuery {
         arguments: JsonObject,
     ) -> BoxFuture<'a, Result<ToolOutput, ToolError>> {
         Box::pin(async move {
-            let text = arguments::only_text(arguments, "postgresql_query")?;
+            let form = "one SELECT statement as a string";
+            let text = Fields::new(arguments, &["postgresql_query"])?.required("postgresql_query", form)?;
             let sql = gate::check(&text).map_err(|refusal| {
                 services.metrics.gate.with_label_values(&[refusal.reason]).inc();
                 let error = ToolError::new(Code::Validation, refusal.message);
                 ToolError { position: refusal.position, ..error }
             })?;
             services.metrics.queries.with_label_values(&[self.name()]).inc();
-            let answer = services.data.query(&caller.tenant, &caller.scope, sql).await;
-            let answer = answer.map_err(|error| {
-                let reason = error.reason();
-                match &error {
-                    QueryError::Statement(_) | QueryError::Timeout(_) => {
-                        tracing::debug!(correlation_id = %caller.correlation, reason, "the statement failed");
-                    }
-                    other => tracing::error!(
-                        correlation_id = %caller.correlation, tenant = %caller.tenant.id(), reason, error = %other,
-                        "the statement could not be run"
-                    ),
+            let answer = match services.data.query(&caller.tenant, &caller.scope, sql).await {
+                Ok(answer) => answer,
+                Err(error) => {
+                    let mut error = failure::told(caller, error, sql);
+                    error.suggestions = self.suggestions(services, caller, &error, sql).await;
+                    return Err(error);
                 }
-                explain(error, sql)
-            })?;
+            };
             Ok(render(&answer))
         })
     }
@@ -116,50 +131,13 @@ fn render(answer: &QueryResult) -> ToolOutput {
     ToolOutput { structured, text }
 }
 
-fn explain(error: QueryError, sql: &str) -> ToolError {
-    match error {
-        QueryError::Statement(error) => statement(error),
-        QueryError::Timeout(limit) => {
-            let start: String = sql.chars().take(100).collect();
-            let message = format!(
-                "the statement ran longer than {} s and was cancelled; narrow it or aggregate more. It begins: {start}",
-                limit.as_secs_f64()
-            );
-            ToolError::new(Code::Timeout, message)
-        }
-        QueryError::Pool(PoolError::Busy) => {
-            let message = "too many statements of this chain are running at once; try again in a few seconds";
-            ToolError::new(Code::RateLimited, message)
-        }
-        QueryError::Pool(_) | QueryError::Broken(_) | QueryError::Stale(_) | QueryError::Context { .. } => {
-            ToolError::new(
-                Code::Unavailable,
-                "the chain's database is not available at the moment; try again in a few seconds",
-            )
-        }
-    }
-}
-
-/// SQLSTATE, primary message and position concern the caller's own statement. Names of the machinery do not.
-fn statement(error: StatementError) -> ToolError {
-    let StatementError { sqlstate, message, position } = error;
-    let code = if sqlstate == "42501" { Code::Authorization } else { Code::Database };
-    let ours = ["fence", "run_query", "sf_"].iter().any(|word| message.contains(word));
-    let message = if ours {
-        "the statement is not allowed here; write one SELECT over the tables of the schema retail".to_owned()
-    } else {
-        message
-    };
-    ToolError { code, message, sqlstate: Some(sqlstate), position }
-}
-
 #[cfg(test)]
 mod tests {
     use std::{sync::Arc, time::Duration};
 
     use serde_json::{Value, json};
 
-    use super::{Code, QueryError, QueryResult, StatementError, explain, render};
+    use super::{QueryResult, render};
     use crate::data::{flight::Column, rows::Rows};
 
     fn answer(lines: &[&str], truncated: bool) -> QueryResult {
@@ -182,19 +160,5 @@ mod tests {
         );
         assert_eq!(output.text, "store\tn\nSeattle\t9007199254740993\n(1 row; there are more, the answer was cut)");
         assert_eq!(render(&answer(&[], false)).text, "store\tn\n(0 rows)");
-    }
-
-    #[test]
-    fn names_of_the_machinery_stay_inside() {
-        let error = |sqlstate: &str, message: &str| {
-            let (sqlstate, message) = (sqlstate.to_owned(), message.to_owned());
-            explain(QueryError::Statement(StatementError { sqlstate, message, position: Some(3) }), "SELECT")
-        };
-        let column = error("42703", "column \"x\" does not exist");
-        assert_eq!((column.code, column.position), (Code::Database, Some(3)));
-        assert_eq!(column.message, "column \"x\" does not exist");
-        let hidden = error("42501", "permission denied for table fence_tenants of sf_0123456789ab_a");
-        assert_eq!(hidden.code, Code::Authorization);
-        assert!(!hidden.message.contains("sf_") && !hidden.message.contains("fence"), "{hidden}");
     }
 }

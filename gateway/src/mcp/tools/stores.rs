@@ -4,7 +4,7 @@ use futures::future::BoxFuture;
 use rmcp::model::{JsonObject, Tool as Definition};
 use serde_json::json;
 
-use super::{Caller, Services, Tool, ToolError, ToolOutput, arguments, definition};
+use super::{Caller, Services, Tool, ToolError, ToolOutput, arguments::Fields, definition};
 
 /// Names the stores that the caller answers for.
 pub struct ListStores(Definition);
@@ -53,7 +53,7 @@ impl Tool for ListStores {
         arguments: JsonObject,
     ) -> BoxFuture<'a, Result<ToolOutput, ToolError>> {
         Box::pin(async move {
-            arguments::none_of(&arguments, "there are no arguments")?;
+            Fields::new(arguments, &[])?;
             let (tenant, scope) = (&caller.tenant, &caller.scope);
             let mut stores: Vec<_> =
                 tenant.rules.stores().iter().filter(|(id, _)| scope.stores().contains(id)).collect();
