@@ -17,8 +17,8 @@ use serde_json::Value;
 use storefence_tenancy::Scope;
 use uuid::Uuid;
 
-use self::schema::Schemas;
 pub use self::error::{Code, ToolError};
+use self::schema::Schemas;
 use crate::{data::Data, identity::Principal, metrics::Metrics, tenants::Tenant};
 
 /// Who calls, for which tenant, and what they may see there.

@@ -31,10 +31,8 @@ pub fn suggestions(schema: &Schema, sql: &str, message: &str) -> Vec<String> {
 #[must_use]
 pub fn tables(schema: &Schema, name: &str) -> Vec<String> {
     let name = name.rsplit('.').next().unwrap_or(name);
-    let mut near: Vec<_> = schema
-        .names()
-        .filter_map(|table| Some((distance(name, table)?, format!("retail.{table}"))))
-        .collect();
+    let mut near: Vec<_> =
+        schema.names().filter_map(|table| Some((distance(name, table)?, format!("retail.{table}")))).collect();
     near.sort();
     near.into_iter().map(|(_, name)| name).take(MOST).collect()
 }
@@ -63,7 +61,8 @@ fn distance(wrong: &str, valid: &str) -> Option<usize> {
     if edits <= (wrong.chars().count() / 3).max(1) {
         return Some(edits);
     }
-    let part = shorter >= 3 && (valid.split('_').any(|word| word == wrong) || wrong.split('_').any(|word| word == valid));
+    let part =
+        shorter >= 3 && (valid.split('_').any(|word| word == wrong) || wrong.split('_').any(|word| word == valid));
     let contained = shorter >= 4 && (valid.contains(&wrong) || wrong.contains(valid));
     (part || contained).then_some(edits.max(2))
 }
