@@ -15,6 +15,7 @@ use azure_identity::{
 use url::Url;
 
 use crate::{
+    embeddings::{Embeddings, EmbeddingsConfig},
     http::{CaFileError, client, machine_client},
     secrets::SecretStore,
 };
@@ -168,6 +169,13 @@ impl AzureOptions {
             return Err(OptionsError::NotHttps { option: "keyVaults[].url".to_owned(), url: vault.to_string() });
         }
         Ok(SecretStore::new(vault, credential, &self.key_vault_resource, self.client_options(timeout)?, timeout)?)
+    }
+
+    /// A client of an embeddings service. `timeout` bounds each call. The identity is set up only where the configuration
+    /// has no key.
+    pub fn embeddings(&self, config: &EmbeddingsConfig, timeout: Duration) -> Result<Embeddings, OptionsError> {
+        let credential = if config.needs_credential() { Some(self.credential()?) } else { None };
+        Ok(Embeddings::new(config.clone(), client(self.ca_file.as_deref(), timeout)?, credential))
     }
 
     fn client_options(&self, timeout: Duration) -> Result<ClientOptions, OptionsError> {

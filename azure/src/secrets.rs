@@ -321,7 +321,7 @@ fn classify(name: &str, error: &azure_core::Error) -> SecretError {
 
 /// Whether a login failed because the authority is away, which passes, and not because it refused. The SDK wraps the
 /// cause in errors of its own.
-fn is_outage(error: &azure_core::Error) -> bool {
+pub(crate) fn is_outage(error: &azure_core::Error) -> bool {
     std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| error.source())
         .filter_map(|error| error.downcast_ref::<azure_core::Error>())
         .any(|error| match error.kind() {

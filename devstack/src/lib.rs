@@ -5,6 +5,7 @@
 
 mod breaker;
 pub mod cli;
+pub mod embeddings;
 pub mod entra;
 pub mod http;
 pub mod key_vault;
@@ -16,3 +17,4 @@ pub mod process;
 mod random;
 pub mod stack;
 pub mod tls;
+mod wheel;
