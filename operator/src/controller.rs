@@ -103,7 +103,8 @@ impl ControllerFacts {
 impl Facts for ControllerFacts {
     fn missing(&self) -> Vec<String> {
         let synced = self.synced.load(std::sync::atomic::Ordering::Relaxed);
-        if synced { Vec::new() } else { vec!["the list of RetailTenants has not been read yet".to_owned()] }
+        // Standing by is all that is asked of a replica that does not lead.
+        if synced || self.metrics.leader.get() == 0 { Vec::new() } else { vec!["the list of RetailTenants has not been read yet".to_owned()] }
     }
 
     fn metrics(&self) -> Result<String, prometheus::Error> {

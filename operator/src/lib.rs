@@ -10,6 +10,7 @@ pub mod controller;
 pub mod credentials;
 pub mod database;
 pub mod errors;
+pub mod leader;
 pub mod metrics;
 pub mod migrate;
 pub mod reconcile;

@@ -20,6 +20,8 @@ pub struct Metrics {
     vault_duration: HistogramVec,
     /// Passes that run now.
     pub running: IntGauge,
+    /// 1 while this replica works, 0 while it stands by.
+    pub leader: IntGauge,
 }
 
 impl Metrics {
@@ -61,8 +63,9 @@ impl Metrics {
                 &["operation"],
             )?,
             running: IntGauge::with_opts(name("reconciles_running", "Passes that run now."))?,
+            leader: IntGauge::with_opts(name("leader", "1 while this replica works, 0 while it stands by."))?,
         };
-        let Self { registry, reconciles, duration, steps, status_writes, tenants, vault_calls, vault_duration, running } =
+        let Self { registry, reconciles, duration, steps, status_writes, tenants, vault_calls, vault_duration, running, leader } =
             &metrics;
         registry.register(Box::new(reconciles.clone()))?;
         registry.register(Box::new(duration.clone()))?;
@@ -72,6 +75,7 @@ impl Metrics {
         registry.register(Box::new(vault_calls.clone()))?;
         registry.register(Box::new(vault_duration.clone()))?;
         registry.register(Box::new(running.clone()))?;
+        registry.register(Box::new(leader.clone()))?;
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         for reason in Reason::ALL {
             reconciles.with_label_values(&[reason.as_str()]);

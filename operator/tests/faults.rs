@@ -373,3 +373,32 @@ async fn secrets_stay_out_of_logs() {
     assert!(pads.len() == 128 && !server.contains(&pads), "the fence's form of the key is as good as the key");
     world.cluster.shut_down().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_two_replicas_works_and_the_other_takes_over() {
+    let world = World::start().await;
+    let flags = ["--leader-elect", "--lease-duration", "3s"];
+    let leader = "storefence_operator_leader";
+    let first = world.operator_with(&flags).await;
+    let leads = poll(async || (first.metric(leader).await == 1.0).then_some(()));
+    assert!(leads.await.is_some(), "{}", first.log());
+    let second = world.operator_with(&flags).await;
+    apply(&world).await;
+    world.ready("retail", "zava").await;
+    assert_eq!(second.metric(leader).await, 0.0);
+    assert_eq!(second.metric("storefence_operator_reconcile_total{reason=\"Reconciled\"}").await, 0.0);
+
+    // Killed: the lease runs out.
+    first.kill();
+    let killed = Instant::now();
+    world.apply("retail", "contoso", spec("contoso", &[("Downtown", store(2, 1))])).await;
+    world.ready("retail", "contoso").await;
+    assert!(killed.elapsed() < Duration::from_secs(20), "{:?}", killed.elapsed());
+    assert_eq!(second.metric(leader).await, 1.0);
+
+    // Stopped: the lease is given back.
+    let third = world.operator_with(&flags).await;
+    assert!(second.stop().await.success());
+    let leads = poll(async || (third.metric(leader).await == 1.0).then_some(()));
+    assert!(leads.await.is_some(), "{}", third.log());
+}

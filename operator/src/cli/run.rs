@@ -14,6 +14,7 @@ use crate::{
     backends::Backends,
     controller::{Controller, RetryPolicy, Settings},
     database::Limits,
+    leader::Election,
     metrics::Metrics,
     server,
     vault::VaultFactory,
@@ -51,6 +52,14 @@ pub struct Run {
     #[arg(long, env = "STOREFENCE_RETRY_MAX", value_parser = duration, default_value = "5m")]
     retry_max: Duration,
 
+    /// Work only while holding the Lease storefence-operator in the operator's own namespace: for several replicas.
+    #[arg(long, env = "STOREFENCE_LEADER_ELECT")]
+    leader_elect: bool,
+
+    /// How long a silent leader is believed to be there.
+    #[arg(long, env = "STOREFENCE_LEASE_DURATION", value_parser = duration, default_value = "15s")]
+    lease_duration: Duration,
+
     /// Longest wait for one answer of a database or vault.
     #[arg(long, env = "STOREFENCE_CALL_TIMEOUT", value_parser = duration, default_value = "10s")]
     call_timeout: Duration,
@@ -76,7 +85,8 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(arguments: Run) -> Result<ExitCode, CliError> {
-    let Run { config, admin_listen, resync, concurrency, retry_base, retry_max, call_timeout, azure } = arguments;
+    let Run { config, admin_listen, resync, concurrency, retry_base, retry_max, call_timeout, leader_elect, lease_duration, azure } =
+        arguments;
     let config_path = config.path()?.clone();
     let config = config.load()?;
     let metrics = Arc::new(Metrics::new().context("metrics")?);
@@ -99,16 +109,29 @@ pub async fn run(arguments: Run) -> Result<ExitCode, CliError> {
         // Room for every call of a pass to take its time, and still an end.
         pass_deadline: call_timeout * 12,
     };
-    let controller = Controller { client, backends: Arc::clone(&backends), metrics, settings };
+    let election = leader_elect.then(|| {
+        Election::new(client.clone(), client.default_namespace(), lease_duration)
+    });
+    let controller = Controller { client, backends: Arc::clone(&backends), metrics: Arc::clone(&metrics), settings };
     let (facts, controlling) = controller.start(stop.child_token());
     let reload = Reload { path: config_path, config, vaults, limits, backends: Arc::clone(&backends), facts: Arc::clone(&facts) };
     let reloading = tokio::spawn(stop.child_token().run_until_cancelled_owned(reload.run()));
+    // Without an election there is nobody to stand by for.
+    metrics.leader.set(i64::from(election.is_none()));
     let admin = tokio::spawn(server::serve(listener, facts, stop.child_token()));
+    if let Some(election) = &election {
+        tokio::select! {
+            () = election.acquire() => {}
+            () = signalled() => return Ok(ExitCode::SUCCESS),
+        }
+    }
+    metrics.leader.set(1);
     migrate_all(&backends.load());
     let mut controlling = tokio::spawn(controlling);
 
     let outcome = tokio::select! {
         () = signalled() => Ok(()),
+        () = lost(election.as_ref()) => Err(anyhow::anyhow!("leadership is lost: this replica starts over")),
         ended = &mut controlling => Err(anyhow::anyhow!("the controller ended by itself: {ended:?}")),
     };
     tracing::info!("stopping: running passes may end");
@@ -121,6 +144,9 @@ pub async fn run(arguments: Run) -> Result<ExitCode, CliError> {
     for (_, database) in backends.load().databases() {
         // Bounded, because a server that does not answer must not keep us.
         let _ = tokio::time::timeout(Duration::from_secs(2), database.close()).await;
+    }
+    if let Some(election) = &election {
+        let _ = tokio::time::timeout(Duration::from_secs(2), election.release()).await;
     }
     let _ = tokio::time::timeout(Duration::from_secs(2), admin).await;
     outcome?;
@@ -137,6 +163,14 @@ pub(super) fn migrate_all(backends: &Backends) {
                 tracing::warn!(database = name, "{error}");
             }
         });
+    }
+}
+
+/// Ends with leadership; never, where there is no election.
+async fn lost(election: Option<&Election>) {
+    match election {
+        Some(election) => election.hold().await,
+        None => std::future::pending().await,
     }
 }
 

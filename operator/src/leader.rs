@@ -1,0 +1,153 @@
+//! Leader election by a Lease, as client-go does it: of several replicas one works, the others stand by.
+//!
+//! Times in the Lease are for people. Whether a leader is gone is told by this process's own clock: its record has not
+//! changed for the lease's duration. So the replicas' clocks need not agree. A leader that was cut off and does not know
+//! it yet is fenced by the advisory lock of each tenant.
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::MicroTime,
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Client,
+    api::{ObjectMeta, PostParams},
+};
+use uuid::Uuid;
+
+/// Name of the Lease.
+const NAME: &str = "storefence-operator";
+
+/// One replica's candidacy.
+pub struct Election {
+    api: Api<Lease>,
+    identity: String,
+    duration: Duration,
+}
+
+/// A record of somebody else, and since when it is known.
+struct Seen {
+    resource_version: Option<String>,
+    since: Instant,
+}
+
+impl Election {
+    /// A candidacy in a namespace. A leader that is silent for `duration` is replaced.
+    #[must_use]
+    pub fn new(client: Client, namespace: &str, duration: Duration) -> Self {
+        let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "operator".to_owned());
+        Self { api: Api::namespaced(client, namespace), identity: format!("{host}_{}", Uuid::new_v4()), duration }
+    }
+
+    /// Returns when this replica leads.
+    pub async fn acquire(&self) {
+        let mut seen = None;
+        loop {
+            match self.attempt(&mut seen).await {
+                Ok(true) => {
+                    tracing::info!(identity = self.identity, "leading");
+                    return;
+                }
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, "leader election"),
+            }
+            tokio::time::sleep(self.duration / 8).await;
+        }
+    }
+
+    /// Renews; returns when leadership is lost, or could not be renewed for two thirds of the lease's duration.
+    pub async fn hold(&self) {
+        let mut renewed = Instant::now();
+        let patience = self.duration * 2 / 3;
+        loop {
+            tokio::time::sleep(self.duration / 5).await;
+            let attempt = tokio::time::timeout(patience.saturating_sub(renewed.elapsed()), self.renew()).await;
+            match attempt {
+                Ok(Ok(true)) => renewed = Instant::now(),
+                Ok(Ok(false)) => {
+                    tracing::error!("another replica leads");
+                    return;
+                }
+                Ok(Err(error)) => tracing::warn!(%error, "the lease was not renewed"),
+                Err(_) => {}
+            }
+            if renewed.elapsed() >= patience {
+                tracing::error!("the lease could not be renewed in time");
+                return;
+            }
+        }
+    }
+
+    /// Gives leadership back, so that another replica need not wait.
+    pub async fn release(&self) {
+        let Ok(Some(mut lease)) = self.api.get_opt(NAME).await else { return };
+        let Some(spec) = lease.spec.as_mut().filter(|spec| spec.holder_identity.as_ref() == Some(&self.identity)) else {
+            return;
+        };
+        spec.holder_identity = None;
+        if let Err(error) = self.api.replace(NAME, &PostParams::default(), &lease).await {
+            tracing::debug!(%error, "the lease was not given back");
+        }
+    }
+
+    async fn attempt(&self, seen: &mut Option<Seen>) -> Result<bool, kube::Error> {
+        let Some(lease) = self.api.get_opt(NAME).await? else {
+            let metadata = ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() };
+            let lease = Lease { metadata, spec: Some(self.record(None)) };
+            return won(self.api.create(&PostParams::default(), &lease).await);
+        };
+        let spec = lease.spec.clone().unwrap_or_default();
+        let held = spec.holder_identity.as_ref().is_some_and(|holder| !holder.is_empty() && *holder != self.identity);
+        if held {
+            let resource_version = lease.metadata.resource_version.clone();
+            let known = seen.as_ref().filter(|seen| seen.resource_version == resource_version);
+            match known {
+                None => {
+                    *seen = Some(Seen { resource_version, since: Instant::now() });
+                    return Ok(false);
+                }
+                Some(known) if known.since.elapsed() < self.duration => return Ok(false),
+                Some(_) => tracing::info!(silent = spec.holder_identity, "taking over"),
+            }
+        }
+        // The resourceVersion in it makes this fail if anybody else was faster.
+        let lease = Lease { spec: Some(self.record(Some(&spec))), ..lease };
+        won(self.api.replace(NAME, &PostParams::default(), &lease).await)
+    }
+
+    async fn renew(&self) -> Result<bool, kube::Error> {
+        let Some(lease) = self.api.get_opt(NAME).await? else { return Ok(false) };
+        let spec = lease.spec.clone().unwrap_or_default();
+        if spec.holder_identity.as_ref() != Some(&self.identity) {
+            return Ok(false);
+        }
+        let lease = Lease { spec: Some(self.record(Some(&spec))), ..lease };
+        won(self.api.replace(NAME, &PostParams::default(), &lease).await)
+    }
+
+    fn record(&self, last: Option<&LeaseSpec>) -> LeaseSpec {
+        let now = MicroTime(Timestamp::now());
+        let mine = last.is_some_and(|last| last.holder_identity.as_ref() == Some(&self.identity));
+        let transitions = last.and_then(|last| last.lease_transitions).unwrap_or(0);
+        LeaseSpec {
+            holder_identity: Some(self.identity.clone()),
+            // Whole seconds, at least one.
+            lease_duration_seconds: Some(i32::try_from(self.duration.as_secs().max(1)).unwrap_or(i32::MAX)),
+            acquire_time: last.filter(|_| mine).and_then(|last| last.acquire_time.clone()).or_else(|| Some(now.clone())),
+            renew_time: Some(now),
+            lease_transitions: Some(if mine || last.is_none() { transitions } else { transitions.saturating_add(1) }),
+            ..LeaseSpec::default()
+        }
+    }
+}
+
+/// A conflict means that somebody else was faster.
+fn won(outcome: Result<Lease, kube::Error>) -> Result<bool, kube::Error> {
+    match outcome {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+        Err(error) => Err(error),
+    }
+}
