@@ -2,6 +2,7 @@
 //! `plan` found a difference).
 
 mod admin;
+mod embed;
 mod plan;
 mod reload;
 mod run;
@@ -46,6 +47,8 @@ enum Command {
     Migrate(admin::Migrate),
     /// Fill a database with a sample tenant's data.
     Seed(admin::Seed),
+    /// Give products the vectors that semantic search needs, where they are missing or outdated.
+    Embed(Box<embed::Embed>),
     /// Check the fence of a database and print each deviation.
     Verify(admin::Verify),
     /// Print what would change for the RetailTenants of a file; exits with 2 when something would.
@@ -147,6 +150,7 @@ fn execute(command: Command) -> Result<ExitCode, CliError> {
             Command::Run(arguments) => run::run(*arguments).await,
             Command::Migrate(arguments) => admin::migrate(arguments).await,
             Command::Seed(arguments) => admin::seed(arguments).await,
+            Command::Embed(arguments) => embed::embed(*arguments).await,
             Command::Verify(arguments) => admin::verify(arguments).await,
             Command::Plan(arguments) => plan::plan(*arguments).await,
             Command::Crds => admin::crds(),

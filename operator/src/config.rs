@@ -13,6 +13,7 @@ use std::{
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use storefence_azure::{EmbeddingsConfig, EmbeddingsEntry};
 use url::Url;
 
 /// What the user writes.
@@ -23,6 +24,7 @@ struct File {
     databases: Vec<DatabaseEntry>,
     #[serde(default)]
     key_vaults: Vec<KeyVaultEntry>,
+    embeddings: Option<EmbeddingsEntry>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -48,6 +50,8 @@ pub struct Config {
     pub databases: BTreeMap<String, DatabaseConfig>,
     /// Key Vaults by name (`spec.keyVaultRef.name`).
     pub key_vaults: BTreeMap<String, Url>,
+    /// Who embeds the products' texts, if anybody.
+    pub embeddings: Option<EmbeddingsConfig>,
 }
 
 impl PartialEq for Config {
@@ -56,7 +60,7 @@ impl PartialEq for Config {
         let prints = |config: &Self| -> Vec<(String, [u8; 32])> {
             config.databases.iter().map(|(name, database)| (name.clone(), database.fingerprint)).collect()
         };
-        prints(self) == prints(other) && self.key_vaults == other.key_vaults
+        prints(self) == prints(other) && self.key_vaults == other.key_vaults && self.embeddings == other.embeddings
     }
 }
 
@@ -137,7 +141,7 @@ impl Config {
     fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
         let file: File = serde_saphyr::from_str(text)
             .map_err(|error| ConfigError::Syntax { path: path.to_owned(), message: error.to_string() })?;
-        let File { databases, key_vaults } = file;
+        let File { databases, key_vaults, embeddings } = file;
         let refuse = |field: String, problem: &str| ConfigError::Field {
             path: path.to_owned(),
             field,
@@ -162,6 +166,9 @@ impl Config {
                 return Err(refuse(format!("{at}.name"), "stands twice"));
             }
         }
+        let embeddings = embeddings.map(|entry| entry.check(path.parent().unwrap_or(Path::new("."))));
+        config.embeddings =
+            embeddings.transpose().map_err(|error| refuse(format!("embeddings.{}", error.field), error.problem))?;
         Ok(config)
     }
 }
@@ -260,10 +267,15 @@ mod tests {
             ("databases:\n- name: a\n  adminUrl: mysql://h/d\n", "databases[0].adminUrl: a URL such as"),
             ("databases:\n- name: a\n  adminUrlFile: missing\n", "databases[0].adminUrlFile: cannot read /etc/missing"),
             ("keyVaults:\n- name: main\n  url: http://vault\n", "keyVaults[0].url: an https:// URL"),
-            ("keyVaults:\n- name: m\n  url: https://a\n- name: m\n  url: https://b\n", "keyVaults[1].name: stands twice"),
+            (
+                "keyVaults:\n- name: m\n  url: https://a\n- name: m\n  url: https://b\n",
+                "keyVaults[1].name: stands twice",
+            ),
             ("databases:\n- name: a\n  adminUrl: postgresql://h\n", "databases[0].adminUrl: a URL such as"),
             ("keyvaults: []\n", "keyvaults"),
             ("databases:\n- name: a\n  adminurl: x\n", "adminurl"),
+            ("embeddings:\n  provider: azureOpenAI\n  endpoint: https://a\n", "embeddings.deployment: is required"),
+            ("embeddings:\n  provider: openAI\n  endpoint: https://a\n  modell: x\n", "modell"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(expected), "{text:?}: {error}");

@@ -1,7 +1,7 @@
 //! The operator: brings every `RetailTenant` to its database logins, fence rows, context keys and Key Vault secrets.
 //!
 //! Start at [`reconcile`] for what is decided, at [`controller`] for when, at [`database`], [`vault`] and
-//! [`credentials`] for how; [`migrate`], [`seed`] and [`verify`] look after the database as a whole.
+//! [`credentials`] for how; [`migrate`], [`seed`], [`embed`] and [`verify`] look after the database as a whole.
 
 pub mod backends;
 pub mod cli;
@@ -9,6 +9,7 @@ pub mod config;
 pub mod controller;
 pub mod credentials;
 pub mod database;
+pub mod embed;
 pub mod errors;
 pub mod leader;
 pub mod metrics;

@@ -136,11 +136,11 @@ pub async fn verify(arguments: Verify) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn connect(name: &str, database: &DatabaseConfig) -> Result<PgConnection, CliError> {
+pub(super) async fn connect(name: &str, database: &DatabaseConfig) -> Result<PgConnection, CliError> {
     Ok(database.options.connect().await.with_context(|| format!("database {name}"))?)
 }
 
-fn find<'a>(config: &'a Config, name: Option<&'a str>) -> Result<(&'a str, &'a DatabaseConfig), CliError> {
+pub(super) fn find<'a>(config: &'a Config, name: Option<&'a str>) -> Result<(&'a str, &'a DatabaseConfig), CliError> {
     let name = name.ok_or(CliError::Missing {
         flag: "--database",
         variable: "STOREFENCE_DATABASE",

@@ -67,7 +67,7 @@ pub struct ExpectedFunction {
 }
 
 /// All functions of schema `fence`.
-pub const FUNCTIONS: [ExpectedFunction; 5] = [
+pub const FUNCTIONS: [ExpectedFunction; 6] = [
     ExpectedFunction {
         name: "visible_stores",
         arguments: "",
@@ -113,6 +113,16 @@ pub const FUNCTIONS: [ExpectedFunction; 5] = [
         arguments: "context text, query text, max_rows integer, max_bytes integer",
         owner: "fence_reader",
         volatility: "s",
+        parallel: "u",
+        grantee: "fence_login",
+        owner_executes: false,
+        search_path: "pg_catalog, retail{vector}, pg_temp",
+    },
+    ExpectedFunction {
+        name: "search_products",
+        arguments: "context text, query_vector real[], model_name text, query_words text, min_similarity double precision, max_rows integer",
+        owner: "fence_reader",
+        volatility: "v",
         parallel: "u",
         grantee: "fence_login",
         owner_executes: false,

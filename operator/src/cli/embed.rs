@@ -1,0 +1,61 @@
+//! `embed`: gives products their vectors.
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::Context as _;
+use clap::Args;
+use sqlx::Connection as _;
+use storefence_azure::AzureOptions;
+
+use super::{
+    CliError, ConfigArgs,
+    admin::{connect, find},
+};
+use crate::embed;
+
+/// Longest wait for one answer of the provider.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// `embed`.
+#[derive(Debug, Args)]
+pub struct Embed {
+    #[command(flatten)]
+    config: ConfigArgs,
+
+    /// Database of the configuration.
+    #[arg(long, env = "STOREFENCE_DATABASE", value_name = "NAME")]
+    database: Option<String>,
+
+    /// Only the products of this tenant.
+    #[arg(long, env = "STOREFENCE_TENANT")]
+    tenant: Option<String>,
+
+    /// Products of one call to the provider.
+    #[arg(long, env = "STOREFENCE_EMBED_BATCH", default_value_t = embed::BATCH,
+          value_parser = clap::value_parser!(u32).range(1..=storefence_azure::embeddings::BATCH_MAX as i64))]
+    batch: u32,
+
+    #[command(flatten)]
+    azure: AzureOptions,
+}
+
+/// Embeds what is missing or outdated.
+pub async fn embed(arguments: Embed) -> Result<ExitCode, CliError> {
+    let Embed { config, database, tenant, batch, azure } = arguments;
+    let config = config.load()?;
+    let (name, database) = find(&config, database.as_deref())?;
+    let provider = config.embeddings.as_ref().ok_or(CliError::Missing {
+        flag: "embeddings (in the file of --config)",
+        variable: "STOREFENCE_CONFIG",
+        what: "the embeddings provider",
+    })?;
+    let provider = azure.embeddings(provider, TIMEOUT)?;
+    let mut connection = connect(name, database).await?;
+    let options = embed::Options { tenant, batch, ..embed::Options::default() };
+    let tell = |embed::Progress { written, stale }| tracing::info!(written, of = stale, "embedding");
+    let report = embed::run(&mut connection, &provider, &options, &tell).await.context("embed")?;
+    let _ = connection.close().await;
+    let embed::Report { written, products } = report;
+    println!("{name}: embedded {written} of {products} products with {}, the others were up to date", provider.model());
+    Ok(ExitCode::SUCCESS)
+}
