@@ -7,7 +7,10 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{infra::python::run, root};
+use crate::{
+    infra::python::{bin, run},
+    root,
+};
 
 /// Answers like `az`, and notes each call and each request body.
 const AZ: &str = r#"#!/usr/bin/env bash
@@ -76,10 +79,7 @@ impl Stage {
             .map(|name| {
                 let (first, rest) = name.split_at(name.find('_').unwrap_or(0));
                 let (body, last) = first.split_at(first.len() - 1);
-                (
-                    format!("{}{last}{rest}", body.to_lowercase()),
-                    json!({"type": "String", "value": format!("value-of-{name}")}),
-                )
+                (format!("{}{last}{rest}", body.to_lowercase()), json!({"type": "String", "value": output(name)}))
             })
             .collect();
         fs::write(fake.join("outputs.json"), Value::Object(outputs).to_string())?;
@@ -115,6 +115,16 @@ impl Stage {
 
     fn app(&self) -> Result<Value> {
         Ok(serde_json::from_str(&fs::read_to_string(self.path("fake/app.json"))?)?)
+    }
+}
+
+/// A value of the kind that the output has, different for each.
+fn output(name: &str) -> String {
+    match name {
+        "STOREFENCE_OPERATOR_CLIENT_ID" => "44444444-4444-4444-4444-444444444444".to_owned(),
+        "STOREFENCE_GATEWAY_CLIENT_ID" => "55555555-5555-5555-5555-555555555555".to_owned(),
+        "AZURE_KEY_VAULT_ENDPOINT" => "https://kv-sf-dev.vault.azure.net/".to_owned(),
+        _ => format!("value-of-{name}"),
     }
 }
 
@@ -171,10 +181,12 @@ fn up_goes_through_every_step_in_order_and_twice() -> Result<()> {
         "{values}"
     );
     ensure!(values["gateway"]["ingress"]["enabled"] == true, "{values}");
-    ensure!(values["config"]["keyVaults"][0]["url"] == "value-of-AZURE_KEY_VAULT_ENDPOINT", "{values}");
+    ensure!(values["config"]["keyVaults"][0]["url"] == output("AZURE_KEY_VAULT_ENDPOINT"), "{values}");
+    ensure!(values["operator"]["clientId"] == output("STOREFENCE_OPERATOR_CLIENT_ID"), "{values}");
+    fit_the_chart(&out.join("values.yaml"))?;
     let class: Value = serde_saphyr::from_str(&fs::read_to_string(out.join("secret-provider-class.yaml"))?)?;
-    ensure!(class["spec"]["parameters"]["keyvaultName"] == "value-of-STOREFENCE_ADMIN_VAULT_NAME", "{class}");
-    ensure!(class["spec"]["parameters"]["clientID"] == "value-of-STOREFENCE_OPERATOR_CLIENT_ID", "{class}");
+    ensure!(class["spec"]["parameters"]["keyvaultName"] == output("STOREFENCE_ADMIN_VAULT_NAME"), "{class}");
+    ensure!(class["spec"]["parameters"]["clientID"] == output("STOREFENCE_OPERATOR_CLIENT_ID"), "{class}");
     ensure!(no_placeholder(&out)?, "a placeholder is left");
 
     // Again: images and registration are found, nothing is made twice.
@@ -186,6 +198,14 @@ fn up_goes_through_every_step_in_order_and_twice() -> Result<()> {
         ensure!(position(&calls, made).is_err(), "{made} a second time: {calls:#?}");
     }
     ensure!(stage.app()? == before, "the registration changed");
+    Ok(())
+}
+
+/// The chart's own schema refuses keys that it does not know.
+fn fit_the_chart(values: &Path) -> Result<()> {
+    let schema = root().join("charts/storefence/values.schema.json");
+    let Some(bin) = bin() else { return Ok(()) };
+    run(Command::new(bin.join("check-jsonschema")).arg("--schemafile").arg(schema).arg(values))?;
     Ok(())
 }
 
