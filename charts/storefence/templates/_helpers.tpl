@@ -1,0 +1,294 @@
+{{- define "storefence.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "storefence.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else if contains (include "storefence.name" .) .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "storefence.name" .) | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* The templates below take a dict: root is the chart's context, part is "operator" or "gateway". */ -}}
+
+{{- define "storefence.selector" -}}
+app.kubernetes.io/name: {{ include "storefence.name" .root }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .part }}
+{{- end -}}
+
+{{- define "storefence.labels" -}}
+{{ include "storefence.selector" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: storefence
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "storefence.partName" -}}
+{{- printf "%s-%s" (include "storefence.fullname" .root) .part -}}
+{{- end -}}
+
+{{- define "storefence.serviceAccountName" -}}
+{{- $account := (index .root.Values .part).serviceAccount -}}
+{{- if $account.create -}}
+{{- default (include "storefence.partName" .) $account.name -}}
+{{- else -}}
+{{- default "default" $account.name -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "storefence.image" -}}
+{{- $image := (index .root.Values .part).image -}}
+{{- if $image.digest -}}
+{{- printf "%s/%s@%s" .root.Values.image.registry $image.repository $image.digest -}}
+{{- else -}}
+{{- printf "%s/%s:%s" .root.Values.image.registry $image.repository (default .root.Chart.AppVersion .root.Values.image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "storefence.serviceAccount" -}}
+{{- $values := index .root.Values .part -}}
+{{- if $values.serviceAccount.create }}
+apiVersion: v1
+kind: ServiceAccount
+metadata:
+  name: {{ include "storefence.serviceAccountName" . }}
+  namespace: {{ .root.Release.Namespace }}
+  labels:
+    {{- include "storefence.labels" . | nindent 4 }}
+  {{- $annotations := dict }}
+  {{- if $values.clientId }}
+  {{- $_ := set $annotations "azure.workload.identity/client-id" $values.clientId }}
+  {{- end }}
+  {{- with merge (deepCopy $values.serviceAccount.annotations) $annotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+# The pods ask for the token themselves.
+automountServiceAccountToken: false
+{{- end }}
+{{- end -}}
+
+{{- /* Labels of pods: the selector, the workload identity webhook's mark, and the user's. */ -}}
+{{- define "storefence.podLabels" -}}
+{{- $labels := dict -}}
+{{- if eq .root.Values.azure.credential "workload-identity" -}}
+{{- $_ := set $labels "azure.workload.identity/use" "true" -}}
+{{- end -}}
+{{- $labels = merge (deepCopy (index .root.Values .part).podLabels) (deepCopy .root.Values.commonLabels) $labels -}}
+{{ include "storefence.selector" . }}
+{{- with $labels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- /* All of a pod's spec that is the same for both parts, but for containers and volumes. */ -}}
+{{- define "storefence.podSpec" -}}
+{{- $values := index .root.Values .part -}}
+serviceAccountName: {{ include "storefence.serviceAccountName" . }}
+automountServiceAccountToken: true
+enableServiceLinks: false
+{{- with .root.Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .root.Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+securityContext:
+  runAsNonRoot: true
+  {{- with .root.Values.podSecurityContext.runAsUser }}
+  runAsUser: {{ int64 . }}
+  {{- end }}
+  {{- with .root.Values.podSecurityContext.runAsGroup }}
+  runAsGroup: {{ int64 . }}
+  {{- end }}
+  {{- with .root.Values.podSecurityContext.fsGroup }}
+  fsGroup: {{ int64 . }}
+  {{- end }}
+  seccompProfile:
+    type: RuntimeDefault
+topologySpreadConstraints:
+  {{- range $key := list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
+  - maxSkew: 1
+    topologyKey: {{ $key }}
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels:
+        {{- include "storefence.selector" $ | nindent 8 }}
+  {{- end }}
+{{- with $values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "storefence.securityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end -}}
+
+{{- /* Environment that both binaries know. */ -}}
+{{- define "storefence.env" -}}
+- name: STOREFENCE_CONFIG
+  value: /etc/storefence/config/config.yaml
+- name: STOREFENCE_ADMIN_LISTEN
+  value: 0.0.0.0:9090
+- name: STOREFENCE_LOG_FORMAT
+  value: {{ .root.Values.log.format | quote }}
+- name: RUST_LOG
+  value: {{ .root.Values.log.level | quote }}
+- name: STOREFENCE_CREDENTIAL
+  value: {{ .root.Values.azure.credential | quote }}
+{{- with .root.Values.azure.authorityHost }}
+- name: AZURE_AUTHORITY_HOST
+  value: {{ . | quote }}
+{{- end }}
+- name: STOREFENCE_KEY_VAULT_RESOURCE
+  value: {{ .root.Values.azure.keyVaultResource | quote }}
+{{- if .root.Values.azure.caBundle.configMap }}
+- name: STOREFENCE_CA_FILE
+  value: /etc/storefence/trust/{{ .root.Values.azure.caBundle.key }}
+{{- end }}
+{{- end -}}
+
+{{- /* Where a database's trust root is mounted, if it has one. */ -}}
+{{- define "storefence.caFile" -}}
+{{- if .caFile -}}
+{{- .caFile -}}
+{{- else if .caSecret -}}
+/etc/storefence/databases/{{ .name }}/ca/{{ .caSecret.key }}
+{{- else if .caConfigMap -}}
+/etc/storefence/databases/{{ .name }}/ca/{{ .caConfigMap.key }}
+{{- end -}}
+{{- end -}}
+
+{{- /* Whole directories, never single files: only those follow a change of the Secret. */ -}}
+{{- define "storefence.mounts" -}}
+- name: config
+  mountPath: /etc/storefence/config
+  readOnly: true
+{{- if .root.Values.azure.caBundle.configMap }}
+- name: trust
+  mountPath: /etc/storefence/trust
+  readOnly: true
+{{- end }}
+{{- range $database := .root.Values.config.databases }}
+{{- if or $database.caSecret $database.caConfigMap }}
+- name: ca-{{ $database.name }}
+  mountPath: /etc/storefence/databases/{{ $database.name }}/ca
+  readOnly: true
+{{- end }}
+{{- if and (eq $.part "operator") $database.adminUrlSecret }}
+- name: admin-{{ $database.name }}
+  mountPath: /etc/storefence/databases/{{ $database.name }}/admin
+  readOnly: true
+{{- end }}
+{{- end }}
+{{- with (index .root.Values .part).extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "storefence.volumes" -}}
+- name: config
+  configMap:
+    name: {{ include "storefence.partName" . }}
+{{- if .root.Values.azure.caBundle.configMap }}
+- name: trust
+  configMap:
+    name: {{ .root.Values.azure.caBundle.configMap }}
+{{- end }}
+{{- range $database := .root.Values.config.databases }}
+{{- if $database.caSecret }}
+- name: ca-{{ $database.name }}
+  secret:
+    secretName: {{ $database.caSecret.name }}
+{{- else if $database.caConfigMap }}
+- name: ca-{{ $database.name }}
+  configMap:
+    name: {{ $database.caConfigMap.name }}
+{{- end }}
+{{- if and (eq $.part "operator") $database.adminUrlSecret }}
+- name: admin-{{ $database.name }}
+  secret:
+    secretName: {{ $database.adminUrlSecret.name }}
+    # 0440
+    defaultMode: 288
+{{- end }}
+{{- end }}
+{{- with (index .root.Values .part).extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "storefence.probes" -}}
+startupProbe:
+  httpGet: {path: /healthz, port: admin}
+  periodSeconds: 1
+  failureThreshold: 60
+livenessProbe:
+  httpGet: {path: /healthz, port: admin}
+  periodSeconds: 10
+  timeoutSeconds: 3
+  failureThreshold: 3
+readinessProbe:
+  httpGet: {path: /readyz, port: admin}
+  periodSeconds: 5
+  timeoutSeconds: 3
+  failureThreshold: 2
+{{- end -}}
+
+{{- /* Host of a URL, with its port. */ -}}
+{{- define "storefence.urlHost" -}}
+{{- regexReplaceAll "^https?://([^/]*).*$" . "${1}" -}}
+{{- end -}}
+
+{{- define "storefence.publicHostname" -}}
+{{- regexReplaceAll ":[0-9]+$" (include "storefence.urlHost" .Values.gateway.publicUrl) "" -}}
+{{- end -}}
+
+{{- /* Values that have no default, and those that exclude one another: said in one sentence before anything is installed. */ -}}
+{{- define "storefence.check" -}}
+{{- if not .Values.gateway.publicUrl -}}{{- fail "gateway.publicUrl is not given: the URL that clients use, without /mcp" -}}{{- end -}}
+{{- if not .Values.gateway.audiences -}}{{- fail "gateway.audiences is empty: the API's client ID, as it stands in aud, is expected" -}}{{- end -}}
+{{- if not .Values.gateway.scopes -}}{{- fail "gateway.scopes is empty: the scope of the API, such as api://APP/Retail.Query, is expected" -}}{{- end -}}
+{{- if not .Values.config.keyVaults -}}{{- fail "config.keyVaults is empty: tenants' credentials come from there" -}}{{- end -}}
+{{- if not .Values.config.databases -}}{{- fail "config.databases is empty: RetailTenants refer to one by its name" -}}{{- end -}}
+{{- range .Values.config.databases -}}
+{{- if not (or .adminUrlSecret .adminUrlFile) -}}{{- fail (printf "config.databases: %s has neither adminUrlSecret nor adminUrlFile" .name) -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* The gateway has no administrator's credentials and learns of no database but its trust root. */ -}}
+{{- define "storefence.gatewayConfig" -}}
+databases:
+  {{- range .Values.config.databases }}
+  - name: {{ .name | quote }}
+    {{- with include "storefence.caFile" . }}
+    caFile: {{ . | quote }}
+    {{- end }}
+  {{- end }}
+keyVaults:
+  {{- range .Values.config.keyVaults }}
+  - name: {{ .name | quote }}
+    url: {{ .url | quote }}
+  {{- end }}
+{{- end -}}

@@ -1,0 +1,9 @@
+//! The Helm chart: rendered by Helm's own engine and checked against the Kubernetes types, the Pod Security Standard
+//! "restricted", the binaries' command lines and metrics, golden files, and the schema of its values.
+
+mod binaries;
+mod monitoring;
+mod objects;
+mod readme;
+mod render;
+mod values;
