@@ -1,4 +1,4 @@
-//! 20 principals of 3 tenants, 10,000 calls over 4 connections per tenant, with errors, timeouts and disconnects mixed in:
+//! 20 principals of 3 tenants, 10,000 calls over 4 connections per tenant, with errors, timeouts, cancels and disconnects mixed in:
 //! not one foreign row, and every answer complete.
 
 use std::{
@@ -37,6 +37,7 @@ struct Tally {
     answered: AtomicU64,
     errors: AtomicU64,
     timeouts: AtomicU64,
+    cancels: AtomicU64,
     disconnects: AtomicU64,
 }
 
@@ -53,10 +54,11 @@ pub async fn run(world: &World) -> Result<()> {
         .await?;
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     println!(
-        "{} answered, {} errors, {} timeouts, {} disconnects",
+        "{} answered, {} errors, {} timeouts, {} cancels, {} disconnects",
         count(&tally.answered),
         count(&tally.errors),
         count(&tally.timeouts),
+        count(&tally.cancels),
         count(&tally.disconnects)
     );
     ensure!(
@@ -123,7 +125,14 @@ async fn one(world: &World, callers: &[Caller], tally: &Tally, call: u64) -> Res
             ensure!(answer.is_tool_error() && answer.structured()["code"] == "QUERY_TIMEOUT", "{answer:?}");
             tally.timeouts.fetch_add(1, Ordering::Relaxed);
         }
-        63..120 => {
+        63..70 => {
+            // Cancelled while the server works on it: the gateway must stop it there before the connection serves again.
+            let patience = Duration::from_millis(rng.random_range(20..100));
+            let slow = ask("SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b");
+            ensure!(tokio::time::timeout(patience, slow).await.is_err(), "answered too soon");
+            tally.cancels.fetch_add(1, Ordering::Relaxed);
+        }
+        70..120 => {
             // The client goes away in the middle of the call; whatever was under way must not show in another's answer.
             let patience = Duration::from_micros(rng.random_range(100..4000));
             let _ = tokio::time::timeout(patience, ask(ALL_TABLES)).await;

@@ -11,6 +11,7 @@ mod property;
 use std::{env, process::ExitCode};
 
 use anyhow::Result;
+use storefence_devstack::{postgres::AdminKind, stack::DatabaseSource};
 use storefence_tests::{Shared, Suite};
 
 /// The stack of this suite and the tenants that were made for it.
@@ -23,7 +24,9 @@ struct World {
 async fn world() -> Result<World> {
     let seed = env::var("STOREFENCE_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(rand::random);
     println!("seed {seed} (STOREFENCE_SEED={seed} repeats this run)");
+    let version = if env!("CARGO_CRATE_NAME").ends_with("16") { 16 } else { 18 };
     let shared = Shared::start(|options| {
+        options.database = DatabaseSource::Start { version: Some(version), admin: AdminKind::CreateRole };
         options.seed = false;
         // Few connections for many callers: what the interleaving test is about.
         options.gateway_env.push(("STOREFENCE_POOL_PER_TENANT".into(), "4".into()));
