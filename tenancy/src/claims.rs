@@ -39,6 +39,9 @@ pub struct Claims {
     pub oid: Uuid,
     /// User or application.
     pub kind: TokenKind,
+    /// The client application that asked for the token: `azp` in version 2.0, `appid` in 1.0. For an app-only token it
+    /// is the caller itself.
+    pub application: Option<Uuid>,
     /// `roles`, where it is an array of strings.
     pub roles: BTreeSet<String>,
     /// `groups`.
@@ -85,7 +88,13 @@ impl Claims {
         let overage = raw.get("_claim_names").is_some_and(|names| names.get("groups").is_some())
             || raw.get("hasgroups").is_some_and(|flag| flag != &Value::Bool(false));
         let groups = if overage { Groups::Overage } else { Groups::Known(strings(&raw, "groups")?) };
-        Ok(Self { tid, oid, kind, roles, groups, raw })
+        // Each version has one claim for it. The other one's name could be anything, such as an optional claim.
+        let application = match raw.get("ver").and_then(Value::as_str) {
+            Some("2.0") => guid(&raw, "azp"),
+            Some("1.0") => guid(&raw, "appid"),
+            _ => None,
+        };
+        Ok(Self { tid, oid, kind, application, roles, groups, raw })
     }
 
     /// Whether `scp` holds `scope` as a whole word.
@@ -145,6 +154,7 @@ mod tests {
 
     const TID: &str = "7d1c9a52-3b64-4f0e-8c21-5a9e0b7f4d13";
 
+    #[allow(clippy::needless_pass_by_value)] // reads better at the call
     fn claims(extra: Value) -> Result<Claims, ClaimsError> {
         let mut raw = json!({"tid": TID, "oid": TID, "scp": "Retail.Query"});
         for (name, value) in extra.as_object().unwrap() {
@@ -183,6 +193,22 @@ mod tests {
         assert_eq!(claims(json!({})).unwrap().kind, TokenKind::User);
         assert_eq!(claims(json!({"scp": null, "roles": ["x"]})).unwrap().kind, TokenKind::App);
         assert_eq!(claims(json!({"idtyp": "app"})).unwrap().kind, TokenKind::App);
+    }
+
+    #[test]
+    fn the_application_is_azp_or_appid_by_version() {
+        let id = Uuid::parse_str(TID).unwrap();
+        assert_eq!(claims(json!({"ver": "2.0", "azp": TID, "appid": "x"})).unwrap().application, Some(id));
+        assert_eq!(claims(json!({"ver": "1.0", "appid": TID, "azp": "x"})).unwrap().application, Some(id));
+        for wrong in [
+            json!({"ver": "2.0", "appid": TID}),
+            json!({"ver": "1.0", "azp": TID}),
+            json!({"azp": TID, "appid": TID}),
+            json!({"ver": "2.0", "azp": [TID]}),
+            json!({"ver": "2.0", "azp": format!("{{{TID}}}")}),
+        ] {
+            assert_eq!(claims(wrong).unwrap().application, None);
+        }
     }
 
     #[test]

@@ -76,8 +76,8 @@ pub fn context_secret_name(tenant: &TenantId, kid: u32) -> String {
 #[must_use]
 pub fn login_role_name(database_salt: &[u8], tenant: &TenantId, slot: Slot) -> String {
     let digest = Sha256::new().chain_update(database_salt).chain_update([0]).chain_update(tenant.as_str()).finalize();
-    let hex: String = digest[..6].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sf_{hex}_{slot}")
+    let hex = digest[..6].iter().fold(0_u64, |hex, byte| hex << 8 | u64::from(*byte));
+    format!("sf_{hex:012x}_{slot}")
 }
 
 /// The 32-byte key that signs contexts of one tenant. Wiped when dropped; never shown.

@@ -5,6 +5,12 @@
 //! Everything here is pure: no I/O, no clock, no async. Whoever needs a database to test a decision has put the
 //! decision in the wrong place.
 #![warn(clippy::pedantic)]
+// PostgreSQL, MicrosoftEntra and CustomResourceDefinition are names, not code.
+#![allow(clippy::doc_markdown)]
+// kube's derive takes one `printcolumn(…)` per column.
+#![allow(clippy::duplicated_attributes)]
+// Seconds are the unit of the field.
+#![allow(clippy::duration_suboptimal_units)]
 
 pub mod claims;
 pub mod context;

@@ -187,8 +187,8 @@ impl fmt::Display for Role {
 /// Which token claim grants which role and stores.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.entraGroup), has(self.entraUser), has(self.appRole), has(self.claim), has(self.storesFromClaim)].filter(x, x).size() == 1")
-    .message("exactly one of entraGroup, entraUser, appRole, claim and storesFromClaim is expected"))]
+#[x_kube(validation = Rule::new("[has(self.entraGroup), has(self.entraUser), has(self.entraApplication), has(self.appRole), has(self.claim), has(self.storesFromClaim)].filter(x, x).size() == 1")
+    .message("exactly one of entraGroup, entraUser, entraApplication, appRole, claim and storesFromClaim is expected"))]
 #[x_kube(validation = Rule::new("self.role != 'HeadOffice' || (self.stores.size() == 0 && !has(self.storesFromClaim))")
     .message("HeadOffice sees all stores: remove stores and storesFromClaim, or choose RegionalManager"))]
 #[x_kube(validation = Rule::new("!has(self.storesFromClaim) || self.stores.size() == 0")
@@ -212,6 +212,12 @@ pub struct PrincipalRule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 36), regex(pattern = GUID))]
     pub entra_user: Option<String>,
+
+    /// Client ID of an application that calls for itself, without a user. Such app-only tokens match rules of this kind
+    /// and no other, and tokens of users never match them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 36), regex(pattern = GUID))]
+    pub entra_application: Option<String>,
 
     /// Value of an app role in the API's registration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -270,6 +276,27 @@ pub struct GatewayLimits {
     #[x_kube(validation = Rule::new("duration(self) >= duration('100ms') && duration(self) <= duration('60s')")
         .message("statementTimeout must be 100ms to 60s"))]
     pub statement_timeout: String,
+
+    /// Most tool calls of one principal in a minute, per gateway replica; unlimited where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub requests_per_minute: Option<u32>,
+
+    /// Most tool calls of one principal at a time, per gateway replica.
+    #[serde(default = "default_concurrent_calls")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub concurrent_calls: u32,
+
+    /// Most tool calls of the whole chain in a minute, per gateway replica; unlimited where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub tenant_requests_per_minute: Option<u32>,
+
+    /// Most tool calls of the whole chain at a time, per gateway replica. Fewer statements than that run at once, since
+    /// each needs a database connection; the rest wait for one.
+    #[serde(default = "default_tenant_concurrent_calls")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub tenant_concurrent_calls: u32,
 }
 
 impl Default for GatewayLimits {
@@ -278,8 +305,20 @@ impl Default for GatewayLimits {
             max_rows: default_max_rows(),
             max_result_bytes: default_max_result_bytes(),
             statement_timeout: default_statement_timeout(),
+            requests_per_minute: None,
+            concurrent_calls: default_concurrent_calls(),
+            tenant_requests_per_minute: None,
+            tenant_concurrent_calls: default_tenant_concurrent_calls(),
         }
     }
+}
+
+const fn default_concurrent_calls() -> u32 {
+    64
+}
+
+const fn default_tenant_concurrent_calls() -> u32 {
+    256
 }
 
 const fn default_max_rows() -> u32 {
@@ -394,6 +433,7 @@ pub struct ContextKeyVersion {
 /// Differs from the derived one in that no optional field is `nullable`: a null would count as given in the CEL rules
 /// and as absent in Rust. The API server drops or refuses nulls instead.
 #[must_use]
+#[allow(clippy::missing_panics_doc)] // what the derive makes is a CRD, with or without `nullable`
 pub fn crd() -> CustomResourceDefinition {
     let mut crd = serde_json::to_value(RetailTenant::crd()).expect("a CRD is JSON");
     strip_nullable(&mut crd);

@@ -27,6 +27,8 @@ pub struct SpecProblem {
 pub enum Selector {
     /// Object ID of a user.
     User(Uuid),
+    /// Client ID of an application; the only kind that app-only tokens match, and that tokens of users do not.
+    Application(Uuid),
     /// Object ID of a group, lower case as Entra sends it.
     Group(String),
     /// Value of an app role.
@@ -180,10 +182,23 @@ fn compile_rule(
     by_name: &BTreeMap<String, Uuid>,
     problems: &mut Problems,
 ) -> Option<Rule> {
-    let PrincipalRule { name, role, entra_group, entra_user, app_role, claim, stores_from_claim, stores } = principal;
+    let PrincipalRule {
+        name,
+        role,
+        entra_group,
+        entra_user,
+        entra_application,
+        app_role,
+        claim,
+        stores_from_claim,
+        stores,
+    } = principal;
     let mut selectors = Vec::new();
     if let Some(id) = entra_user {
         selectors.extend(problems.guid(&format!("{field}.entraUser"), id).map(Selector::User));
+    }
+    if let Some(id) = entra_application {
+        selectors.extend(problems.guid(&format!("{field}.entraApplication"), id).map(Selector::Application));
     }
     if let Some(id) = entra_group {
         let id = problems.guid(&format!("{field}.entraGroup"), id);
@@ -199,9 +214,14 @@ fn compile_rule(
         selectors.push(Selector::StoresFromClaim(name.clone()));
     }
     let given = [entra_user.is_some(), entra_group.is_some(), app_role.is_some(), claim.is_some()];
-    let given = given.into_iter().chain([stores_from_claim.is_some()]).filter(|given| *given).count();
+    let given = given
+        .into_iter()
+        .chain([stores_from_claim.is_some(), entra_application.is_some()])
+        .filter(|given| *given)
+        .count();
     if given != 1 {
-        let choice = "exactly one of entraGroup, entraUser, appRole, claim and storesFromClaim is expected";
+        let choice =
+            "exactly one of entraGroup, entraUser, entraApplication, appRole, claim and storesFromClaim is expected";
         problems.add(field, format!("{choice}; {given} are given"));
     }
     let mut ids = BTreeSet::new();

@@ -53,8 +53,8 @@ pub enum NoScope {
     /// The token is of another Entra tenant.
     #[error("the token's tid is not this tenant's")]
     ForeignDirectory,
-    /// An app-only token; the principal rules speak of users.
-    #[error("app-only tokens are not served")]
+    /// An app-only token, and no rule names the application.
+    #[error("the token is of an application without a user, and no entraApplication rule names that application")]
     AppOnly,
     /// Nothing matched, and group membership is unknown because the user is in more groups than a token holds.
     #[error("the token lists no groups because the user is in too many (groups overage); ask for an app role instead")]
@@ -87,9 +87,6 @@ impl Scope {
         if claims.tid != tenant.directory() {
             return Err(NoScope::ForeignDirectory);
         }
-        if claims.kind == TokenKind::App {
-            return Err(NoScope::AppOnly);
-        }
         let mut scope: Option<Self> = None;
         for rule in tenant.rules() {
             let Some(stores) = granted(claims, rule, tenant) else { continue };
@@ -106,6 +103,9 @@ impl Scope {
             }
         }
         scope.ok_or_else(|| {
+            if claims.kind == TokenKind::App {
+                return NoScope::AppOnly;
+            }
             let by_group = |rule: &Rule| matches!(rule.selector, Selector::Group(_));
             if claims.groups == Groups::Overage && tenant.rules().iter().any(by_group) {
                 NoScope::GroupsOverage
@@ -153,13 +153,20 @@ impl Scope {
 /// The stores that one rule grants to this token; `None` when the rule does not match. A `storesFromClaim` rule whose
 /// claim names no store of the tenant does not match.
 fn granted(claims: &Claims, rule: &Rule, tenant: &TenantRules) -> Option<StoreSet> {
+    // Rules for users and rules for applications are two worlds: a role that is assignable to both, or a claim that an
+    // application's token happens to carry, must not let a daemon in where people are meant.
+    let for_applications = matches!(rule.selector, Selector::Application(_));
+    if for_applications != (claims.kind == TokenKind::App) {
+        return None;
+    }
     let matches = match &rule.selector {
         Selector::User(oid) => claims.oid == *oid,
+        Selector::Application(id) => claims.application == Some(*id),
         Selector::Group(id) => match &claims.groups {
             Groups::Known(groups) => groups.contains(id),
             Groups::Overage => false,
         },
-        Selector::AppRole(role) => claims.roles.contains(role),
+        Selector::AppRole(value) => claims.roles.contains(value),
         Selector::Claim { name, value } => claims.has_value(name, value),
         Selector::StoresFromClaim(name) => {
             let ids: BTreeSet<Uuid> =

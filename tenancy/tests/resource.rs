@@ -57,6 +57,12 @@ fn every_cross_field_error_is_said_at_apply_and_found_again_in_rust() {
             "exactly one of",
             "spec.principals[0]",
         ),
+        (
+            "/principals/1/entraApplication",
+            json!("7d1c9a52-3b64-4f0e-8c21-5a9e0b7f4d13"),
+            "exactly one of entraGroup, entraUser, entraApplication",
+            "spec.principals[1]",
+        ),
         ("/principals/0/storesFromClaim", json!("extn.storeIds"), "HeadOffice sees all stores", "spec.principals[0]"),
         (
             "/principals/1",
@@ -114,6 +120,23 @@ fn statement_timeouts_outside_100ms_to_60s_are_refused() {
         let mut spec = valid();
         spec["gateway"]["statementTimeout"] = text.into();
         assert_eq!(cel(&spec, None).is_empty(), good, "{text}");
+    }
+}
+
+/// The schema validator of `kube` looks at CEL rules alone, so the bounds are read off the schema.
+#[test]
+fn quotas_have_bounds_and_defaults() {
+    let schema = schema();
+    let gateway = &schema["properties"]["spec"]["properties"]["gateway"]["properties"];
+    for (field, default) in [
+        ("requestsPerMinute", Value::Null),
+        ("tenantRequestsPerMinute", Value::Null),
+        ("concurrentCalls", json!(64)),
+        ("tenantConcurrentCalls", json!(256)),
+    ] {
+        assert_eq!(gateway[field]["minimum"].as_f64(), Some(1.0), "{field}");
+        assert!(gateway[field]["maximum"].as_f64().is_some_and(|max| max >= 10_000.0), "{field}");
+        assert_eq!(gateway[field]["default"], default, "{field}");
     }
 }
 

@@ -28,13 +28,14 @@ fn store_name(n: u8) -> String {
 
 fn rule(stores: u8) -> impl Strategy<Value = PrincipalRule> {
     let role = prop_oneof![Just(Role::StoreManager), Just(Role::RegionalManager), Just(Role::HeadOffice)];
-    (role, 0u8..5, 0u8..3, prop::collection::btree_set(0..stores, 1..=stores as usize)).prop_map(
+    (role, 0u8..6, 0u8..3, prop::collection::btree_set(0..stores, 1..=stores as usize)).prop_map(
         |(role, kind, who, granted)| {
             let mut rule = PrincipalRule {
                 name: String::new(),
                 role,
                 entra_group: None,
                 entra_user: None,
+                entra_application: None,
                 app_role: None,
                 claim: None,
                 stores_from_claim: None,
@@ -44,13 +45,14 @@ fn rule(stores: u8) -> impl Strategy<Value = PrincipalRule> {
                 0 => rule.entra_user = Some(id(who)),
                 1 => rule.entra_group = Some(id(who)),
                 2 => rule.app_role = Some(format!("Role.{who}")),
+                4 => rule.entra_application = Some(id(who)),
                 3 => rule.claim = Some(ClaimMatch { name: "department".into(), value: format!("d{who}") }),
                 _ => {
                     rule.stores_from_claim = Some("extn.storeIds".into());
                     rule.role = Role::StoreManager;
                 }
             }
-            if rule.role == Role::HeadOffice || kind == 4 {
+            if rule.role == Role::HeadOffice || kind == 5 {
                 rule.stores.clear();
             }
             rule
@@ -103,15 +105,26 @@ fn token() -> impl Strategy<Value = Map<String, Value>> {
     let tid = prop_oneof![9 => Just(TID), 1 => Just(OTHER)];
     let groups = prop::option::of(prop::collection::btree_set(0u8..3, 0..3));
     let roles = prop::collection::btree_set(0u8..3, 0..2);
-    let scp = prop_oneof![9 => Just(Some("Retail.Query")), 1 => Just(None)];
-    (tid, 0u8..3, groups, roles, 0u8..4, store_claim(), scp, prop::bool::weighted(0.1)).prop_map(
-        |(tid, oid, groups, roles, department, stores, scp, overage)| {
+    let scp = prop_oneof![7 => Just(Some("Retail.Query")), 3 => Just(None)];
+    let idtyp = prop_oneof![8 => Just(None), 1 => Just(Some("app")), 1 => Just(Some("user"))];
+    // Version and calling application; the claim of the other version must not count.
+    let application = (prop::bool::ANY, 0u8..3, prop::option::of(0u8..3));
+    (tid, 0u8..3, groups, roles, 0u8..4, store_claim(), (scp, idtyp, application), prop::bool::weighted(0.1)).prop_map(
+        |(tid, oid, groups, roles, department, stores, (scp, idtyp, (v2, application, decoy)), overage)| {
+            let (ver, its, other) = if v2 { ("2.0", "azp", "appid") } else { ("1.0", "appid", "azp") };
             let mut claims = json!({
+                "ver": ver, its: id(application),
                 "tid": tid, "oid": id(oid), "department": format!("d{department}"),
                 "roles": roles.iter().map(|n| format!("Role.{n}")).collect::<Vec<_>>(),
             });
             if let Some(scp) = scp {
                 claims["scp"] = scp.into();
+            }
+            if let Some(idtyp) = idtyp {
+                claims["idtyp"] = idtyp.into();
+            }
+            if let Some(decoy) = decoy {
+                claims[other] = id(decoy).into();
             }
             if let Some(groups) = groups {
                 claims["groups"] = groups.iter().map(|n| id(*n)).collect::<Vec<_>>().into();
@@ -139,6 +152,16 @@ fn oracle(raw: &Map<String, Value>, rule: &PrincipalRule, store: &Store) -> bool
         }
     };
     let overage = raw.contains_key("_claim_names");
+    let app_only = !raw.contains_key("scp") || text("idtyp") == "app";
+    if let Some(application) = &rule.entra_application {
+        let caller = if text("ver") == "2.0" { text("azp") } else { text("appid") };
+        return app_only
+            && caller == *application
+            && (rule.role == Role::HeadOffice || rule.stores.contains(&store.name));
+    }
+    if app_only {
+        return false;
+    }
     if rule.stores_from_claim.is_some() {
         return list("extn.storeIds").iter().any(|value| *value == store.name || *value == store.id);
     }
@@ -159,7 +182,7 @@ proptest! {
             prop_assert!(!raw.contains_key("scp") && raw["roles"] == json!([]));
             return Ok(());
         };
-        let served = raw["tid"] == TID && claims.kind == TokenKind::User;
+        let served = raw["tid"] == TID;
         let scope = Scope::compute(&claims, &rules);
         for store in &spec.stores {
             let expected = served && spec.principals.iter().any(|rule| oracle(&raw, rule, store));

@@ -15,7 +15,7 @@ use storefence_devstack::mcp_client::{McpClient, Revision};
 use storefence_tests::answered;
 use uuid::Uuid;
 
-use crate::{World, data};
+use super::{World, data};
 
 const PRINCIPALS: usize = 20;
 const TENANTS: usize = 3;

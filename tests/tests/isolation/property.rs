@@ -10,7 +10,7 @@ use storefence_devstack::mcp_client::Revision;
 use storefence_tests::answered;
 use uuid::Uuid;
 
-use crate::{World, data, generator::Generator};
+use super::{World, data, generator::Generator};
 
 /// About a tenth of them is refused, so that more than 2,000 are compared.
 const CASES: u64 = 2_500;

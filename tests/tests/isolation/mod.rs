@@ -21,10 +21,9 @@ struct World {
     seed: u64,
 }
 
-async fn world() -> Result<World> {
+async fn world(version: u32) -> Result<World> {
     let seed = env::var("STOREFENCE_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(rand::random);
     println!("seed {seed} (STOREFENCE_SEED={seed} repeats this run)");
-    let version = if env!("CARGO_CRATE_NAME").ends_with("16") { 16 } else { 18 };
     let shared = Shared::start(|options| {
         options.database = DatabaseSource::Start { version: Some(version), admin: AdminKind::CreateRole };
         options.seed = false;
@@ -37,8 +36,9 @@ async fn world() -> Result<World> {
     Ok(World { shared, tenants, seed })
 }
 
-fn main() -> ExitCode {
-    Suite::new(world)
+/// Runs the suite on this version of PostgreSQL.
+pub fn run(version: u32) -> ExitCode {
+    Suite::new(|| world(version))
         .expect("the stack starts")
         .test("a_query_sees_what_the_oracle_lets_it_see", |world| async move { property::run(&world).await })
         .test(
