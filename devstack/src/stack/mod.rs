@@ -24,6 +24,7 @@ use serde_json::{Map, Value};
 
 pub use facts::{NoStack, StackFacts};
 pub use options::{ClusterSource, DatabaseSource, Ports, StackOptions};
+pub use start::{gateway_rules, operator_rules};
 
 use crate::{
     entra::{Entra, TokenRequest},

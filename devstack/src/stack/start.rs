@@ -194,6 +194,25 @@ struct Kubeconfigs {
     gateway: PathBuf,
 }
 
+/// What the chart lets the operator do, word for word: whatever else it asked for would fail here first. The stand-in's
+/// rules know no namespaces of the operator's own, so leases are open everywhere.
+#[must_use]
+pub fn operator_rules() -> Vec<Rule> {
+    vec![
+        Rule::new(&[GROUP], &["retailtenants"], &["get", "list", "watch", "patch"]),
+        Rule::new(&[GROUP], &["retailtenants/status"], &["patch"]),
+        Rule::new(&["events.k8s.io"], &["events"], &["create", "patch"]),
+        Rule::new(&["coordination.k8s.io"], &["leases"], &["create"]),
+        Rule::new(&["coordination.k8s.io"], &["leases"], &["get", "update", "patch"]),
+    ]
+}
+
+/// What the chart lets the gateway do.
+#[must_use]
+pub fn gateway_rules() -> Vec<Rule> {
+    vec![Rule::new(&[GROUP], &["retailtenants"], &["get", "list", "watch"])]
+}
+
 /// The stand-in, with the rights that the chart's ClusterRoles give to operator and gateway; or the current cluster.
 async fn start_kubernetes(
     options: &StackOptions,
@@ -208,16 +227,9 @@ async fn start_kubernetes(
         return Ok((None, Kubeconfigs { operator: admin.clone(), gateway: admin.clone(), admin }));
     }
     (options.progress)("starting the stand-in for the Kubernetes API");
-    let reads = ["get", "list", "watch"];
-    let operator = vec![
-        Rule::new(&[GROUP], &["retailtenants"], &["get", "list", "watch", "patch", "update"]),
-        Rule::new(&[GROUP], &["retailtenants/status", "retailtenants/finalizers"], &["get", "patch", "update"]),
-        Rule::new(&["events.k8s.io", ""], &["events"], &["create", "patch"]),
-        Rule::new(&["coordination.k8s.io"], &["leases"], &["get", "list", "watch", "create", "patch", "update"]),
-    ];
-    let gateway = vec![Rule::new(&[GROUP], &["retailtenants"], &reads)];
-    let kube_options =
-        KubeApiOptions::new(authority).user(User::new(OPERATOR, operator)).user(User::new(GATEWAY, gateway));
+    let kube_options = KubeApiOptions::new(authority)
+        .user(User::new(OPERATOR, operator_rules()))
+        .user(User::new(GATEWAY, gateway_rules()));
     let api = KubeApi::start(kube_options).await?;
     let write = |name: &str, kubeconfig: Option<String>| -> Result<PathBuf> {
         let path = file(directory, name);

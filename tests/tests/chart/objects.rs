@@ -12,7 +12,8 @@ use k8s_openapi::{
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Value, json};
+use storefence_devstack::stack;
 
 use crate::{
     readme::generated,
@@ -219,7 +220,7 @@ fn selectors_and_references_lead_to_their_objects() {
                 }
                 "NetworkPolicy" => {
                     assert_eq!(selected(&spec["podSelector"]["matchLabels"]), [name(object)], "{what}");
-                    assert_eq!(spec["policyTypes"], serde_json::json!(["Ingress", "Egress"]), "{what}");
+                    assert_eq!(spec["policyTypes"], json!(["Ingress", "Egress"]), "{what}");
                 }
                 "HorizontalPodAutoscaler" => {
                     assert!(has("Deployment", spec["scaleTargetRef"]["name"].as_str().unwrap()), "{what}");
@@ -248,7 +249,7 @@ fn selectors_and_references_lead_to_their_objects() {
                     let service =
                         of_kind(&objects, "Service").find(|found| found["metadata"]["name"] == backend["name"]);
                     assert_eq!(service.unwrap()["spec"]["ports"][0]["port"], backend["port"], "{what}");
-                    assert_eq!(spec["hostnames"], serde_json::json!(["mcp.zava.example"]), "{what}");
+                    assert_eq!(spec["hostnames"], json!(["mcp.zava.example"]), "{what}");
                 }
                 "ClusterRoleBinding" | "RoleBinding" => {
                     let role = &object["roleRef"];
@@ -291,6 +292,25 @@ fn nobody_may_read_secrets_and_the_gateway_writes_nothing() {
     for deployment in of_kind(&objects, "Deployment") {
         let labels = &deployment["spec"]["template"]["metadata"]["labels"];
         assert_eq!(labels["azure.workload.identity/use"], "true");
+    }
+}
+
+/// The stack, and with it every end-to-end test, runs with the chart's rights and no others.
+#[test]
+fn the_stack_has_the_charts_rights() {
+    if !available() {
+        return;
+    }
+    let objects = objects(&values("minimal"));
+    for (part, stack) in [("operator", stack::operator_rules()), ("gateway", stack::gateway_rules())] {
+        let roles = of_kind(&objects, "ClusterRole").chain(of_kind(&objects, "Role"));
+        let chart: Vec<Value> = roles
+            .filter(|role| role["metadata"]["labels"]["app.kubernetes.io/component"] == part)
+            .flat_map(|role| role["rules"].as_array().unwrap().clone())
+            .map(|rule| json!([rule["apiGroups"], rule["resources"], rule["verbs"]]))
+            .collect();
+        let stack: Vec<Value> = stack.iter().map(|rule| json!([rule.api_groups, rule.resources, rule.verbs])).collect();
+        assert_eq!(chart, stack, "{part}");
     }
 }
 
