@@ -90,7 +90,7 @@ pub struct User {
 }
 
 /// What to start, and how.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Spawn {
     program: OsString,
     args: Vec<OsString>,

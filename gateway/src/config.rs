@@ -10,6 +10,7 @@ use std::{
 
 use rustls::pki_types::CertificateDer;
 use serde::Deserialize;
+use storefence_azure::{EmbeddingsConfig, EmbeddingsConfigError, EmbeddingsEntry};
 use url::Url;
 
 use crate::data::tls::{self, TlsError};
@@ -22,6 +23,7 @@ struct File {
     databases: Vec<Database>,
     #[serde(default)]
     key_vaults: Vec<KeyVault>,
+    embeddings: Option<EmbeddingsEntry>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -45,6 +47,8 @@ pub struct Config {
     pub roots: HashMap<String, Vec<CertificateDer<'static>>>,
     /// Key Vaults by `spec.keyVaultRef.name`.
     pub key_vaults: HashMap<String, Url>,
+    /// Who embeds questions, if anybody.
+    pub embeddings: Option<EmbeddingsConfig>,
 }
 
 /// A configuration that cannot be used.
@@ -70,6 +74,9 @@ pub enum ConfigError {
     /// Trust roots of a database.
     #[error("--config (STOREFENCE_CONFIG): databases[].caFile: {0}")]
     Roots(#[from] TlsError),
+    /// The embeddings provider.
+    #[error("--config (STOREFENCE_CONFIG): {0}")]
+    Embeddings(#[from] EmbeddingsConfigError),
 }
 
 impl Config {
@@ -80,14 +87,14 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let shown = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable(shown.clone(), error))?;
-        Self::parse(&text).map_err(|error| match error {
+        Self::parse(&text, path.parent().unwrap_or(Path::new("."))).map_err(|error| match error {
             ConfigError::Malformed(_, problem) => ConfigError::Malformed(shown, problem),
             other => other,
         })
     }
 
-    fn parse(text: &str) -> Result<Self, ConfigError> {
-        let File { databases, key_vaults } =
+    fn parse(text: &str, directory: &Path) -> Result<Self, ConfigError> {
+        let File { databases, key_vaults, embeddings } =
             serde_saphyr::from_str(text).map_err(|error| ConfigError::Malformed(String::new(), error.to_string()))?;
         let mut config = Self::default();
         for Database { name, ca_file } in databases {
@@ -101,18 +108,21 @@ impl Config {
                 return Err(ConfigError::Twice { field: "keyVaults[].name", name });
             }
         }
+        config.embeddings = embeddings.map(|entry| entry.check(directory)).transpose()?;
         if config.key_vaults.is_empty() { Err(ConfigError::NoVault) } else { Ok(config) }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::Config;
 
     #[test]
     fn unknown_and_doubled_fields_are_refused() {
         let good = "keyVaults:\n  - name: main\n    url: https://vault.example\ndatabases:\n  - name: retail\n";
-        assert_eq!(Config::parse(good).expect("good").key_vaults.len(), 1);
+        assert_eq!(Config::parse(good, Path::new("/")).expect("good").key_vaults.len(), 1);
         for (text, words) in [
             ("keyVaults: []", "keyVaults is empty"),
             ("keyVaults:\n  - {name: a, url: 'https://x'}\n  - {name: a, url: 'https://y'}", "'a' stands twice"),
@@ -121,8 +131,9 @@ mod tests {
                 "keyVaults:\n  - {name: a, url: 'https://x'}\ndatabases:\n  - {name: r, adminUrl: 'postgresql://a'}",
                 "adminUrl",
             ),
+            ("embeddings: {provider: openAI, endpoint: 'https://x'}", "embeddings.model: is required"),
         ] {
-            let error = Config::parse(text).expect_err(text).to_string();
+            let error = Config::parse(text, Path::new("/")).expect_err(text).to_string();
             assert!(error.contains(words), "{text}: {error}");
         }
     }

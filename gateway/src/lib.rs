@@ -10,6 +10,7 @@ pub mod http;
 pub mod identity;
 pub mod mcp;
 pub mod metrics;
+pub mod questions;
 pub mod run;
 pub mod server;
 pub mod telemetry;

@@ -48,6 +48,8 @@ pub struct Metrics {
     pub pool_wait: Histogram,
     /// Reads of Key Vault secrets by outcome.
     pub secrets: IntCounterVec,
+    /// Questions embedded by the provider, by outcome.
+    pub embeddings: IntCounterVec,
     /// Requests under way.
     pub in_flight: IntGauge,
 }
@@ -132,6 +134,7 @@ impl Metrics {
             )?,
             pool_wait,
             secrets: counters("storefence_secret_reads_total", "Reads of Key Vault secrets.", &["outcome"])?,
+            embeddings: counters("storefence_embeddings_total", "Questions embedded by the provider.", &["outcome"])?,
             in_flight,
             registry,
         })

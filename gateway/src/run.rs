@@ -32,12 +32,15 @@ use crate::{
     identity::{Identity, TokenSettings, jwks::KeyStore},
     mcp::tools::{Catalogue, Services},
     metrics::Metrics,
+    questions::Questions,
     server,
     tenants::watch::{self, Tenants},
 };
 
 /// Longest wait for one answer of Key Vault: a caller waits behind it.
 const VAULT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for the vector of a question: a caller waits behind it.
+const EMBEDDINGS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for a free database connection.
 const POOL_WAIT: Duration = Duration::from_secs(5);
 /// How often unused connections are looked for.
@@ -150,7 +153,9 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     let loader = Loader::new(vaults, config.roots, metrics.clone());
     let sizes = PoolSettings { per_tenant: pool_per_tenant, total: pool_total, wait: POOL_WAIT, idle: pool_idle };
     let data = Data::new(Pools::new(sizes, loader, metrics.clone()), metrics.clone());
-    let services = Arc::new(Services { tools: Catalogue::default(), data, metrics: metrics.clone() });
+    let provider = config.embeddings.map(|config| azure.embeddings(&config, EMBEDDINGS_TIMEOUT)).transpose()?;
+    let questions = Questions::new(provider, metrics.clone());
+    let services = Arc::new(Services { tools: Catalogue::default(), data, questions, metrics: metrics.clone() });
 
     let kubernetes = kube::Config::infer().await.map_err(|error| RunError::Kubernetes(error.to_string()))?;
     let kubernetes = kube::Client::try_from(kubernetes).map_err(|error| RunError::Kubernetes(error.to_string()))?;

@@ -32,6 +32,9 @@ pub(crate) struct Options {
     /// Major version of PostgreSQL; whatever is found if not given
     #[arg(long, value_name = "VERSION")]
     postgres: Option<u32>,
+    /// Leave out the embeddings model (80 MB on first use); semantic search is then not configured
+    #[arg(long)]
+    no_model: bool,
     /// Manifests to apply instead of the examples (repeatable)
     #[arg(long, value_name = "FILE")]
     apply: Vec<PathBuf>,
@@ -111,6 +114,7 @@ fn stack_options(options: Options) -> Result<StackOptions> {
     stack.database = database;
     stack.cluster = cluster;
     stack.ports = Ports { gateway: options.gateway_port, ..Ports::default() };
+    stack.model = !options.no_model;
     stack.progress = |line| println!("{line}");
     if options.apply.is_empty() {
         stack.manifests = StackOptions::examples()?;

@@ -28,6 +28,9 @@ pub struct StackFacts {
     pub database_url: String,
     /// The Key Vault.
     pub key_vault_url: String,
+    /// The embeddings stand-in, unless it was left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embeddings_url: Option<String>,
     /// The audience of tokens for the gateway.
     pub audience: String,
     /// Path of the certificate authority that the stand-ins' certificates are from.

@@ -5,6 +5,7 @@
 mod apply;
 pub mod facts;
 mod options;
+pub mod serve;
 mod settings;
 mod start;
 
@@ -27,11 +28,12 @@ pub use options::{ClusterSource, DatabaseSource, Ports, StackOptions};
 pub use start::{gateway_rules, operator_rules};
 
 use crate::{
+    embeddings::EmbeddingsApi,
     entra::{Entra, TokenRequest},
     key_vault::KeyVault,
     kube_api::KubeApi,
     postgres::Cluster,
-    process::Child,
+    process::{Child, Spawn},
 };
 
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
@@ -46,8 +48,11 @@ pub struct Stack {
     http: reqwest::Client,
     kube_api: Option<KubeApi>,
     key_vault: KeyVault,
+    embeddings: Option<EmbeddingsApi>,
     entra: Entra,
     cluster: Option<Cluster>,
+    /// The operator's binary with its environment, for commands beside `run`.
+    command: Spawn,
     bin_dir: PathBuf,
 }
 
@@ -85,6 +90,11 @@ impl Stack {
         &self.key_vault
     }
 
+    /// The embeddings stand-in; `None` without a model.
+    pub fn embeddings(&self) -> Option<&EmbeddingsApi> {
+        self.embeddings.as_ref()
+    }
+
     /// The Entra ID stand-in.
     pub fn entra(&self) -> &Entra {
         &self.entra
@@ -108,6 +118,18 @@ impl Stack {
     /// Path of one of the product's binaries.
     pub fn binary(&self, name: &str) -> PathBuf {
         self.bin_dir.join(name)
+    }
+
+    /// Runs a command of the operator beside `run`, to its end, and returns what it printed.
+    ///
+    /// # Errors
+    /// It does not end well; the end of its log.
+    pub async fn run_operator(&self, args: &[&str]) -> Result<String> {
+        let directory = tempfile::tempdir()?;
+        let (out, log) = (directory.path().join("out"), directory.path().join("log"));
+        let spawn = self.command.clone().args(args).stdout(&out).log(&log);
+        start::run_to_end(&format!("storefence-operator {}", args.join(" ")), spawn).await?;
+        Ok(std::fs::read_to_string(&out)?)
     }
 
     /// A user token of a directory with these claims, beside those that every token has.
@@ -186,6 +208,9 @@ impl Stack {
             kube_api.shutdown().await;
         }
         self.key_vault.shutdown().await;
+        if let Some(embeddings) = self.embeddings.take() {
+            embeddings.shutdown().await;
+        }
         self.entra.shutdown().await;
         if let Some(cluster) = self.cluster.take() {
             let _ = cluster.stop().await;

@@ -58,6 +58,9 @@ pub struct StackOptions {
     pub manifests: Vec<(String, String)>,
     /// Whether to load the sample data of Zava and Contoso.
     pub seed: bool,
+    /// Whether to start the embeddings stand-in with its model, and to embed the sample data. Without it semantic search
+    /// is not configured.
+    pub model: bool,
     /// More environment for the operator.
     pub operator_env: Vec<(String, String)>,
     /// More environment for the gateway.
@@ -67,7 +70,7 @@ pub struct StackOptions {
 }
 
 impl StackOptions {
-    /// A stack in `directory` with the sample data and without a RetailTenant.
+    /// A stack in `directory` with the sample data, without a model and without a RetailTenant.
     pub fn new(directory: PathBuf) -> Result<Self> {
         Ok(Self {
             directory,
@@ -77,6 +80,7 @@ impl StackOptions {
             ports: Ports::default(),
             manifests: Vec::new(),
             seed: true,
+            model: false,
             operator_env: Vec::new(),
             gateway_env: Vec::new(),
             progress: |_| {},

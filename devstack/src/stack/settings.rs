@@ -15,6 +15,8 @@ pub(super) struct Surroundings<'a> {
     pub ca_file: &'a Path,
     pub authority: &'a str,
     pub vault_url: &'a str,
+    /// URL and deployment of the embeddings stand-in, if there is one.
+    pub embeddings: Option<(&'a str, &'a str)>,
 }
 
 impl Surroundings<'_> {
@@ -49,7 +51,9 @@ impl Surroundings<'_> {
         if let Some(ca) = database_ca {
             database["caFile"] = json!(ca);
         }
-        self.write("operator.yaml", &json!({"databases": [database], "keyVaults": self.vaults()}))
+        let mut config = json!({"databases": [database], "keyVaults": self.vaults()});
+        self.add_embeddings(&mut config);
+        self.write("operator.yaml", &config)
     }
 
     /// The gateway's configuration file.
@@ -58,7 +62,14 @@ impl Surroundings<'_> {
         if let Some(ca) = database_ca {
             config["databases"] = json!([{"name": "retail", "caFile": ca}]);
         }
+        self.add_embeddings(&mut config);
         self.write("gateway.yaml", &config)
+    }
+
+    fn add_embeddings(&self, config: &mut Value) {
+        if let Some((endpoint, deployment)) = self.embeddings {
+            config["embeddings"] = json!({"provider": "azureOpenAI", "endpoint": endpoint, "deployment": deployment});
+        }
     }
 
     fn vaults(&self) -> Value {

@@ -20,6 +20,7 @@ use super::{
     settings::Surroundings,
 };
 use crate::{
+    embeddings::{EmbeddingsApi, EmbeddingsOptions, Model},
     entra::{ClientApp, Entra, EntraOptions, principals},
     key_vault::{KeyVault, KeyVaultOptions, Permissions},
     kube_api::{KubeApi, KubeApiOptions, Rule, User},
@@ -70,6 +71,14 @@ pub(super) async fn start(options: StackOptions) -> Result<Stack> {
         key_vault.allow(&identity.object_id, permissions);
     }
 
+    let embeddings = match options.model {
+        true => Some(start_embeddings(&options, &authority, &entra).await?),
+        false => None,
+    };
+    for identity in [&operator_identity, &gateway_identity] {
+        embeddings.iter().for_each(|api| api.allow(&identity.object_id));
+    }
+
     let database = start_database(&options).await?;
     let (kube_api, kubeconfigs) = start_kubernetes(&options, &authority, &directory).await?;
     let kube = client(&kubeconfigs.admin).await.context("the Kubernetes API")?;
@@ -80,6 +89,7 @@ pub(super) async fn start(options: StackOptions) -> Result<Stack> {
         ca_file: &ca_file,
         authority: entra.url(),
         vault_url: key_vault.url(),
+        embeddings: embeddings.as_ref().map(|api| (api.url(), api.deployment())),
     };
     let operator_config = around.operator_config(&database.operator_url, database.ca_file.as_deref())?;
     let gateway_config = around.gateway_config(database.ca_file.as_deref())?;
@@ -105,8 +115,14 @@ pub(super) async fn start(options: StackOptions) -> Result<Stack> {
             let args = ["seed", "--database", "retail", "--tenant", tenant, "--scale", "small"];
             run_to_end("storefence-operator seed", operator("seed.log").args(args)).await?;
         }
+        if embeddings.is_some() {
+            say("embedding the sample products");
+            let args = ["embed", "--database", "retail"];
+            run_to_end("storefence-operator embed", operator("embed.log").args(args)).await?;
+        }
     }
 
+    let command = operator("command.log");
     say("starting the operator and the gateway");
     let operator_port = free_port()?;
     let mut operator = operator("operator.log")
@@ -159,12 +175,21 @@ pub(super) async fn start(options: StackOptions) -> Result<Stack> {
         issuer_url: entra.url().to_owned(),
         database_url: database.url,
         key_vault_url: key_vault.url().to_owned(),
+        embeddings_url: embeddings.as_ref().map(|api| api.url().to_owned()),
         audience: principals::AUDIENCE.to_owned(),
         ca_file,
         pids,
     };
     let (cluster, bin_dir) = (database.cluster, options.bin_dir);
-    Ok(Stack { gateway, operator, facts, kube, http, kube_api, key_vault, entra, cluster, bin_dir })
+    Ok(Stack { gateway, operator, facts, kube, http, kube_api, key_vault, embeddings, entra, cluster, command, bin_dir })
+}
+
+async fn start_embeddings(options: &StackOptions, authority: &Authority, entra: &Entra) -> Result<EmbeddingsApi> {
+    let say = options.progress;
+    say("starting the embeddings stand-in with its model");
+    let model = tokio::task::spawn_blocking(move || Model::shared(&say)).await?;
+    let model = model.context("semantic search needs the model; --no-model starts without")?;
+    Ok(EmbeddingsApi::start(authority, entra, model, EmbeddingsOptions::default()).await?)
 }
 
 async fn start_database(options: &StackOptions) -> Result<Database> {
@@ -250,7 +275,7 @@ async fn client(kubeconfig: &Path) -> Result<Client> {
     Ok(Client::try_from(config)?)
 }
 
-async fn run_to_end(what: &str, spawn: Spawn) -> Result<()> {
+pub(super) async fn run_to_end(what: &str, spawn: Spawn) -> Result<()> {
     let mut child = spawn.start()?;
     match child.wait(STEP_TIMEOUT).await? {
         Some(status) if status.success() => Ok(()),

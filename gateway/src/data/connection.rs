@@ -14,6 +14,7 @@ use super::credentials::Loaded;
 use crate::metrics::Metrics;
 
 const RUN: &str = "SELECT line FROM fence.run_query($1, $2, $3, $4)";
+const SEARCH: &str = "SELECT line FROM fence.search_products($1, $2, $3, $4, $5, $6)";
 const TICKET: &str = "SELECT ticket, pid, epoch FROM fence.ticket()";
 /// Describing a statement has to look names up as the runner does, which knows where pgvector is.
 const RUNNER_PATH: &str = "SELECT set_config('search_path', substr(c, 13), false) FROM pg_proc, unnest(proconfig) c \
@@ -30,6 +31,7 @@ pub struct Connection {
     cancel: CancelToken,
     tls: Option<MakeRustlsConnect>,
     run: Statement,
+    search: Option<Statement>,
     next_ticket: Statement,
     ticket: Ticket,
     ticket_at: Instant,
@@ -98,7 +100,7 @@ impl Connection {
         let ticket = read_ticket(&client.query_one(&next_ticket, &[]).await?)?;
         let (cancel, ticket_at) = (client.cancel_token(), Instant::now());
         metrics.connection_events.with_label_values(&["opened"]).inc();
-        Ok(Self { client, driver, cancel, tls, run, next_ticket, ticket, ticket_at, loaded, metrics })
+        Ok(Self { client, driver, cancel, tls, run, search: None, next_ticket, ticket, ticket_at, loaded, metrics })
     }
 
     /// The protocol's client.
@@ -111,6 +113,18 @@ impl Connection {
     #[must_use]
     pub const fn run(&self) -> &Statement {
         &self.run
+    }
+
+    /// `fence.search_products`, prepared: when first asked for, since most connections never search.
+    ///
+    /// # Errors
+    /// The connection broke, or the database is older than this version.
+    pub async fn search(&mut self) -> Result<Statement, tokio_postgres::Error> {
+        if let Some(search) = &self.search {
+            return Ok(search.clone());
+        }
+        let search = self.client.prepare(SEARCH).await?;
+        Ok(self.search.insert(search).clone())
     }
 
     /// `fence.ticket()`, prepared.

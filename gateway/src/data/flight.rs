@@ -1,12 +1,12 @@
 //! One flight: four steps sent together, so that a call takes one round trip.
 //!
-//! `BEGIN READ ONLY` · `fence.run_query` · `ROLLBACK` · `fence.ticket()`. The rollback undoes settings that the
+//! `BEGIN READ ONLY` · `fence.run_query` or `fence.search_products` · `ROLLBACK` · `fence.ticket()`. The rollback undoes settings that the
 //! statement made; the ticket ends the life of the context and releases advisory locks.
 
 use std::time::Duration;
 
 use futures::{TryStreamExt, future::OptionFuture, join};
-use tokio_postgres::{Error, Statement, error::ErrorPosition, types::ToSql};
+use tokio_postgres::{Client, Error, Statement, error::ErrorPosition, types::ToSql};
 
 use super::{connection::Connection, rows::Rows};
 
@@ -68,16 +68,49 @@ pub enum Flight {
     Broken(String),
 }
 
-/// Flies. `describe` asks for the columns in the same round trip.
-pub async fn fly(connection: &mut Connection, context: &str, sql: &str, bounds: Bounds, describe: bool) -> Flight {
+/// A search for products by meaning.
+#[derive(Clone, Debug)]
+pub struct Search {
+    /// The vector of what is sought.
+    pub vector: Vec<f32>,
+    /// The model that made it; only vectors of the same one are compared.
+    pub model: String,
+    /// Words that products are to hold, for a hybrid search.
+    pub words: Option<String>,
+    /// Least cosine, from -1 to 1.
+    pub min_similarity: f64,
+}
+
+/// What runs inside the fence, by which of its entry points.
+#[derive(Clone, Copy, Debug)]
+pub enum Call<'a> {
+    /// A SELECT, by `fence.run_query`.
+    Select(&'a str),
+    /// By `fence.search_products`.
+    Search(&'a Search),
+}
+
+/// Flies, with the entry point of the call, prepared. `describe` asks for the columns of a SELECT in the same round trip.
+pub async fn fly(
+    connection: &mut Connection,
+    entry: &Statement,
+    context: &str,
+    call: Call<'_>,
+    bounds: Bounds,
+    describe: bool,
+) -> Flight {
     let client = connection.client();
+    let sql = match call {
+        Call::Select(sql) => sql,
+        Call::Search(_) => "",
+    };
     let millis = bounds.timeout.as_millis();
     let begin = format!("BEGIN READ ONLY; SET LOCAL statement_timeout = {millis}");
     // Polled in this order the first time, which is the order on the wire. `futures::join!` keeps it, tokio's rotates.
     let (described, begun, ran, rolled_back, ticket) = join!(
         OptionFuture::from(describe.then(|| client.prepare(sql))),
         client.batch_execute(&begin),
-        rows(connection, context, sql, bounds),
+        rows(client, entry, context, call, bounds),
         client.batch_execute("ROLLBACK"),
         client.query_one(connection.next_ticket(), &[]),
     );
@@ -113,11 +146,22 @@ enum RowsError {
     Malformed,
 }
 
-async fn rows(connection: &Connection, context: &str, sql: &str, bounds: Bounds) -> Result<(Rows, bool), RowsError> {
+async fn rows(
+    client: &Client,
+    entry: &Statement,
+    context: &str,
+    call: Call<'_>,
+    bounds: Bounds,
+) -> Result<(Rows, bool), RowsError> {
     let max_rows = i32::try_from(bounds.max_rows).unwrap_or(i32::MAX);
     let max_bytes = i32::try_from(bounds.max_bytes).unwrap_or(i32::MAX);
-    let parameters: [&(dyn ToSql + Sync); 4] = [&context, &sql, &max_rows, &max_bytes];
-    let stream = connection.client().query_raw(connection.run(), parameters);
+    let parameters: Vec<&(dyn ToSql + Sync)> = match &call {
+        Call::Select(sql) => vec![&context, sql, &max_rows, &max_bytes],
+        Call::Search(Search { vector, model, words, min_similarity }) => {
+            vec![&context, vector, model, words, min_similarity, &max_rows]
+        }
+    };
+    let stream = client.query_raw(entry, parameters);
     let mut stream = std::pin::pin!(stream.await.map_err(RowsError::Postgres)?);
     let (mut rows, mut truncated, mut malformed) = (Rows::default(), false, false);
     // To the end in any case: the steps behind it wait for theirs.

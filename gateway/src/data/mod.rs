@@ -19,11 +19,11 @@ use storefence_tenancy::{Scope, context};
 
 use self::{
     credentials::Loaded,
-    flight::{Bounds, Column, Flight, StatementError, fly},
+    flight::{Bounds, Call, Column, Flight, Search, StatementError, fly},
     pool::{PoolError, Pools},
     rows::Rows,
 };
-use crate::{metrics::Metrics, tenants::Tenant};
+use crate::{audit::meter, metrics::Metrics, tenants::Tenant};
 
 /// What the gateway waits beyond the tenant's statement timeout before it cancels on its own account. The server's
 /// timeout comes first, unless the statement switched it off.
@@ -120,7 +120,22 @@ impl Data {
     pub async fn query(&self, tenant: &Tenant, scope: &Scope, sql: &str) -> Result<QueryResult, QueryError> {
         let limits = tenant.limits;
         let bounds = Bounds { max_rows: limits.max_rows, max_bytes: limits.max_bytes, timeout: limits.timeout };
-        self.run(tenant, scope, sql, bounds, true).await
+        self.run(tenant, scope, Call::Select(sql), bounds, true).await
+    }
+
+    /// Searches for products; the rows have the columns that `fence.search_products` gives.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn search(
+        &self,
+        tenant: &Tenant,
+        scope: &Scope,
+        search: &Search,
+        max_rows: u32,
+    ) -> Result<Rows, QueryError> {
+        let bounds = Bounds { max_rows, max_bytes: OWN.1, timeout: tenant.limits.timeout };
+        Ok(self.run(tenant, scope, Call::Search(search), bounds, false).await?.rows)
     }
 
     /// Runs one statement of the gateway's own, with what the scope may see. No text of a caller may stand in it.
@@ -129,36 +144,37 @@ impl Data {
     /// [`QueryError`].
     pub async fn own(&self, tenant: &Tenant, scope: &Scope, sql: &str) -> Result<Rows, QueryError> {
         let bounds = Bounds { max_rows: OWN.0, max_bytes: OWN.1, timeout: tenant.limits.timeout };
-        Ok(self.run(tenant, scope, sql, bounds, false).await?.rows)
+        Ok(self.run(tenant, scope, Call::Select(sql), bounds, false).await?.rows)
     }
 
     async fn run(
         &self,
         tenant: &Tenant,
         scope: &Scope,
-        sql: &str,
+        call: Call<'_>,
         bounds: Bounds,
         describe: bool,
     ) -> Result<QueryResult, QueryError> {
         let started = Instant::now();
-        let result = match self.attempt(tenant, scope, sql, bounds, describe, started).await {
+        let result = match self.attempt(tenant, scope, call, bounds, describe, started).await {
             // A connection that the server closed while it lay idle, or credentials that were rotated under it. The
             // transaction is read-only and sent no row, so another attempt repeats nothing.
             Err(QueryError::Stale(error)) => {
                 tracing::info!(tenant = %tenant.id(), error, "an idle connection was dead; opening another one");
                 self.pools.distrust_idle(tenant);
-                self.attempt(tenant, scope, sql, bounds, describe, started).await
+                self.attempt(tenant, scope, call, bounds, describe, started).await
             }
             Err(QueryError::Context { error, loaded }) => {
                 tracing::warn!(tenant = %tenant.id(), error, "the fence refused the context; reading credentials again");
                 self.pools.reload(tenant, &loaded).await;
-                self.attempt(tenant, scope, sql, bounds, describe, started).await
+                self.attempt(tenant, scope, call, bounds, describe, started).await
             }
             other => other,
         };
         let outcome = result.as_ref().map_or_else(QueryError::reason, |_| "ok");
         self.metrics.query_seconds.with_label_values(&[outcome]).observe(started.elapsed().as_secs_f64());
         if let Ok(result) = &result {
+            meter::add(u64::from(result.rows.count), result.rows.json.len() as u64);
             self.metrics.rows.inc_by(u64::from(result.rows.count));
             self.metrics.bytes.inc_by(result.rows.json.len() as u64);
             self.metrics.truncations.inc_by(u64::from(result.truncated));
@@ -170,24 +186,35 @@ impl Data {
         &self,
         tenant: &Tenant,
         scope: &Scope,
-        sql: &str,
+        call: Call<'_>,
         bounds: Bounds,
         describe: bool,
         started: Instant,
     ) -> Result<QueryResult, QueryError> {
         let mut lease = self.pools.lend(tenant).await?;
-        let key: [u8; 32] = Sha256::new()
-            .chain_update(tenant.database.as_bytes())
-            .chain_update([0])
-            .chain_update(sql.as_bytes())
-            .finalize()
-            .into();
+        let key = described_as(tenant, call);
         let known = if describe { self.described.get(&key) } else { Some(Arc::default()) };
         let connection = lease.connection();
+        let entry = match call {
+            Call::Select(_) => Ok(Ok(connection.run().clone())),
+            Call::Search(_) => tokio::time::timeout(bounds.timeout, connection.search()).await,
+        };
+        let entry = match entry {
+            Ok(Ok(entry)) => entry,
+            Ok(Err(error)) => {
+                let (error, reused) = (self::describe(&error), lease.is_reused());
+                lease.kill("broken");
+                return Err(if reused { QueryError::Stale(error) } else { QueryError::Broken(error) });
+            }
+            Err(_) => {
+                lease.kill("timeout");
+                return Err(QueryError::Timeout(bounds.timeout));
+            }
+        };
         let loaded = connection.loaded().clone();
         let expires = connection.server_now() + CONTEXT_SECONDS;
         let signed = context::sign(&loaded.key, loaded.kid, tenant.id(), connection.ticket(), expires, scope.stores());
-        let flight = fly(connection, &signed, sql, bounds, known.is_none());
+        let flight = fly(connection, &entry, &signed, call, bounds, known.is_none());
         let Ok(flight) = tokio::time::timeout(bounds.timeout + GRACE, flight).await else {
             lease.kill("timeout");
             return Err(QueryError::Timeout(bounds.timeout));
@@ -222,6 +249,15 @@ impl Data {
             }
         }
     }
+}
+
+/// What the columns of a statement are remembered under.
+fn described_as(tenant: &Tenant, call: Call<'_>) -> [u8; 32] {
+    let sql = match call {
+        Call::Select(sql) => sql,
+        Call::Search(_) => "",
+    };
+    Sha256::new().chain_update(tenant.database.as_bytes()).chain_update([0]).chain_update(sql.as_bytes()).finalize().into()
 }
 
 /// Columns of a statement that ran and could not be described: the names are in the rows.

@@ -7,6 +7,7 @@ mod failure;
 mod own;
 mod sales_query;
 pub mod schema;
+mod semantic_search;
 mod stores;
 
 use std::{sync::Arc, time::Instant};
@@ -19,7 +20,7 @@ use uuid::Uuid;
 
 pub use self::error::{Code, ToolError};
 use self::schema::Schemas;
-use crate::{data::Data, identity::Principal, metrics::Metrics, tenants::Tenant};
+use crate::{data::Data, identity::Principal, metrics::Metrics, questions::Questions, tenants::Tenant};
 
 /// Who calls, for which tenant, and what they may see there.
 #[derive(Debug)]
@@ -40,6 +41,8 @@ pub struct Services {
     pub tools: Catalogue,
     /// Runs statements.
     pub data: Data,
+    /// Embeds questions.
+    pub questions: Questions,
     /// Counts.
     pub metrics: Arc<Metrics>,
 }
@@ -92,6 +95,7 @@ impl Default for Catalogue {
         let mut tools: Vec<Box<dyn Tool>> = vec![
             Box::new(sales_query::SalesQuery::new(schemas.clone())),
             Box::new(current_date::CurrentDate::default()),
+            Box::new(semantic_search::SemanticSearch::default()),
             Box::new(stores::ListStores::default()),
         ];
         tools.sort_by(|a, b| a.name().cmp(b.name()));

@@ -1,0 +1,66 @@
+//! Vectors of what callers look for: asked of the provider once, and kept for a while.
+
+use std::{sync::Arc, time::Duration};
+
+use moka::future::Cache;
+use sha2::{Digest, Sha256};
+use storefence_azure::{Embeddings, EmbeddingsError};
+
+use crate::metrics::Metrics;
+
+/// Vectors that are remembered, at 6 KiB each, and for how long.
+const REMEMBERED: (u64, Duration) = (1_000, Duration::from_secs(600));
+
+/// Embeds questions.
+pub struct Questions {
+    provider: Option<Embeddings>,
+    cache: Cache<[u8; 32], Arc<Vec<f32>>>,
+    metrics: Arc<Metrics>,
+}
+
+/// A question as a vector.
+#[derive(Debug)]
+pub struct Question {
+    /// The vector.
+    pub vector: Arc<Vec<f32>>,
+    /// The model that made it.
+    pub model: String,
+}
+
+/// Why there is no vector.
+#[derive(Debug, thiserror::Error)]
+pub enum QuestionError {
+    /// The configuration names no provider.
+    #[error("no embeddings provider is configured")]
+    NotConfigured,
+    /// The provider.
+    #[error(transparent)]
+    Provider(#[from] Arc<EmbeddingsError>),
+}
+
+impl Questions {
+    /// Asks this provider, if there is one.
+    #[must_use]
+    pub fn new(provider: Option<Embeddings>, metrics: Arc<Metrics>) -> Self {
+        let cache = Cache::builder().max_capacity(REMEMBERED.0).time_to_live(REMEMBERED.1).build();
+        Self { provider, cache, metrics }
+    }
+
+    /// The vector of a text. Callers with the same text wait for one answer; failures are not remembered.
+    ///
+    /// # Errors
+    /// [`QuestionError`].
+    pub async fn embed(&self, text: &str) -> Result<Question, QuestionError> {
+        let provider = self.provider.as_ref().ok_or(QuestionError::NotConfigured)?;
+        // The vector depends on the text alone: it tells nothing about any tenant's rows.
+        let key: [u8; 32] = Sha256::digest(text.as_bytes()).into();
+        let asked = async {
+            let vectors = provider.embed(&[text.to_owned()]).await;
+            let outcome = vectors.as_ref().map_or_else(EmbeddingsError::reason, |_| "ok");
+            self.metrics.embeddings.with_label_values(&[outcome]).inc();
+            vectors.map(|mut vectors| Arc::new(vectors.swap_remove(0)))
+        };
+        let vector = self.cache.try_get_with(key, asked).await?;
+        Ok(Question { vector, model: provider.model().to_owned() })
+    }
+}
