@@ -1,6 +1,8 @@
-//! `storefence-devstack`: the commands behind `cargo xtask up`, `status`, `down`, `token` and `ask`.
+//! `storefence-devstack`: the commands behind `cargo xtask up`, `status`, `down`, `token` and `ask`, and the
+//! stand-ins alone for containers.
 
 mod ask;
+mod serve;
 mod status;
 mod token;
 mod up;
@@ -32,6 +34,10 @@ enum Command {
     Token(token::Options),
     /// Ask the gateway a question in SQL, as a sample principal
     Ask(ask::Options),
+    /// Serve the stand-ins alone, for containers: see compose.yaml
+    Serve(serve::Options),
+    /// Tell by the exit code whether `serve` is ready, and wait for others
+    Ready(serve::ReadyOptions),
 }
 
 /// Which stack a command speaks to.
@@ -62,6 +68,8 @@ pub fn run() -> ExitCode {
             Command::Down(options) => status::down(&options).await,
             Command::Token(options) => token::run(&options).await,
             Command::Ask(options) => ask::run(&options).await,
+            Command::Serve(options) => serve::run(options).await,
+            Command::Ready(options) => serve::ready(&options).await,
         }
     });
     outcome.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)

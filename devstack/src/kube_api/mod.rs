@@ -72,12 +72,14 @@ pub struct KubeApiOptions<'a> {
     pub users: Vec<User>,
     /// The administrator's bearer token; a random one by default.
     pub admin_token: Option<String>,
+    /// Further DNS names for the server's certificate.
+    pub names: Vec<String>,
 }
 
 impl<'a> KubeApiOptions<'a> {
     /// A free port on loopback, and nobody but the administrator.
     pub fn new(authority: &'a Authority) -> Self {
-        Self { listen: Bind::loopback(), authority, users: Vec::new(), admin_token: None }
+        Self { listen: Bind::loopback(), authority, users: Vec::new(), admin_token: None, names: Vec::new() }
     }
 
     /// Listens on an address.
@@ -134,7 +136,9 @@ impl KubeApi {
             counters: Counters::default(),
             stop: CancellationToken::new(),
         });
-        let tls = options.authority.server_config(&["127.0.0.1", "localhost", "kubernetes.default.svc"])?;
+        let mut names = vec!["127.0.0.1", "localhost", "kubernetes.default.svc"];
+        names.extend(options.names.iter().map(String::as_str));
+        let tls = options.authority.server_config(&names)?;
         let handle = serve(options.listen, Some(tls), http::router(server.clone())).await?;
         Ok(Self { server, handle, ca: options.authority.pem().to_owned() })
     }

@@ -1,0 +1,106 @@
+//! `serve` and `ready`: the stand-ins alone, for containers.
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::stack::serve::{ServeOptions, Served, is_ready};
+
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    shared: Shared,
+    /// The name under which operator and gateway reach the stand-ins
+    #[arg(long, value_name = "NAME", default_value = "localhost")]
+    host: String,
+    /// Address to listen on
+    #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    listen: IpAddr,
+    /// Port of the Kubernetes API
+    #[arg(long, value_name = "PORT", default_value_t = 6443)]
+    kubernetes_port: u16,
+    /// Port of the authority
+    #[arg(long, value_name = "PORT", default_value_t = 8443)]
+    entra_port: u16,
+    /// Port of the Key Vault
+    #[arg(long, value_name = "PORT", default_value_t = 8444)]
+    key_vault_port: u16,
+    /// PostgreSQL, whose administrator `postgres` gets the password in database-password
+    #[arg(long, value_name = "HOST:PORT", default_value = "localhost:5432")]
+    database: String,
+    /// The gateway, for `ask`
+    #[arg(long, value_name = "URL", default_value = "http://localhost:8080")]
+    gateway_url: String,
+    /// Manifests to apply (repeatable)
+    #[arg(long, value_name = "FILE")]
+    apply: Vec<PathBuf>,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Shared {
+    /// The directory shared with operator, gateway and PostgreSQL
+    #[arg(long, env = "STOREFENCE_DEVSTACK_DIRECTORY", value_name = "DIR")]
+    directory: PathBuf,
+}
+
+pub(crate) async fn run(options: Options) -> Result<()> {
+    let mut terminated = signal(SignalKind::terminate())?;
+    let mut interrupted = signal(SignalKind::interrupt())?;
+    let Options { shared, host, listen, kubernetes_port, entra_port, key_vault_port, database, gateway_url, apply } =
+        options;
+    let manifests = apply
+        .into_iter()
+        .map(|path| {
+            let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            Ok((path.display().to_string(), text))
+        })
+        .collect::<Result<_>>()?;
+    let served = Served::start(ServeOptions {
+        directory: shared.directory,
+        host,
+        listen,
+        kubernetes_port,
+        entra_port,
+        key_vault_port,
+        database,
+        gateway_url,
+        manifests,
+    })
+    .await?;
+    println!("serving");
+    tokio::select! {
+        ended = served.run() => ended,
+        _ = terminated.recv() => Ok(()),
+        _ = interrupted.recv() => Ok(()),
+    }
+}
+
+#[derive(clap::Args)]
+pub(crate) struct ReadyOptions {
+    #[command(flatten)]
+    shared: Shared,
+    /// Also wait, up to a minute, until this URL answers with success (repeatable)
+    #[arg(long, value_name = "URL")]
+    url: Vec<String>,
+}
+
+pub(crate) async fn ready(options: &ReadyOptions) -> Result<()> {
+    ensure!(is_ready(&options.shared.directory), "the stand-ins do not serve yet");
+    let http = reqwest::Client::new();
+    let deadline = Instant::now() + READY_TIMEOUT;
+    for url in &options.url {
+        while !http.get(url).send().await.is_ok_and(|answer| answer.status().is_success()) {
+            ensure!(Instant::now() < deadline, "{url} is not ready after {} s", READY_TIMEOUT.as_secs());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    Ok(())
+}
