@@ -220,6 +220,7 @@ fn looked_at(snapshot: &Snapshot, principal: &Principal) -> (BTreeSet<String>, b
         for rule in tenant.rules.rules() {
             match &rule.selector {
                 Selector::User(_) | Selector::AppRole(_) => {}
+                Selector::Application(_) => names.extend(["azp", "appid"].map(str::to_owned)),
                 Selector::Group(_) => by_group = true,
                 Selector::Claim { name, .. } | Selector::StoresFromClaim(name) => drop(names.insert(name.clone())),
             }

@@ -159,6 +159,14 @@ pub struct Principal {
     generation: u64,
 }
 
+impl Principal {
+    /// `exp` of the token, in Unix seconds.
+    #[must_use]
+    pub const fn expires(&self) -> u64 {
+        self.expires
+    }
+}
+
 /// Verifies tokens and remembers those it verified.
 pub struct Identity {
     authority: Authority,

@@ -5,8 +5,10 @@ use std::{borrow::Cow, sync::Arc, time::Instant};
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
-        CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, Implementation,
-        ListToolsResult, PaginatedRequestParams, ProtocolVersion, ServerCapabilities, ServerConfig, Tool,
+        CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams, CompleteResult,
+        ContentBlock, GetPromptRequestParams, GetPromptResponse, Implementation, ListPromptsResult,
+        ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, PaginatedRequestParams, ProtocolVersion,
+        ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities, ServerConfig, Tool,
     },
     service::RequestContext,
 };
@@ -14,6 +16,7 @@ use serde_json::Value;
 use tracing::Instrument;
 
 use super::{
+    completions, prompts, resources,
     splice::Slot,
     tools::{Caller, Services, ToolError},
 };
@@ -23,7 +26,7 @@ const INSTRUCTIONS: &str = "Answers questions about one retail chain from its Po
     stores you answer for and no others; list_stores names them. Write PostgreSQL SELECT statements for \
     execute_sales_query; tables are in the schema retail. Ask get_current_utc_date before you use words like today or \
     last quarter.";
-/// How long a client may keep the tool list, in milliseconds.
+/// How long a client may keep a list or a resource, in milliseconds.
 const LIST_TTL: u64 = 60_000;
 
 /// One per process; cheap to clone, as rmcp makes one per request.
@@ -44,9 +47,33 @@ fn parts(context: &RequestContext<RoleServer>) -> Option<&http::request::Parts> 
     context.extensions.get::<http::request::Parts>()
 }
 
+fn caller(context: &RequestContext<RoleServer>) -> Result<Arc<Caller>, ErrorData> {
+    let caller = parts(context).and_then(|parts| parts.extensions.get::<Arc<Caller>>()).cloned();
+    caller.ok_or_else(|| ErrorData::internal_error("the request has no caller", None))
+}
+
+/// One page: every cursor is one that this server did not give.
+fn first_page(request: Option<PaginatedRequestParams>) -> Result<(), ErrorData> {
+    match request.and_then(|request| request.cursor) {
+        Some(_) => Err(ErrorData::invalid_params("Invalid cursor", None)),
+        None => Ok(()),
+    }
+}
+
+/// How long an answer may be kept, and by whom: by nobody but the caller. Older clients know neither field.
+fn caching(context: &RequestContext<RoleServer>) -> (Option<u64>, Option<CacheScope>) {
+    let known = context.protocol_version().is_some_and(|version| version >= ProtocolVersion::V_2026_07_28);
+    if known { (Some(LIST_TTL), Some(CacheScope::Private)) } else { (None, None) }
+}
+
 impl ServerHandler for Handler {
     fn get_info(&self) -> ServerConfig {
-        let capabilities = ServerCapabilities::builder().enable_tools().build();
+        let capabilities = ServerCapabilities::builder()
+            .enable_tools()
+            .enable_prompts()
+            .enable_resources()
+            .enable_completions()
+            .build();
         let server = Implementation::new("storefence-gateway", env!("CARGO_PKG_VERSION")).with_title("Storefence");
         ServerConfig::new(capabilities).with_server_info(server).with_instructions(INSTRUCTIONS)
     }
@@ -65,18 +92,78 @@ impl ServerHandler for Handler {
         context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
         let started = Instant::now();
-        // One page: every cursor is one that this server did not give.
-        if request.is_some_and(|request| request.cursor.is_some()) {
-            return Err(ErrorData::invalid_params("Invalid cursor", None));
-        }
+        first_page(request)?;
         let mut result = ListToolsResult::with_all_items(self.services.tools.definitions());
-        // Older clients know neither field.
-        if context.protocol_version().is_some_and(|version| version >= ProtocolVersion::V_2026_07_28) {
-            result.ttl_ms = Some(LIST_TTL);
-            result.cache_scope = Some(CacheScope::Private);
-        }
+        (result.ttl_ms, result.cache_scope) = caching(&context);
         self.services.observe("tools/list", "", "", started);
         Ok(result)
+    }
+
+    async fn list_prompts(
+        &self,
+        request: Option<PaginatedRequestParams>,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ListPromptsResult, ErrorData> {
+        first_page(request)?;
+        let mut result = ListPromptsResult::with_all_items(prompts::list());
+        (result.ttl_ms, result.cache_scope) = caching(&context);
+        Ok(result)
+    }
+
+    async fn get_prompt(
+        &self,
+        request: GetPromptRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<GetPromptResponse, ErrorData> {
+        Ok(prompts::get(request, &*caller(&context)?)?.into())
+    }
+
+    async fn list_resources(
+        &self,
+        request: Option<PaginatedRequestParams>,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ListResourcesResult, ErrorData> {
+        first_page(request)?;
+        let mut result = ListResourcesResult::with_all_items(resources::list());
+        (result.ttl_ms, result.cache_scope) = caching(&context);
+        Ok(result)
+    }
+
+    async fn list_resource_templates(
+        &self,
+        request: Option<PaginatedRequestParams>,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ListResourceTemplatesResult, ErrorData> {
+        first_page(request)?;
+        let mut result = ListResourceTemplatesResult::with_all_items(resources::templates());
+        (result.ttl_ms, result.cache_scope) = caching(&context);
+        Ok(result)
+    }
+
+    async fn read_resource(
+        &self,
+        request: ReadResourceRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ReadResourceResponse, ErrorData> {
+        let caller = caller(&context)?;
+        let mut result = tokio::select! {
+            result = resources::read(&request.uri, &self.services, &caller) => result?,
+            () = context.ct.cancelled() => return Err(ErrorData::internal_error("cancelled", None)),
+        };
+        (result.ttl_ms, result.cache_scope) = caching(&context);
+        Ok(result.into())
+    }
+
+    async fn complete(
+        &self,
+        request: CompleteRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<CompleteResult, ErrorData> {
+        let caller = caller(&context)?;
+        tokio::select! {
+            result = completions::complete(&request, &self.services, &caller) => result,
+            () = context.ct.cancelled() => Err(ErrorData::internal_error("cancelled", None)),
+        }
     }
 
     async fn call_tool(

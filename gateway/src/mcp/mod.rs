@@ -1,6 +1,9 @@
 //! The Model Context Protocol: rmcp's server with what it leaves to the application around it.
 
+pub mod completions;
 pub mod handler;
+pub mod prompts;
 pub mod protocol;
+pub mod resources;
 pub mod splice;
 pub mod tools;

@@ -88,7 +88,17 @@ async fn discover(world: Arc<World>) -> Result<()> {
     );
     let names: Vec<_> =
         tools["tools"].as_array().into_iter().flatten().filter_map(|tool| tool["name"].as_str()).collect();
-    ensure!(names == ["execute_sales_query", "get_current_utc_date", "list_stores"], "{names:?}");
+    let known = [
+        "execute_sales_query",
+        "get_current_utc_date",
+        "get_multiple_table_schemas",
+        "get_product_recommendations",
+        "get_store_performance",
+        "list_stores",
+        "semantic_search_products",
+        "whoami",
+    ];
+    ensure!(names == known, "{names:?}");
     for tool in tools["tools"].as_array().into_iter().flatten() {
         ensure!(
             tool["annotations"]["readOnlyHint"] == json!(true) && tool["annotations"]["openWorldHint"] == json!(false),

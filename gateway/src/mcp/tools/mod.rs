@@ -4,11 +4,16 @@ mod arguments;
 mod current_date;
 mod error;
 mod failure;
-mod own;
+pub(super) mod own;
+pub mod period;
+mod recommendations;
 mod sales_query;
 pub mod schema;
 mod semantic_search;
-mod stores;
+mod store_performance;
+pub(super) mod stores;
+pub(super) mod table_schemas;
+mod whoami;
 
 use std::{sync::Arc, time::Instant};
 
@@ -97,6 +102,10 @@ impl Default for Catalogue {
             Box::new(current_date::CurrentDate::default()),
             Box::new(semantic_search::SemanticSearch::default()),
             Box::new(stores::ListStores::default()),
+            Box::new(table_schemas::TableSchemas::new(schemas.clone())),
+            Box::new(store_performance::StorePerformance::default()),
+            Box::new(recommendations::Recommendations::default()),
+            Box::new(whoami::Whoami::default()),
         ];
         tools.sort_by(|a, b| a.name().cmp(b.name()));
         Self { tools, schemas }

@@ -3,8 +3,10 @@
 use futures::future::BoxFuture;
 use rmcp::model::{JsonObject, Tool as Definition};
 use serde_json::json;
+use storefence_tenancy::rules::StoreEntry;
+use uuid::Uuid;
 
-use super::{Caller, Services, Tool, ToolError, ToolOutput, arguments::Fields, definition};
+use super::{Caller, Code, Services, Tool, ToolError, ToolOutput, arguments::Fields, definition};
 
 /// Names the stores that the caller answers for.
 pub struct ListStores(Definition);
@@ -55,9 +57,7 @@ impl Tool for ListStores {
         Box::pin(async move {
             Fields::new(arguments, &[])?;
             let (tenant, scope) = (&caller.tenant, &caller.scope);
-            let mut stores: Vec<_> =
-                tenant.rules.stores().iter().filter(|(id, _)| scope.stores().contains(id)).collect();
-            stores.sort_by(|(_, a), (_, b)| a.name.cmp(&b.name));
+            let stores = in_scope(caller);
             let lines: Vec<_> = stores.iter().map(|(id, store)| format!("{}\t{id}", store.name)).collect();
             let stores: Vec<_> = stores
                 .iter()
@@ -70,4 +70,27 @@ impl Tool for ListStores {
             Ok(ToolOutput { structured: structured.to_string(), text })
         })
     }
+}
+
+/// The stores in the caller's scope, by name.
+pub fn in_scope(caller: &Caller) -> Vec<(&Uuid, &StoreEntry)> {
+    let all = caller.tenant.rules.stores().iter();
+    let mut stores: Vec<_> = all.filter(|(id, _)| caller.scope.stores().contains(id)).collect();
+    stores.sort_by(|(_, a), (_, b)| a.name.cmp(&b.name));
+    stores
+}
+
+/// The store of this name (in any case) or id, if it is in the caller's scope. One that exists elsewhere and one that
+/// does not exist are the same error.
+pub fn named<'a>(caller: &'a Caller, text: &str) -> Result<(&'a Uuid, &'a StoreEntry), ToolError> {
+    let wanted = text.trim();
+    let id = Uuid::try_parse(wanted).ok();
+    let stores = in_scope(caller);
+    let found = stores.iter().find(|(known, store)| id == Some(**known) || store.name.eq_ignore_ascii_case(wanted));
+    found.copied().ok_or_else(|| {
+        let shown: String = wanted.chars().take(64).collect();
+        let names: Vec<_> = stores.iter().map(|(_, store)| store.name.as_str()).collect();
+        let message = format!("store {shown:?} is none of yours; you answer for {}", names.join(", "));
+        ToolError::new(Code::Authorization, message)
+    })
 }

@@ -1,0 +1,238 @@
+//! Periods of time as people name them, with the two that they are compared with. Days are UTC days.
+
+use jiff::{Span, Timestamp, ToSpan, Zoned, civil::Date, tz::TimeZone};
+use serde_json::Value;
+
+use super::{ToolError, arguments::malformed};
+
+/// The forms that `time_period` takes.
+pub const FORM: &str = "7d, 30d, 90d, mtd, qtd, ytd, a month YYYY-MM or a quarter YYYY-Qn";
+/// Longest period, in days: the answer has a line for each.
+const LONGEST: i32 = 366;
+
+/// From (inclusive) to (exclusive).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// First moment.
+    pub from: Timestamp,
+    /// First moment after it.
+    pub to: Timestamp,
+}
+
+/// A period and what it is compared with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Period {
+    /// As it was asked for.
+    pub name: String,
+    /// The period itself.
+    pub current: Window,
+    /// The one before: as long, and ending as far into it where the period is not over yet.
+    pub previous: Window,
+    /// The same a year before.
+    pub year_before: Window,
+}
+
+fn midnight(date: Date) -> Option<Zoned> {
+    date.to_zoned(TimeZone::UTC).ok()
+}
+
+impl Period {
+    /// The period of a name, seen from `now`.
+    ///
+    /// # Errors
+    /// `VALIDATION_ERROR` with the allowed forms.
+    pub fn named(name: &str, now: Timestamp) -> Result<Self, ToolError> {
+        let wrong = || malformed("time_period", &Value::String(name.to_owned()), FORM);
+        let today = now.to_zoned(TimeZone::UTC).date();
+        let quarter = |year: i16, month: i8| Date::new(year, (month - 1) / 3 * 3 + 1, 1);
+        let (from, back, whole) = match name {
+            "7d" | "30d" | "90d" => {
+                let days: i64 = name.trim_end_matches('d').parse().map_err(|_| wrong())?;
+                (today.checked_sub((days - 1).days()), days.days(), days.days())
+            }
+            "mtd" => (Ok(today.first_of_month()), 1.month(), 1.month()),
+            "qtd" => (quarter(today.year(), today.month()), 3.months(), 3.months()),
+            "ytd" => (Ok(today.first_of_year()), 1.year(), 1.year()),
+            other => {
+                let (year, part) = other.split_once('-').ok_or_else(wrong)?;
+                let year = digits(year, 4).and_then(|year| i16::try_from(year).ok()).ok_or_else(wrong)?;
+                match part.strip_prefix(['Q', 'q']) {
+                    Some(n) => {
+                        let n = digits(n, 1).filter(|n| (1..=4).contains(n)).ok_or_else(wrong)?;
+                        (quarter(year, i8::try_from(n * 3).map_err(|_| wrong())?), 3.months(), 3.months())
+                    }
+                    None => {
+                        let month = digits(part, 2).and_then(|month| i8::try_from(month).ok()).ok_or_else(wrong)?;
+                        (Date::new(year, month, 1), 1.month(), 1.month())
+                    }
+                }
+            }
+        };
+        let from = from.ok().and_then(midnight).ok_or_else(wrong)?;
+        let end = from.checked_add(whole).map_err(|_| wrong())?.timestamp();
+        Self::between(name, from, end.min(now), back, now).ok_or_else(wrong)
+    }
+
+    /// From one day to another, both included.
+    ///
+    /// # Errors
+    /// `VALIDATION_ERROR` that names the field.
+    pub fn days(from: &str, to: &str, now: Timestamp) -> Result<Self, ToolError> {
+        let form = "a day YYYY-MM-DD, not in the future";
+        let day = |field: &str, text: &str| {
+            let date: Option<Date> = (text.len() == 10).then(|| text.parse().ok()).flatten();
+            date.filter(|date| *date <= now.to_zoned(TimeZone::UTC).date())
+                .ok_or_else(|| malformed(field, &Value::String(text.to_owned()), form))
+        };
+        let (first, last) = (day("from", from)?, day("to", to)?);
+        let form = format!("a day from {first} on, at most {LONGEST} days later");
+        let wrong = || malformed("to", &Value::String(to.to_owned()), &form);
+        let length = first.until(last).map_err(|_| wrong())?.get_days() + 1;
+        if !(1..=LONGEST).contains(&length) {
+            return Err(wrong());
+        }
+        let start = midnight(first).ok_or_else(wrong)?;
+        let end = start.checked_add(length.days()).map_err(|_| wrong())?.timestamp();
+        Self::between(&format!("{first}/{last}"), start, end.min(now), length.days(), now).ok_or_else(wrong)
+    }
+
+    /// `None` where the period has not begun, or does not fit the calendar.
+    fn between(name: &str, from: Zoned, to: Timestamp, back: Span, now: Timestamp) -> Option<Self> {
+        if from.timestamp() >= now {
+            return None;
+        }
+        let end = to.to_zoned(TimeZone::UTC);
+        let shifted = |by: Span| {
+            let (from, to) = (from.checked_sub(by).ok()?.timestamp(), end.checked_sub(by).ok()?.timestamp());
+            Some(Window { from, to })
+        };
+        Some(Self {
+            name: name.to_owned(),
+            current: Window { from: from.timestamp(), to },
+            previous: shifted(back)?,
+            year_before: shifted(1.year())?,
+        })
+    }
+
+    /// Names for completion: the relative ones, then the last months and quarters.
+    #[must_use]
+    pub fn names(now: Timestamp) -> Vec<String> {
+        let today = now.to_zoned(TimeZone::UTC).date().first_of_month();
+        let mut names: Vec<String> = ["7d", "30d", "90d", "mtd", "qtd", "ytd"].map(str::to_owned).into();
+        let back = |months: i64| today.checked_sub(months.months()).ok();
+        names.extend((0..24).filter_map(back).map(|date| format!("{:04}-{:02}", date.year(), date.month())));
+        names.extend((0..24).step_by(3).filter_map(back).map(|d| format!("{:04}-Q{}", d.year(), (d.month() + 2) / 3)));
+        names
+    }
+}
+
+fn digits(text: &str, length: usize) -> Option<u16> {
+    (text.len() == length && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::{Period, Window};
+
+    fn now() -> Timestamp {
+        "2026-03-31T12:00:00Z".parse().expect("a time")
+    }
+
+    fn shown(window: Window) -> String {
+        format!("{} {}", window.from, window.to)
+    }
+
+    #[test]
+    fn windows_of_names() {
+        for (name, current, previous, year_before) in [
+            (
+                "7d",
+                "2026-03-25T00:00:00Z 2026-03-31T12:00:00Z",
+                "2026-03-18T00:00:00Z 2026-03-24T12:00:00Z",
+                "2025-03-25T00:00:00Z 2025-03-31T12:00:00Z",
+            ),
+            // February has no 31st: the comparison ends with its last day, at the same hour
+            (
+                "mtd",
+                "2026-03-01T00:00:00Z 2026-03-31T12:00:00Z",
+                "2026-02-01T00:00:00Z 2026-02-28T12:00:00Z",
+                "2025-03-01T00:00:00Z 2025-03-31T12:00:00Z",
+            ),
+            (
+                "qtd",
+                "2026-01-01T00:00:00Z 2026-03-31T12:00:00Z",
+                "2025-10-01T00:00:00Z 2025-12-31T12:00:00Z",
+                "2025-01-01T00:00:00Z 2025-03-31T12:00:00Z",
+            ),
+            (
+                "ytd",
+                "2026-01-01T00:00:00Z 2026-03-31T12:00:00Z",
+                "2025-01-01T00:00:00Z 2025-03-31T12:00:00Z",
+                "2025-01-01T00:00:00Z 2025-03-31T12:00:00Z",
+            ),
+            (
+                "2025-12",
+                "2025-12-01T00:00:00Z 2026-01-01T00:00:00Z",
+                "2025-11-01T00:00:00Z 2025-12-01T00:00:00Z",
+                "2024-12-01T00:00:00Z 2025-01-01T00:00:00Z",
+            ),
+            (
+                "2025-Q4",
+                "2025-10-01T00:00:00Z 2026-01-01T00:00:00Z",
+                "2025-07-01T00:00:00Z 2025-10-01T00:00:00Z",
+                "2024-10-01T00:00:00Z 2025-01-01T00:00:00Z",
+            ),
+            (
+                "2026-Q1",
+                "2026-01-01T00:00:00Z 2026-03-31T12:00:00Z",
+                "2025-10-01T00:00:00Z 2025-12-31T12:00:00Z",
+                "2025-01-01T00:00:00Z 2025-03-31T12:00:00Z",
+            ),
+        ] {
+            let period = Period::named(name, now()).expect(name);
+            assert_eq!(shown(period.current), current, "{name}");
+            assert_eq!(shown(period.previous), previous, "{name}");
+            assert_eq!(shown(period.year_before), year_before, "{name}");
+        }
+    }
+
+    #[test]
+    fn days_are_included() {
+        let period = Period::days("2025-05-01", "2025-05-10", now()).expect("a period");
+        assert_eq!(shown(period.current), "2025-05-01T00:00:00Z 2025-05-11T00:00:00Z");
+        assert_eq!(shown(period.previous), "2025-04-21T00:00:00Z 2025-05-01T00:00:00Z");
+        for (from, to, field) in [
+            ("2025-05-01", "2025-04-30", "to"),
+            ("2024-01-01", "2025-05-01", "to"),
+            ("2026-03-31", "2026-04-01", "to"),
+            ("01.05.2025", "2025-05-10", "from"),
+            ("2025-02-30", "2025-05-10", "from"),
+        ] {
+            let error = Period::days(from, to, now()).expect_err(from);
+            assert!(error.message.starts_with(&format!("{field} is ")), "{error}");
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused_with_the_forms() {
+        for name in [
+            "",
+            "8d",
+            "last month",
+            "2026-13",
+            "2026-4",
+            "2026-Q5",
+            "2026-Q",
+            "2027-01",
+            "2026-Q2",
+            "0000-00",
+            "+026-01",
+        ] {
+            let error = Period::named(name, now()).expect_err(name);
+            assert!(error.message.contains("YYYY-Qn"), "{error}");
+        }
+        assert!(Period::names(now()).iter().all(|name| Period::named(name, now()).is_ok()));
+    }
+}

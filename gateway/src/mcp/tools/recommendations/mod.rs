@@ -1,0 +1,222 @@
+//! `get_product_recommendations`.
+
+mod sql;
+
+use std::fmt::Write as _;
+
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use rmcp::model::{JsonObject, Tool as Definition};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Caller, Code, Services, Tool, ToolError, ToolOutput, arguments::Fields, definition, own};
+
+const NAME: &str = "get_product_recommendations";
+const PRODUCT_FORM: &str = "the name, SKU or product_id of a product as a string";
+/// Longest product name that is looked for.
+const PRODUCT_MAX: usize = 200;
+
+/// What makes a product worth recommending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It is of the same type or category and costs about as much.
+    Similar,
+    /// It stands in the same orders.
+    BoughtTogether,
+    /// It sells more than it did.
+    Trending,
+}
+
+const KINDS: [(&str, Kind); 3] =
+    [("similar", Kind::Similar), ("bought_together", Kind::BoughtTogether), ("trending", Kind::Trending)];
+
+/// Products that go with one, with score and reason.
+pub struct Recommendations(Definition);
+
+impl Default for Recommendations {
+    fn default() -> Self {
+        let product = json!({"type": ["object", "null"], "properties": {
+            "productId": {"type": "string"}, "sku": {"type": "string"}, "name": {"type": "string"},
+        }});
+        Self(definition(
+            NAME,
+            "Product recommendations",
+            "Products that go with a product: similar (same type or category, near in price), bought_together (in the same \
+             orders of your stores) or trending (sold more in your stores in the last 30 days than in the 30 before, in the \
+             product's category). Each with a score, the reason in words, and the stock in your stores.",
+            json!({
+                "type": "object",
+                "properties": {
+                    "product": {"type": "string", "description": "Name, SKU or product_id; part of a name will do if only one product has it. May be left out with kind trending"},
+                    "kind": {"type": "string", "enum": KINDS.map(|(word, _)| word), "default": "similar"},
+                    "max_results": {"type": "integer", "minimum": 1, "maximum": 50, "default": 10},
+                },
+                "additionalProperties": false,
+            }),
+            json!({
+                "type": "object",
+                "properties": {
+                    "product": product,
+                    "kind": {"type": "string"},
+                    "recommendations": {"type": "array", "items": {"type": "object", "properties": {
+                        "productId": {"type": "string"}, "sku": {"type": "string"}, "name": {"type": "string"},
+                        "category": {"type": "string"}, "type": {"type": "string"}, "price": {"type": "number"},
+                        "stock": {"type": "integer", "description": "Units in your stores"},
+                        "score": {"type": "number", "description": "Higher is better; compare within one answer only"},
+                        "reason": {"type": "string"},
+                    }, "required": ["productId", "sku", "name", "score", "reason", "stock"]}},
+                },
+                "required": ["product", "kind", "recommendations"],
+            }),
+        ))
+    }
+}
+
+/// What the statement answers.
+#[derive(Debug, Deserialize)]
+struct Found {
+    /// The product meant, where exactly one is.
+    product: Option<Value>,
+    /// Names that could be meant.
+    candidates: Vec<String>,
+    items: Vec<Item>,
+}
+
+/// One recommended product with the figures of its kind.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Item {
+    product_id: String,
+    sku: String,
+    name: String,
+    category: String,
+    #[serde(rename = "type")]
+    kind: String,
+    price: f64,
+    stock: i64,
+    score: f64,
+    /// `similar`: the same type. `price_change`: percent against the product's price.
+    same_type: Option<bool>,
+    price_change: Option<f64>,
+    /// `bought_together`: orders with both, and with the product.
+    together: Option<u64>,
+    orders: Option<u64>,
+    /// `trending`: units of the last 30 days and of the 30 before.
+    now: Option<u64>,
+    before: Option<u64>,
+}
+
+impl Item {
+    fn reason(&self) -> String {
+        if let (Some(together), Some(orders)) = (self.together, self.orders) {
+            return format!("in {together} of the {orders} orders with the product");
+        }
+        if let (Some(now), Some(before)) = (self.now, self.before) {
+            return format!("{now} units in the last 30 days, {before} in the 30 days before");
+        }
+        let same = if self.same_type == Some(true) {
+            format!("also {}", self.kind)
+        } else {
+            format!("also in {}", self.category)
+        };
+        match self.price_change {
+            Some(change) if change >= 1.0 => format!("{same}, {change:.0} % dearer"),
+            Some(change) if change <= -1.0 => format!("{same}, {:.0} % cheaper", -change),
+            Some(_) => format!("{same} at the same price"),
+            None => same,
+        }
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "productId": self.product_id, "sku": self.sku, "name": self.name, "category": self.category, "type": self.kind,
+            "price": self.price, "stock": self.stock, "score": self.score, "reason": self.reason(),
+        })
+    }
+}
+
+impl Tool for Recommendations {
+    fn definition(&self) -> &Definition {
+        &self.0
+    }
+
+    fn call<'a>(
+        &'a self,
+        services: &'a Services,
+        caller: &'a Caller,
+        arguments: JsonObject,
+    ) -> BoxFuture<'a, Result<ToolOutput, ToolError>> {
+        Box::pin(async move {
+            let mut fields = Fields::new(arguments, &["product", "kind", "max_results"])?;
+            let kind = fields.choice("kind", &KINDS)?.unwrap_or(Kind::Similar);
+            let most = fields.whole("max_results", (1, 50), 10)?;
+            let product = fields.text("product", PRODUCT_FORM)?.map(|text| text.trim().to_owned());
+            let acceptable = |text: &String| !text.is_empty() && text.len() <= PRODUCT_MAX && !text.contains('\0');
+            if product.as_ref().map_or(kind != Kind::Trending, |text| !acceptable(text)) {
+                let message =
+                    format!("product is missing, empty or longer than {PRODUCT_MAX} bytes; {PRODUCT_FORM} is expected");
+                return Err(ToolError::new(Code::Validation, message));
+            }
+            let statement = sql::statement(kind, product.as_deref(), most, Timestamp::now());
+            let document = own::document(services, caller, NAME, &statement).await?;
+            let found: Found = serde_json::from_value(document).map_err(|error| {
+                tracing::error!(correlation_id = %caller.correlation, %error, "recommendations cannot be read");
+                ToolError::new(Code::Internal, "the recommendations could not be read")
+            })?;
+            match (product, &found.product) {
+                (Some(asked), None) => Err(not_one(&asked, &found.candidates)),
+                _ => Ok(render(kind, &found)),
+            }
+        })
+    }
+}
+
+fn not_one(asked: &str, candidates: &[String]) -> ToolError {
+    let asked: String = asked.chars().take(64).collect();
+    let message = match candidates {
+        [] => format!("product is {asked:?}; no product of the chain has that name, SKU or product_id"),
+        names => format!("product is {asked:?}, which several products match; name one of {}", names.join(", ")),
+    };
+    ToolError::new(Code::Validation, message)
+}
+
+fn render(kind: Kind, found: &Found) -> ToolOutput {
+    let word = KINDS.iter().find(|(_, known)| *known == kind).map_or("", |(word, _)| word);
+    let items: Vec<_> = found.items.iter().map(Item::json).collect();
+    let structured = json!({"product": found.product, "kind": word, "recommendations": items});
+    let product = found.product.as_ref().and_then(|product| product["name"].as_str()).unwrap_or("the whole catalogue");
+    let mut text = format!("{word} for {product}\nscore\tname\tsku\tstock\treason");
+    for item in &found.items {
+        let _ = write!(text, "\n{}\t{}\t{}\t{}\t{}", item.score, item.name, item.sku, item.stock, item.reason());
+    }
+    if found.items.is_empty() {
+        text.push_str("\n(none)");
+    }
+    ToolOutput { structured: structured.to_string(), text }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::Item;
+
+    fn item(more: &Value) -> Item {
+        let mut item = json!({"productId": "1", "sku": "s", "name": "n", "category": "TOOLS", "type": "DRILLS", "price": 1, "stock": 2, "score": 0.5});
+        item.as_object_mut().expect("object").extend(more.as_object().expect("object").clone());
+        serde_json::from_value(item).expect("an item")
+    }
+
+    #[test]
+    fn reasons_say_why() {
+        for (more, reason) in [
+            (json!({"sameType": true, "priceChange": -12.3}), "also DRILLS, 12 % cheaper"),
+            (json!({"sameType": false, "priceChange": 0.2}), "also in TOOLS at the same price"),
+            (json!({"together": 3, "orders": 40}), "in 3 of the 40 orders with the product"),
+            (json!({"now": 9, "before": 2}), "9 units in the last 30 days, 2 in the 30 days before"),
+        ] {
+            assert_eq!(item(&more).reason(), reason);
+        }
+    }
+}

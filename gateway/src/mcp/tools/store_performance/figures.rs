@@ -1,0 +1,164 @@
+//! The figures as the database counts them, and what follows from them.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// Counts and sums of one window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+pub struct Figures {
+    /// Orders.
+    pub orders: u64,
+    /// Customers with an order.
+    pub customers: u64,
+    /// Those of them who had bought before the window.
+    pub returning: u64,
+    /// Sum of the lines' amounts.
+    pub revenue: f64,
+    /// Units sold.
+    pub units: u64,
+    /// What the units cost the chain.
+    pub cost: f64,
+}
+
+/// The three windows.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Windows {
+    /// The period.
+    pub current: Figures,
+    /// The one before.
+    pub previous: Figures,
+    /// The one a year before.
+    pub year_before: Figures,
+}
+
+/// A store, product or category with what it sold.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Seller {
+    /// Its name.
+    pub name: String,
+    /// What it sold in the period.
+    pub revenue: f64,
+    /// And in the one before.
+    pub previous_revenue: f64,
+}
+
+/// One UTC day.
+#[derive(Debug, Deserialize)]
+pub struct Day {
+    /// The day.
+    pub date: String,
+    /// Its revenue.
+    pub revenue: f64,
+}
+
+/// Something that is out of stock.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StockOut {
+    /// Where.
+    pub store: String,
+    /// What.
+    pub name: String,
+    /// Units of it that the store sold in the period.
+    pub units_sold: u64,
+}
+
+/// All that the statement answers.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// Totals.
+    pub windows: Windows,
+    /// By store, the best first.
+    pub stores: Vec<Seller>,
+    /// The best products.
+    pub products: Vec<Seller>,
+    /// The best categories.
+    pub categories: Vec<Seller>,
+    /// By day.
+    pub days: Vec<Day>,
+    /// How many products are out of stock, per store.
+    pub stock_out_count: u64,
+    /// Those that sold most.
+    pub stock_outs: Vec<StockOut>,
+}
+
+/// To cents, or to hundredths of a percent.
+#[must_use]
+pub fn round(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
+}
+
+/// Percent of a whole; nothing of nothing has none.
+#[must_use]
+#[allow(clippy::cast_precision_loss)]
+pub fn percent(part: f64, whole: f64) -> Option<f64> {
+    (whole > 0.0).then(|| round(part / whole * 100.0))
+}
+
+/// Change in percent; there is none from nothing.
+#[must_use]
+pub fn change(now: f64, before: f64) -> Option<f64> {
+    percent(now - before, before)
+}
+
+impl Figures {
+    /// Revenue per order.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss)]
+    pub fn average_order(&self) -> Option<f64> {
+        (self.orders > 0).then(|| round(self.revenue / self.orders as f64))
+    }
+
+    /// Share of the customers who had bought before.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss)]
+    pub fn returning_percent(&self) -> Option<f64> {
+        percent(self.returning as f64, self.customers as f64)
+    }
+
+    /// Share of the revenue that is left after cost.
+    #[must_use]
+    pub fn margin_percent(&self) -> Option<f64> {
+        percent(self.revenue - self.cost, self.revenue)
+    }
+
+    /// For the answer.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        json!({
+            "revenue": round(self.revenue), "orders": self.orders, "customers": self.customers, "units": self.units,
+            "averageOrder": self.average_order(), "margin": round(self.revenue - self.cost),
+            "marginPercent": self.margin_percent(), "returningCustomers": self.returning,
+            "returningPercent": self.returning_percent(),
+        })
+    }
+
+    /// Changes against another window, in percent.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss)]
+    pub fn against(&self, before: &Self) -> Value {
+        let average = self.average_order().zip(before.average_order()).and_then(|(now, before)| change(now, before));
+        json!({
+            "revenue": change(self.revenue, before.revenue), "orders": change(self.orders as f64, before.orders as f64),
+            "customers": change(self.customers as f64, before.customers as f64),
+            "units": change(self.units as f64, before.units as f64), "averageOrder": average,
+            "margin": change(self.revenue - self.cost, before.revenue - before.cost),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Figures, change, percent};
+
+    #[test]
+    fn nothing_has_no_share_and_no_change() {
+        assert_eq!((percent(1.0, 3.0), percent(0.0, 0.0), change(5.0, 0.0)), (Some(33.33), None, None));
+        assert_eq!(change(75.0, 100.0), Some(-25.0));
+        let none = Figures::default();
+        assert_eq!((none.average_order(), none.returning_percent(), none.margin_percent()), (None, None, None));
+    }
+}

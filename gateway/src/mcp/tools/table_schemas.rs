@@ -1,0 +1,273 @@
+//! `get_multiple_table_schemas`.
+
+use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
+
+use futures::future::BoxFuture;
+use rmcp::model::{JsonObject, Tool as Definition};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    Caller, Code, Services, Tool, ToolError, ToolOutput,
+    arguments::Fields,
+    definition, own,
+    schema::{Schema, Schemas, Table, VERSION, nearest},
+};
+
+/// Most names in one call.
+const MOST: usize = 20;
+/// Rows are counted up to here: the answer helps to choose a statement, and counting millions would cost more than it.
+const COUNTED: u32 = 100_000;
+const NAME: &str = "get_multiple_table_schemas";
+
+/// What to know about a table beyond its columns.
+const HINTS: [(&str, &str); 8] = [
+    (
+        "orders",
+        "order_date is timestamptz in UTC terms: filter with order_date >= timestamptz '2026-01-01T00:00Z' AND order_date < …, and group with date_trunc('month', order_date).",
+    ),
+    (
+        "order_items",
+        "Revenue is sum(total_amount), after discounts. Join orders by store_id and order_id; both columns make the index usable.",
+    ),
+    (
+        "order_items",
+        "Average order is sum(total_amount) / count(DISTINCT order_id). Margin is sum(total_amount - quantity * products.cost).",
+    ),
+    ("products", "category_id and type_id lead to categories and product_types; search names with ILIKE."),
+    (
+        "customers",
+        "A customer belongs to primary_store_id and may buy elsewhere: join orders by customer_id without expecting every customer to be visible.",
+    ),
+    ("inventory", "Stock now, without history; stock_level = 0 means out of stock."),
+    ("product_description_embeddings", "Vectors of 1536 numbers: do not select description_embedding."),
+    ("stores", "Row-level security shows your stores only; no filter is needed to exclude others."),
+];
+
+/// What the tables look like, with the values that this caller's rows hold.
+pub struct TableSchemas {
+    definition: Definition,
+    schemas: Arc<Schemas>,
+}
+
+impl TableSchemas {
+    /// Looks tables up here.
+    pub fn new(schemas: Arc<Schemas>) -> Self {
+        let texts =
+            |description: &str| json!({"type": "array", "items": {"type": "string"}, "description": description});
+        let definition = definition(
+            NAME,
+            "Table schemas",
+            "Describes tables of the schema retail: columns with type and meaning, keys, relationships for joins, how many rows \
+             you can see, hints for queries, and the valid values of stores, categories, product types and years as they \
+             stand in your rows. Call it before you write SQL.",
+            json!({
+                "type": "object",
+                "properties": {"table_names": {
+                    "type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": MOST,
+                    "description": "Names such as orders or retail.orders; leave it out for all tables",
+                }},
+                "additionalProperties": false,
+            }),
+            json!({
+                "type": "object",
+                "properties": {
+                    "tables": {"type": "array", "items": {"type": "object", "properties": {
+                        "name": {"type": "string", "description": "With its schema"},
+                        "comment": {"type": ["string", "null"]},
+                        "columns": {"type": "array", "items": {"type": "object", "properties": {
+                            "name": {"type": "string"}, "type": {"type": "string"}, "nullable": {"type": "boolean"},
+                            "default": {"type": ["string", "null"]}, "comment": {"type": ["string", "null"]},
+                        }, "required": ["name", "type", "nullable"]}},
+                        "keys": {"type": "array", "items": {"type": "object", "properties": {
+                            "primary": {"type": "boolean"}, "columns": texts("Columns of the key"),
+                        }, "required": ["primary", "columns"]}},
+                        "relationships": {"type": "array", "items": {"type": "object", "properties": {
+                            "columns": texts("Columns of this table"), "table": {"type": "string"},
+                            "references": texts("Columns of the other table, in the same order"),
+                        }, "required": ["columns", "table", "references"]}},
+                        "rows": {"type": "integer", "description": "Rows that you can see"},
+                        "rowsAtLeast": {"type": "boolean", "description": "Whether counting stopped at that number"},
+                        "hints": texts("What to know when querying it"),
+                    }, "required": ["name", "columns", "keys", "relationships", "rows", "rowsAtLeast", "hints"]}},
+                    "validValues": {"type": "object", "description": "Values in the rows that you can see", "properties": {
+                        "stores": texts("stores.store_name"), "categories": texts("categories.category_name"),
+                        "productTypes": {"type": "object", "description": "product_types.type_name by category",
+                            "additionalProperties": {"type": "array", "items": {"type": "string"}}},
+                        "orderYears": {"type": "array", "items": {"type": "integer"}, "description": "Years with orders"},
+                    }, "required": ["stores", "categories", "productTypes", "orderYears"]},
+                },
+                "required": ["tables", "validValues"],
+            }),
+        );
+        Self { definition, schemas }
+    }
+}
+
+/// The part of the answer that depends on the caller.
+#[derive(Debug, Deserialize)]
+struct Seen {
+    version: String,
+    stores: Vec<String>,
+    categories: Vec<String>,
+    types: BTreeMap<String, Vec<String>>,
+    years: Vec<i32>,
+    rows: BTreeMap<String, u32>,
+}
+
+impl Tool for TableSchemas {
+    fn definition(&self) -> &Definition {
+        &self.definition
+    }
+
+    fn call<'a>(
+        &'a self,
+        services: &'a Services,
+        caller: &'a Caller,
+        arguments: JsonObject,
+    ) -> BoxFuture<'a, Result<ToolOutput, ToolError>> {
+        Box::pin(async move {
+            let names = Fields::new(arguments, &["table_names"])?.texts("table_names", MOST)?;
+            described(&self.schemas, services, caller, names.as_deref()).await
+        })
+    }
+}
+
+/// Describes tables, all of them where no names are given. One round trip once the schema is known.
+pub async fn described(
+    schemas: &Schemas,
+    services: &Services,
+    caller: &Caller,
+    names: Option<&[String]>,
+) -> Result<ToolOutput, ToolError> {
+    let mut schema = schemas.of(services, caller).await?;
+    let mut fresh = false;
+    loop {
+        let chosen = chosen(&schema, names);
+        let tables = match chosen {
+            Ok(tables) => tables,
+            // The table may be newer than what is remembered.
+            Err(_) if !fresh => {
+                (schema, fresh) = (schemas.read(services, caller).await?, true);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let seen = own::document(services, caller, NAME, &statement(&tables)).await;
+        let stale = match &seen {
+            Ok(seen) => seen["version"] != json!(schema.version),
+            Err(error) => error.code == Code::Database,
+        };
+        if stale && !fresh {
+            (schema, fresh) = (schemas.read(services, caller).await?, true);
+            continue;
+        }
+        let seen: Seen = serde_json::from_value(seen?).map_err(|error| {
+            tracing::error!(correlation_id = %caller.correlation, %error, "valid values cannot be read");
+            ToolError::new(Code::Internal, "the values of the tables could not be read")
+        })?;
+        tracing::debug!(version = seen.version, "tables described");
+        return Ok(ToolOutput { structured: structured(&tables, &seen).to_string(), text: text(&tables, &seen) });
+    }
+}
+
+/// The tables asked for. Names that do not exist and names that may not be seen get the same answer.
+fn chosen<'a>(schema: &'a Schema, names: Option<&[String]>) -> Result<Vec<&'a Table>, ToolError> {
+    let Some(names) = names else { return Ok(schema.tables.iter().collect()) };
+    let unknown: Vec<_> = names.iter().filter(|name| schema.table(name).is_none()).collect();
+    if let Some(first) = unknown.first() {
+        let shown: Vec<String> = unknown.iter().map(|name| name.chars().take(64).collect()).collect();
+        let valid: Vec<_> = schema.names().collect();
+        let message = format!("table_names: no table {}; valid names are {}", shown.join(", "), valid.join(", "));
+        let suggestions = nearest::tables(schema, first);
+        return Err(ToolError { suggestions, ..ToolError::new(Code::Validation, message) });
+    }
+    Ok(schema.tables.iter().filter(|table| names.iter().any(|name| schema.table(name) == Some(table))).collect())
+}
+
+fn statement(tables: &[&Table]) -> String {
+    let mut rows = String::new();
+    for (i, table) in tables.iter().enumerate() {
+        let comma = if i == 0 { "" } else { ", " };
+        let name = own::identifier(&table.name);
+        let label = table.name.replace('\'', "''");
+        let _ = write!(
+            rows,
+            "{comma}'{label}', (SELECT count(*) FROM (SELECT FROM retail.{name} LIMIT {}) x)",
+            COUNTED + 1
+        );
+    }
+    // The years come from the first and last order of each store, which an index knows, not from all orders.
+    format!(
+        "SELECT json_build_object('version', {VERSION},
+    'stores', (SELECT coalesce(json_agg(store_name ORDER BY store_name), '[]') FROM retail.stores),
+    'categories', (SELECT coalesce(json_agg(category_name ORDER BY category_name), '[]') FROM retail.categories),
+    'types', (SELECT coalesce(json_object_agg(category_name, types ORDER BY category_name), '{{}}') FROM (
+        SELECT c.category_name, json_agg(t.type_name ORDER BY t.type_name) AS types
+          FROM retail.categories c JOIN retail.product_types t USING (category_id) GROUP BY c.category_name) t),
+    'years', (SELECT coalesce(json_agg(y ORDER BY y), '[]') FROM (
+        SELECT generate_series(extract(year FROM min(d.first AT TIME ZONE 'UTC'))::int, extract(year FROM max(d.last AT TIME ZONE 'UTC'))::int) AS y
+          FROM retail.stores s CROSS JOIN LATERAL (
+              SELECT min(o.order_date) AS first, max(o.order_date) AS last FROM retail.orders o WHERE o.store_id = s.store_id) d) y),
+    'rows', json_build_object({rows}))"
+    )
+}
+
+fn hints(table: &str) -> Vec<&'static str> {
+    HINTS.iter().filter(|(name, _)| *name == table).map(|(_, hint)| *hint).collect()
+}
+
+fn counted(table: &Table, seen: &Seen) -> (u32, bool) {
+    let rows = seen.rows.get(&table.name).copied().unwrap_or_default();
+    (rows.min(COUNTED), rows > COUNTED)
+}
+
+fn structured(tables: &[&Table], seen: &Seen) -> Value {
+    let tables: Vec<_> = tables
+        .iter()
+        .map(|table| {
+            let (rows, at_least) = counted(table, seen);
+            json!({
+                "name": format!("retail.{}", table.name), "comment": table.comment, "columns": table.columns,
+                "keys": table.keys, "relationships": table.relationships, "rows": rows, "rowsAtLeast": at_least,
+                "hints": hints(&table.name),
+            })
+        })
+        .collect();
+    json!({"tables": tables, "validValues": {
+        "stores": seen.stores, "categories": seen.categories, "productTypes": seen.types, "orderYears": seen.years,
+    }})
+}
+
+fn text(tables: &[&Table], seen: &Seen) -> String {
+    let mut out = String::new();
+    for table in tables {
+        let (rows, at_least) = counted(table, seen);
+        let more = if at_least { "more than " } else { "" };
+        let _ = writeln!(out, "retail.{} ({more}{rows} rows): {}", table.name, table.comment.as_deref().unwrap_or(""));
+        for column in &table.columns {
+            let null = if column.nullable { "" } else { " NOT NULL" };
+            let default = column.default.as_ref().map(|text| format!(" DEFAULT {text}")).unwrap_or_default();
+            let comment = column.comment.as_ref().map(|text| format!(" -- {text}")).unwrap_or_default();
+            let _ = writeln!(out, "  {} {}{null}{default}{comment}", column.name, column.kind);
+        }
+        for key in &table.keys {
+            let kind = if key.primary { "PRIMARY KEY" } else { "UNIQUE" };
+            let _ = writeln!(out, "  {kind} ({})", key.columns.join(", "));
+        }
+        for relationship in &table.relationships {
+            let (columns, references) = (relationship.columns.join(", "), relationship.references.join(", "));
+            let _ = writeln!(out, "  ({columns}) -> retail.{} ({references})", relationship.table);
+        }
+        hints(&table.name).iter().for_each(|hint| {
+            let _ = writeln!(out, "  * {hint}");
+        });
+    }
+    let _ = writeln!(out, "stores: {}", seen.stores.join(", "));
+    for (category, types) in &seen.types {
+        let _ = writeln!(out, "category {category}: {}", types.join(", "));
+    }
+    let years: Vec<_> = seen.years.iter().map(ToString::to_string).collect();
+    let _ = write!(out, "years with orders: {}", years.join(", "));
+    out
+}

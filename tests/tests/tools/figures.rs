@@ -1,0 +1,115 @@
+//! `get_store_performance` against the administrator's sums.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use storefence_tests::Shared;
+
+use super::administrator::{ROLES, call, near, row, rows};
+
+/// The figures of one window, under the names of the answer.
+fn window(period: &Value) -> String {
+    let (from, to) = (&period["from"].as_str().unwrap_or_default(), &period["to"].as_str().unwrap_or_default());
+    let inside = format!("o.order_date >= '{from}' AND o.order_date < '{to}'");
+    format!(
+        "SELECT (SELECT count(*) FROM orders o WHERE {inside}) AS orders,
+            (SELECT count(DISTINCT customer_id) FROM orders o WHERE {inside}) AS customers,
+            (SELECT count(DISTINCT customer_id) FROM orders o WHERE {inside} AND EXISTS (
+                SELECT FROM orders e WHERE e.customer_id = o.customer_id AND e.order_date < '{from}')) AS \"returningCustomers\",
+            coalesce(sum(i.total_amount), 0) AS revenue, coalesce(sum(i.quantity), 0) AS units,
+            round(coalesce(sum(i.total_amount - i.quantity * p.cost), 0), 2) AS margin,
+            round(sum(i.total_amount) / nullif(count(DISTINCT o.order_id), 0), 2) AS \"averageOrder\"
+         FROM orders o JOIN order_items i USING (store_id, order_id) JOIN products p USING (product_id) WHERE {inside}"
+    )
+}
+
+pub async fn compared(shared: &Shared) -> Result<()> {
+    let now = row(shared, &[], "SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY') AS year").await?;
+    let year: i32 = now["year"].as_str().unwrap_or_default().parse()?;
+    let periods = [
+        json!({}),
+        json!({"time_period": "90d"}),
+        json!({"time_period": "mtd"}),
+        json!({"time_period": "ytd"}),
+        json!({"time_period": format!("{}-Q3", year - 1)}),
+        json!({"time_period": format!("{}-06", year - 1)}),
+        json!({"from": format!("{}-02-10", year - 1), "to": format!("{}-03-20", year - 1)}),
+    ];
+    for (principal, stores) in ROLES {
+        for arguments in &periods {
+            let answer = call(shared, principal, "get_store_performance", arguments.clone()).await?;
+            check(shared, stores, &answer).await.with_context(|| format!("{principal} {arguments}"))?;
+        }
+    }
+    Ok(())
+}
+
+async fn check(shared: &Shared, stores: &[&str], answer: &Value) -> Result<()> {
+    let windows = [
+        (&answer["period"], &answer["figures"]),
+        (&answer["previous"]["period"], &answer["previous"]["figures"]),
+        (&answer["yearBefore"]["period"], &answer["yearBefore"]["figures"]),
+    ];
+    for (period, figures) in windows {
+        let expected = row(shared, stores, &window(period)).await?;
+        for (figure, value) in expected.as_object().into_iter().flatten() {
+            ensure!(near(&figures[figure], value), "{figure} of {period}: {}, not {value}", figures[figure]);
+        }
+    }
+    let (from, to) =
+        (answer["period"]["from"].as_str().unwrap_or_default(), answer["period"]["to"].as_str().unwrap_or_default());
+    let joined = format!(
+        "FROM orders o JOIN order_items i USING (store_id, order_id) JOIN products p USING (product_id)
+         JOIN categories c ON c.category_id = p.category_id JOIN stores s USING (store_id)
+         WHERE o.order_date >= '{from}' AND o.order_date < '{to}'"
+    );
+    let top = |name: &str, limit: &str| {
+        format!(
+            "SELECT {name} AS name, sum(i.total_amount) AS revenue {joined} GROUP BY {name} ORDER BY 2 DESC, 1 {limit}"
+        )
+    };
+    for (list, name) in [("topProducts", "p.product_name"), ("topCategories", "c.category_name")] {
+        let expected = rows(shared, stores, &top(name, "LIMIT 10")).await?;
+        let found = answer[list].as_array().context(list)?;
+        ensure!(found.len() == expected.len(), "{list}: {} of {}", found.len(), expected.len());
+        for (found, expected) in found.iter().zip(&expected) {
+            ensure!(near(&found["revenue"], &expected["revenue"]), "{list}: {found}, not {expected}");
+        }
+    }
+    let by_store = rows(shared, stores, &top("s.store_name", "")).await?;
+    for expected in &by_store {
+        let found = answer["stores"].as_array().into_iter().flatten().find(|store| store["name"] == expected["name"]);
+        ensure!(found.is_some_and(|found| near(&found["revenue"], &expected["revenue"])), "{expected}: {found:?}");
+    }
+    let days = answer["days"].as_array().context("days")?;
+    let sum: f64 = days.iter().filter_map(|day| day["revenue"].as_f64()).sum();
+    ensure!((sum - answer["figures"]["revenue"].as_f64().unwrap_or(-1.0)).abs() < 0.5, "the days add up to {sum}");
+    let orders: u64 = days.iter().filter_map(|day| day["orders"].as_u64()).sum();
+    ensure!(json!(orders) == answer["figures"]["orders"], "the days have {orders} orders");
+    let out = row(shared, stores, "SELECT count(*) AS n FROM inventory WHERE stock_level = 0").await?;
+    ensure!(answer["stockOuts"]["count"] == out["n"], "{} of {out} stock-outs", answer["stockOuts"]["count"]);
+    Ok(())
+}
+
+pub async fn one_store(shared: &Shared) -> Result<()> {
+    let id = row(shared, &["Tacoma"], "SELECT store_id FROM stores").await?;
+    for store in [json!("Tacoma"), json!("tacoma"), id["store_id"].clone()] {
+        let arguments = json!({"store": store, "time_period": "ytd"});
+        let answer = call(shared, "puget-sound-regional", "get_store_performance", arguments).await?;
+        ensure!(answer["stores"].as_array().is_some_and(|stores| stores.len() == 1), "{}", answer["stores"]);
+        check(shared, &["Tacoma"], &answer).await?;
+    }
+    Ok(())
+}
+
+pub async fn insights(shared: &Shared) -> Result<()> {
+    let answer = call(shared, "head-office", "get_store_performance", json!({"time_period": "90d"})).await?;
+    let insights = answer["insights"].as_array().context("insights")?;
+    ensure!(insights.len() >= 4 && insights.iter().all(|insight| insight["figures"].is_object()), "{insights:?}");
+    let (now, before) = (&answer["figures"]["revenue"], &answer["previous"]["figures"]["revenue"]);
+    ensure!(
+        insights[0]["figures"]["revenue"] == *now && insights[0]["figures"]["before"] == *before,
+        "{}",
+        insights[0]
+    );
+    Ok(())
+}

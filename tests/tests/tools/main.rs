@@ -1,0 +1,36 @@
+//! The tools over the real binaries: each answer compared with SQL run as administrator, as three roles, and what a tool
+//! says to wrong arguments and to stores that are not the caller's.
+
+mod administrator;
+mod errors;
+mod figures;
+mod products;
+mod questions;
+mod schemas;
+mod surface;
+
+use std::process::ExitCode;
+
+use storefence_tests::{Shared, Suite};
+
+fn main() -> ExitCode {
+    let suite = Suite::new(Shared::with_examples).expect("the stack starts");
+    suite
+        .test("the_zava_questions_as_three_roles", |s| async move { questions::zava(&s).await })
+        .test("store_performance_counts_what_the_administrator_counts", |s| async move { figures::compared(&s).await })
+        .test("store_performance_of_one_store", |s| async move { figures::one_store(&s).await })
+        .test("insights_hold_the_figures_they_speak_of", |s| async move { figures::insights(&s).await })
+        .test("products_bought_together_and_trending", |s| async move { products::counted(&s).await })
+        .test("similar_products_are_of_the_same_category", |s| async move { products::similar(&s).await })
+        .test("schemas_match_the_catalog", |s| async move { schemas::catalog(&s).await })
+        .test("valid_values_are_those_of_the_scope", |s| async move { schemas::scope(&s).await })
+        .test("a_new_column_shows_at_once", |s| async move { schemas::migrated(&s).await })
+        .test("whoami_tells_role_stores_rules_and_limits", |s| async move { surface::whoami(&s).await })
+        .test("wrong_arguments_name_field_value_and_form", |s| async move { errors::arguments(&s).await })
+        .test("foreign_and_unknown_stores_answer_alike", |s| async move { errors::stores(&s).await })
+        .test("missing_names_get_the_nearest_valid_ones", |s| async move { errors::names(&s).await })
+        .test("a_timeout_quotes_the_statement", |s| async move { errors::timeout(&s).await })
+        .test("definitions_describe_themselves", |s| async move { surface::definitions(&s).await })
+        .test("prompts_resources_and_completions_by_scope", |s| async move { surface::by_scope(&s).await })
+        .run(Shared::stop)
+}
