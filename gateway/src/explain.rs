@@ -15,7 +15,7 @@ use kube::{
     api::{ApiResource, DynamicObject, ListParams},
 };
 use storefence_azure::CaFileError;
-use storefence_tenancy::{RetailTenant, Scope, TenantRules, scope::StoreSet};
+use storefence_tenancy::{RetailTenant, Scope, TenantRules, claims::TokenKind, scope::StoreSet};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -93,9 +93,15 @@ async fn explanation(settings: &Settings) -> Result<(String, bool), ExplainError
     let claims = &principal.claims;
     let _ = writeln!(text, "token: accepted; tid {}, oid {}", claims.tid, claims.oid);
     let words = settings.tokens.words();
-    let in_scope = words.iter().any(|word| claims.has_scope(word));
-    let verdict = if in_scope { "present" } else { "missing: 403 insufficient_scope" };
-    let _ = writeln!(text, "scope {}: {verdict}", words.join(" or "));
+    let app_only = claims.kind == TokenKind::App;
+    let in_scope = app_only || words.iter().any(|word| claims.has_scope(word));
+    if app_only {
+        let application = claims.application.map_or_else(|| "unknown".to_owned(), |id| id.to_string());
+        let _ = writeln!(text, "app-only: application {application}; only entraApplication rules count");
+    } else {
+        let verdict = if in_scope { "present" } else { "missing: 403 insufficient_scope" };
+        let _ = writeln!(text, "scope {}: {verdict}", words.join(" or "));
+    }
     let mut served = false;
     for (name, rules) in &tenants {
         let line = match rules {

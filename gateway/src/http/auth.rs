@@ -5,7 +5,11 @@ use std::{collections::BTreeSet, sync::Arc};
 use axum::response::Response;
 use http::{HeaderMap, StatusCode, header};
 use serde_json::json;
-use storefence_tenancy::{Claims, Scope, TenantId, claims::Groups, rules::Selector};
+use storefence_tenancy::{
+    Claims, Scope, TenantId,
+    claims::{Groups, TokenKind},
+    rules::Selector,
+};
 use uuid::Uuid;
 
 use super::{errors, metadata::Metadata};
@@ -91,7 +95,9 @@ impl Access {
         };
         let correlation = Uuid::new_v4();
         let claims = &principal.claims;
-        if !self.words.iter().any(|word| claims.has_scope(word)) {
+        // Scopes are what a user lets a client do. An application that calls for itself has none: its permission is the
+        // rule that names it, without which it ends below.
+        if claims.kind == TokenKind::User && !self.words.iter().any(|word| claims.has_scope(word)) {
             self.metrics.scopes.with_label_values(&["InsufficientScope"]).inc();
             tracing::info!(correlation_id = %correlation, tid = %claims.tid, oid = %claims.oid, "the token lacks the scope");
             return Err(Denied::Scope(correlation));

@@ -19,7 +19,7 @@ use storefence_devstack::{
 
 use crate::{
     Tests,
-    world::{CONTOSO, World, ZAVA},
+    world::{CONTOSO, World, ZAVA, until},
 };
 
 const CONSUMERS: &str = "9188040d-6c67-4c5b-b112-36a304b66dad";
@@ -32,6 +32,7 @@ pub fn tests(tests: &mut Tests) {
     tests.add("store_claims_match_exactly", store_claims);
     tests.add("groups_overage_is_denied_with_the_way_out", overage);
     tests.add("app_only_tokens_are_denied", app_only);
+    tests.add("an_application_is_served_through_its_own_rule_only", application_rule);
     tests.add("explain_says_why_without_showing_the_token", explain);
     tests.add("a_flood_of_unknown_keys_causes_one_fetch", flood);
 }
@@ -290,6 +291,54 @@ async fn app_only(world: Arc<World>) -> Result<()> {
     Ok(())
 }
 
+/// A rule that names the application serves its app-only tokens of both versions, and nobody else's.
+async fn application_rule(world: Arc<World>) -> Result<()> {
+    const REPORTS: &str = "33333333-3333-4333-8333-333333333333";
+    const OTHER: &str = "44444444-4444-4444-8444-444444444444";
+    let before = ZAVA.object()["spec"]["principals"].clone();
+    let mut after = before.clone();
+    after
+        .as_array_mut()
+        .context("rules")?
+        .push(json!({"name": "reports", "role": "StoreManager", "entraApplication": REPORTS, "stores": ["Online"]}));
+    world.patch_spec("zava", json!({"principals": after})).await?;
+    let issue = |application: &str, roles: &[&str]| TokenRequest::application(ZAVA_TENANT_ID, application, roles);
+    let granted = world.entra.issue(&issue(REPORTS, &["Storefence.Reports"]))?;
+    until("the application is let in", Duration::from_secs(2), || async {
+        Ok(status(&world, granted.clone()).await?.0 == 200)
+    })
+    .await?;
+    for token in [granted.clone(), world.entra.issue(&issue(REPORTS, &["Storefence.Reports"]).v1())?] {
+        let client = world.client(token, "/mcp", Revision::V2026_07_28);
+        let count = json!({"postgresql_query": "SELECT count(*) FROM retail.orders"});
+        let answer = client.call_tool("execute_sales_query", count).await?;
+        ensure!(answer.structured()["rows"] == json!([[3]]), "{}", answer.message);
+    }
+    // The role that lets people see everything widens nothing for an application.
+    let with_role = world.entra.issue(&issue(REPORTS, &[principals::HEAD_OFFICE_ROLE]))?;
+    let stores = world.client(with_role, "/mcp", Revision::V2026_07_28).call_tool("list_stores", json!({})).await?;
+    ensure!(stores.structured()["stores"].as_array().is_some_and(|list| list.len() == 1), "{}", stores.message);
+    // Another application, the same one of another directory, one without a permission, and a user who signed in through
+    // the very application.
+    for (request, expected) in [
+        (issue(OTHER, &["Storefence.Reports"]), 403),
+        (TokenRequest::application(CONTOSO_TENANT_ID, REPORTS, &["Storefence.Reports"]), 403),
+        (issue(REPORTS, &[]), 401),
+        (TokenRequest::user(ZAVA_TENANT_ID).claim("azp", json!(REPORTS)), 403),
+        (issue(OTHER, &["Storefence.Reports"]).claim("appid", json!(REPORTS)), 403),
+    ] {
+        let (status, body) = status(&world, world.entra.issue(&request)?).await?;
+        ensure!(status == expected, "{request:?}: {status} {body}");
+    }
+    let (_, body) = status(&world, world.entra.issue(&issue(OTHER, &["x"]))?).await?;
+    ensure!(body["claims"].to_string().contains("azp") && !body.to_string().contains(OTHER), "{body}");
+    world.patch_spec("zava", json!({"principals": before})).await?;
+    until("the application is no longer let in", Duration::from_secs(2), || async {
+        Ok(status(&world, granted.clone()).await?.0 == 403)
+    })
+    .await
+}
+
 async fn explain(world: Arc<World>) -> Result<()> {
     let directory = world.path("tenants");
     std::fs::create_dir_all(&directory)?;
@@ -318,12 +367,19 @@ async fn explain(world: Arc<World>) -> Result<()> {
     let seattle = world.token("seattle-manager")?;
     let expired = world.entra.issue(&head_office()?.expires_in(-100))?;
     let nobody = world.entra.issue(&TokenRequest::user(ZAVA_TENANT_ID))?;
+    let application = world.entra.issue(&TokenRequest::application(
+        ZAVA_TENANT_ID,
+        "11111111-1111-4111-8111-111111111111",
+        &[principals::HEAD_OFFICE_ROLE],
+    ))?;
     let no_scope = world.entra.issue(&head_office()?.claim("scp", json!("User.Read")))?;
     for from_directory in [true, false] {
         for (token, code, words) in [
             (&seattle, 0, "tenant zava: StoreManager; rules seattle; stores Seattle"),
             (&expired, 1, "token: rejected (expired)"),
             (&nobody, 1, "tenant zava: no access (NoRule)"),
+            (&application, 1, "app-only: application 11111111-1111-4111-8111-111111111111"),
+            (&application, 1, "no entraApplication rule names that application"),
             (&no_scope, 1, "scope Retail.Query: missing"),
         ] {
             let (status, text) = run(token, from_directory)?;
