@@ -11,6 +11,7 @@ use storefence_tenancy::{RetailTenant, RetailTenantSpec, TenantId, TenantRules};
 use uuid::Uuid;
 
 use super::{CredentialsInForce, Limits, Tenant};
+use crate::quota::Quotas;
 
 /// The tenants in force at one moment.
 #[derive(Debug, Default)]
@@ -66,6 +67,7 @@ struct Entry {
 struct Rules {
     rules: TenantRules,
     limits: Limits,
+    quotas: Quotas,
     display_name: String,
     database: String,
     vault: String,
@@ -87,7 +89,8 @@ pub struct Objects {
     relisted: Option<HashSet<String>>,
 }
 
-fn key(object: &DynamicObject) -> String {
+/// What an object is known by.
+pub(super) fn key(object: &DynamicObject) -> String {
     let meta = &object.metadata;
     format!("{}/{}", meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default())
 }
@@ -96,6 +99,13 @@ impl Objects {
     /// A full list begins: what it does not name is gone at its end.
     pub fn begin_list(&mut self) {
         self.relisted = Some(HashSet::new());
+    }
+
+    /// The list cannot tell this object's state and does not mean that it is gone: what was known of it stays.
+    pub fn keep(&mut self, key: &str) {
+        if let Some(seen) = &mut self.relisted {
+            seen.insert(key.to_owned());
+        }
     }
 
     /// The full list is complete.
@@ -187,7 +197,17 @@ impl Entry {
                 .iter()
                 .any(|condition| condition.type_ == "Ready" && condition.reason.starts_with("Conflict"))
         });
-        let credentials = status.and_then(|status| status.credentials.as_ref()).filter(|_| !conflict);
+        // A fence that differs from what was shipped may let rows through: better no answer than somebody else's row.
+        let unfenced = status.is_some_and(|status| {
+            status.conditions.iter().any(|condition| condition.type_ == "PolicyVerified" && condition.status == "False")
+        });
+        let outcome = if unfenced && outcome == Applied::Good {
+            self.problem = Some("FenceDeviation");
+            Applied::Broken("PolicyVerified is False: not served until the fence is as it was shipped".to_owned())
+        } else {
+            outcome
+        };
+        let credentials = status.and_then(|status| status.credentials.as_ref()).filter(|_| !conflict && !unfenced);
         self.serving = match (&self.rules, credentials) {
             (Some(rules), Some(credentials)) => {
                 let tenant = rules.with(CredentialsInForce::from(credentials));
@@ -205,6 +225,7 @@ impl Rules {
         Self {
             rules,
             limits: Limits::from(&spec.gateway),
+            quotas: Quotas::from(&spec.gateway),
             display_name: spec.display_name.clone().unwrap_or_else(|| spec.tenant_id.clone()),
             database: spec.database_ref.name.clone(),
             vault: spec.key_vault_ref.name.clone(),
@@ -212,8 +233,8 @@ impl Rules {
     }
 
     fn with(&self, credentials: CredentialsInForce) -> Tenant {
-        let Self { rules, limits, display_name, database, vault } = self.clone();
-        Tenant { rules, limits, display_name, database, vault, credentials }
+        let Self { rules, limits, quotas, display_name, database, vault } = self.clone();
+        Tenant { rules, limits, quotas, display_name, database, vault, credentials }
     }
 }
 
@@ -279,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn not_served_without_credentials_in_conflict_or_while_deleting() {
+    fn not_served_without_credentials_in_conflict_unfenced_or_while_deleting() {
         let mut objects = Objects::default();
         objects.apply(object("a", "zava", |o| o["status"] = json!({})));
         assert!(objects.snapshot().is_empty());
@@ -288,6 +309,13 @@ mod tests {
         assert!(objects.snapshot().is_empty());
         objects.apply(object("a", "zava", |o| o["status"]["conditions"] = ready("DatabaseUnreachable")));
         assert_eq!(objects.snapshot().len(), 1);
+        let broken = objects.apply(object("a", "zava", |o| {
+            o["status"]["conditions"] = ready("FenceDeviation");
+            o["status"]["conditions"][0]["type"] = json!("PolicyVerified");
+        }));
+        assert!(matches!(broken, Applied::Broken(_)) && objects.snapshot().is_empty());
+        objects.apply(object("a", "zava", |_| {}));
+        assert_eq!(objects.snapshot().len(), 1, "served again once the fence is whole");
         objects.apply(object("a", "zava", |o| o["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z")));
         assert!(objects.snapshot().is_empty());
     }
