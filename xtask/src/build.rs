@@ -48,8 +48,11 @@ pub fn crds() -> Result<()> {
     binaries()?;
     let output = Command::new(binary("storefence-operator")).arg("crds").output()?;
     ensure!(output.status.success(), "storefence-operator crds: {}", String::from_utf8_lossy(&output.stderr));
-    let path = root().join("crds/retailtenant.yaml");
-    fs::write(&path, output.stdout).with_context(|| format!("cannot write {}", path.display()))?;
-    println!("wrote {}", path.display());
+    // The chart carries a copy: Helm takes files from the chart's own directory only.
+    for path in ["crds/retailtenant.yaml", "charts/storefence/crds/retailtenant.yaml"] {
+        let path = root().join(path);
+        fs::write(&path, &output.stdout).with_context(|| format!("cannot write {}", path.display()))?;
+        println!("wrote {}", path.display());
+    }
     Ok(())
 }

@@ -190,6 +190,11 @@ capabilities:
   mountPath: /etc/storefence/trust
   readOnly: true
 {{- end }}
+{{- if .root.Values.config.embeddings.apiKeySecret }}
+- name: embeddings
+  mountPath: /etc/storefence/embeddings
+  readOnly: true
+{{- end }}
 {{- range $database := .root.Values.config.databases }}
 {{- if or $database.caSecret $database.caConfigMap }}
 - name: ca-{{ $database.name }}
@@ -215,6 +220,11 @@ capabilities:
 - name: trust
   configMap:
     name: {{ .root.Values.azure.caBundle.configMap }}
+{{- end }}
+{{- with .root.Values.config.embeddings.apiKeySecret }}
+- name: embeddings
+  secret:
+    secretName: {{ .name }}
 {{- end }}
 {{- range $database := .root.Values.config.databases }}
 {{- if $database.caSecret }}
@@ -291,4 +301,17 @@ keyVaults:
   - name: {{ .name | quote }}
     url: {{ .url | quote }}
   {{- end }}
+{{- with include "storefence.embeddingsConfig" . | trim }}
+{{ . }}
+{{- end }}
+{{- end -}}
+
+{{- define "storefence.embeddingsConfig" -}}
+{{- with .Values.config.embeddings }}
+embeddings:
+  {{- toYaml (omit . "apiKeySecret") | nindent 2 }}
+  {{- if .apiKeySecret }}
+  apiKeyFile: /etc/storefence/embeddings/{{ .apiKeySecret.key }}
+  {{- end }}
+{{- end }}
 {{- end -}}

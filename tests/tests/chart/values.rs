@@ -42,6 +42,12 @@ fn wrong_values_are_refused_in_words() {
         ("azure.caBundle", json!({"configMap": "ca"}), "caBundle"),
         ("config.keyVaults", json!([]), "config.keyVaults is empty"),
         ("config.keyVaults", json!([{"name": "main", "url": "http://vault"}]), "url"),
+        ("config.embeddings", json!({"provider": "azureOpenAI", "endpoint": "https://a.example"}), "deployment"),
+        (
+            "config.embeddings",
+            json!({"provider": "openAI", "endpoint": "https://a.example", "model": "m", "deployment": "d"}),
+            "deployment",
+        ),
         ("config.databases", json!([]), "config.databases is empty"),
         ("config.databases", json!([database(json!({}))]), "databases"),
         ("config.databases", json!([database(json!({"adminUrl": "postgresql://a:b@c/d"}))]), "adminUrl"),
@@ -89,6 +95,7 @@ fn every_value_is_used() {
         Some(match path {
             "config.databases" => json!([{"name": "other", "adminUrlFile": "/other"}]),
             "config.keyVaults" => json!([{"name": "other", "url": "https://other.vault.azure.net"}]),
+            "config.embeddings" => json!({"deployment": "other"}),
             "azure.credential" => json!("client-secret"),
             "azure.caBundle" => json!({"configMap": "other", "key": "other.pem"}),
             "azure.authorityHost" | "gateway.v1Issuer" | "gateway.authorizationServer" | "gateway.authority" => {
