@@ -1,0 +1,251 @@
+//! `fence.search_products`: exact where it can be, never short of rows, and nothing without a signed context.
+
+mod support;
+
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use storefence_devstack::postgres::AdminKind;
+use storefence_tenancy::scope::StoreSet;
+use support::{
+    Tenant, World,
+    flight::{Answer, Session, refusal, ticket},
+    in_world,
+};
+
+/// What is asked for.
+struct Ask<'a> {
+    vector: Vec<f32>,
+    model: &'a str,
+    words: Option<&'a str>,
+    min_similarity: f64,
+    max_rows: i32,
+}
+
+impl Ask<'_> {
+    fn nearest(vector: Vec<f32>, max_rows: i32) -> Self {
+        Self { vector, model: "m", words: None, min_similarity: -1.0, max_rows }
+    }
+}
+
+/// One call as the gateway makes it.
+async fn search(session: &mut Session, context: &str, ask: &Ask<'_>) -> Answer {
+    let client = &session.client;
+    client.batch_execute("BEGIN READ ONLY").await.map_err(refusal)?;
+    let found = client
+        .query(
+            "SELECT line FROM fence.search_products($1, $2, $3, $4, $5, $6)",
+            &[&context, &ask.vector, &ask.model, &ask.words, &ask.min_similarity, &ask.max_rows],
+        )
+        .await;
+    client.batch_execute("ROLLBACK").await.map_err(refusal)?;
+    session.ticket = ticket(&session.client).await;
+    Ok(found.map_err(refusal)?.iter().map(|row| row.get(0)).collect())
+}
+
+async fn rows(session: &mut Session, tenant: &Tenant, stores: &StoreSet, ask: &Ask<'_>) -> Vec<Value> {
+    let context = session.context(tenant, stores);
+    let lines = search(session, &context, ask).await.unwrap();
+    lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn ids(rows: &[Value]) -> Vec<String> {
+    rows.iter().map(|row| row["product_id"].as_str().unwrap().to_owned()).collect()
+}
+
+/// A direction that lies between a few others: positions `at` and its neighbours.
+fn vector(at: usize) -> Vec<f32> {
+    (0..1536)
+        .map(|i| {
+            if i == at {
+                1.0
+            } else if i == at + 1 {
+                0.5
+            } else {
+                0.01
+            }
+        })
+        .collect()
+}
+
+/// Gives each product of a tenant a vector near one of its clusters, the same in every run.
+async fn embed(world: &World, tenant: &Tenant, model: &str) {
+    world
+        .admin
+        .execute(
+            "INSERT INTO retail.product_description_embeddings \
+                 (product_id, tenant_key, description_embedding, model, content_hash, search_document) \
+             SELECT product_id, tenant_key, \
+                    (SELECT array_agg(CASE WHEN d % 40 = n % 40 THEN 1 ELSE 0 END + \
+                                      (hashint4(n * 1536 + d)::bigint & 1023)::real / 1500 ORDER BY d)::real[] FROM generate_series(0, 1535) d), \
+                    $2, '', to_tsvector('english', product_name) \
+               FROM (SELECT *, substr(sku, 5)::integer AS n FROM retail.products WHERE tenant_key = $1) p \
+             ON CONFLICT (product_id) DO UPDATE SET description_embedding = excluded.description_embedding, model = excluded.model",
+            &[&tenant.tenant_key, &model],
+        )
+        .await
+        .unwrap();
+}
+
+/// Products `from` to `to`, beside those that `fill` made.
+async fn products(world: &World, tenant: &Tenant, from: i32, to: i32) {
+    world
+        .admin
+        .execute(
+            "INSERT INTO retail.products (tenant_key, sku, product_name, category_id, type_id, cost, base_price) \
+             SELECT tenant_key, 'sku-' || g, 'thing ' || g, category_id, type_id, 1, 2 \
+               FROM retail.product_types, generate_series($2::integer, $3::integer) g WHERE tenant_key = $1",
+            &[&tenant.tenant_key, &from, &to],
+        )
+        .await
+        .unwrap();
+}
+
+/// The nearest by the administrator's own reckoning, without any index.
+async fn exact(world: &World, tenant: &Tenant, ask: &Ask<'_>) -> Vec<String> {
+    let statement = "SELECT product_id::text FROM (SELECT product_id, description_embedding FROM retail.product_description_embeddings \
+                      WHERE tenant_key = $1 AND model = $2 OFFSET 0) e \
+                     ORDER BY description_embedding <=> ($3::real[])::vector, product_id LIMIT $4";
+    let rows = world
+        .admin
+        .query(statement, &[&tenant.tenant_key, &ask.model, &ask.vector, &i64::from(ask.max_rows)])
+        .await
+        .unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+#[test]
+fn a_small_tenant_gets_exact_results_of_its_own() {
+    in_world((16, AdminKind::CreateRole), |world| async move {
+        let (small, other) = (world.provision("small", 3).await, world.provision("other", 2).await);
+        world.fill().await;
+        products(&world, &small, 9, 10).await;
+        for tenant in [&small, &other] {
+            embed(&world, tenant, "m").await;
+        }
+        let session = &mut Session::open(&world, &small).await;
+        for at in [0, 3, 700] {
+            let ask = Ask::nearest(vector(at), 100);
+            let found = rows(session, &small, &StoreSet::All, &ask).await;
+            assert_eq!(ids(&found), exact(&world, &small, &ask).await, "{at}");
+            assert_eq!(found.len(), 10, "ten products, ten rows");
+            let percents: Vec<f64> = found.iter().map(|row| row["similarity_percent"].as_f64().unwrap()).collect();
+            assert!(percents.is_sorted_by(|a, b| a >= b) && percents[0] <= 100.0, "{percents:?}");
+        }
+        let few = rows(session, &small, &StoreSet::All, &Ask::nearest(vector(3), 4)).await;
+        assert_eq!(ids(&few), exact(&world, &small, &Ask::nearest(vector(3), 4)).await);
+        let none = Ask { min_similarity: 0.99, ..Ask::nearest(vector(3), 10) };
+        assert!(rows(session, &small, &StoreSet::All, &none).await.is_empty(), "below the threshold");
+        let foreign = Ask { model: "another", ..Ask::nearest(vector(3), 10) };
+        assert!(rows(session, &small, &StoreSet::All, &foreign).await.is_empty(), "of another model");
+        // Words are found below the threshold, by the hybrid search alone.
+        let words = Ask { min_similarity: 0.99, words: Some("thing 10"), ..Ask::nearest(vector(3), 10) };
+        let found = rows(session, &small, &StoreSet::All, &words).await;
+        assert_eq!(
+            (found.len(), &found[0]["product_name"], &found[0]["has_words"]),
+            (1, &"thing 10".into(), &true.into())
+        );
+        // Both kinds together: what holds the words is among the first, the rest is there too.
+        let both = Ask { words: Some("thing 10"), ..Ask::nearest(vector(3), 10) };
+        let found = rows(session, &small, &StoreSet::All, &both).await;
+        assert_eq!((found.len(), &found[0]["product_name"]), (10, &"thing 10".into()));
+    });
+}
+
+#[test]
+fn stock_is_that_of_the_scope_and_products_are_the_tenants() {
+    in_world((18, AdminKind::CreateRole), |world| async move {
+        let (a, b) = (world.provision("a", 3).await, world.provision("b", 2).await);
+        world.fill().await;
+        world.admin.batch_execute("UPDATE retail.product_description_embeddings SET model = 'm'").await.unwrap();
+        let session = &mut Session::open(&world, &a).await;
+        let own: HashSet<String> = exact(&world, &a, &Ask::nearest(vector(0), 100)).await.into_iter().collect();
+        for (scope, stores) in [(StoreSet::All, 3), (a.first(1), 1), (a.first(2), 2)] {
+            let found = rows(session, &a, &scope, &Ask::nearest(vector(0), 100)).await;
+            assert_eq!(ids(&found).into_iter().collect::<HashSet<_>>(), own);
+            for row in &found {
+                assert_eq!(row["stock_level"], 7 * stores, "{row}");
+                let mut seen: Vec<&str> =
+                    row["stores"].as_array().unwrap().iter().map(|store| store[0].as_str().unwrap()).collect();
+                let mut expected: Vec<&str> = a.stores[..stores].iter().map(|store| store.1.as_str()).collect();
+                seen.sort_unstable();
+                expected.sort_unstable();
+                assert_eq!(seen, expected);
+            }
+        }
+
+        // No context, somebody else's, a used one, one for another tenant's stores: no row, whatever is asked.
+        let ask = Ask::nearest(vector(0), 5);
+        let refused = async |session: &mut Session, context: &str| {
+            let refusal = search(session, context, &ask).await.unwrap_err();
+            assert_eq!(refusal.code, "SF001", "{refusal:?}");
+        };
+        refused(session, "").await;
+        refused(session, "v1|1|a|1|1|1|*.00").await;
+        let used = session.context(&a, &StoreSet::All);
+        search(session, &used, &ask).await.unwrap();
+        refused(session, &used).await;
+        let signed_for_b = session.context(&b, &StoreSet::All);
+        refused(session, &signed_for_b).await;
+        let stores_of_b = session.context(&a, &b.first(1));
+        refused(session, &stores_of_b).await;
+        // The entry point is the logins' alone: the users' SQL runs as another role, which may not enter again.
+        let context = session.context(&a, &StoreSet::All);
+        let nested = "SELECT * FROM fence.search_products('', '{1}'::real[], 'm', NULL, 0, 1)";
+        let refusal = session.call_with(&context, nested, 10, 1_000).await.unwrap_err();
+        assert_eq!(refusal.code, "42501", "{refusal:?}");
+    });
+}
+
+#[test]
+fn a_large_tenant_among_others_is_never_short_of_rows() {
+    in_world((18, AdminKind::CreateRole), |world| async move {
+        let (large, other) = (world.provision("large", 1).await, world.provision("other", 1).await);
+        world.fill().await;
+        world.admin.batch_execute("DELETE FROM retail.product_description_embeddings").await.unwrap();
+        let superuser = world.superuser().await;
+        superuser.batch_execute("DROP INDEX retail.product_description_embeddings_hnsw_idx").await.unwrap();
+        products(&world, &large, 9, 5_100).await;
+        products(&world, &other, 9, 2_000).await;
+        for tenant in [&large, &other] {
+            embed(&world, tenant, "m").await;
+        }
+        superuser
+            .batch_execute(
+                "SET maintenance_work_mem = '256MB'; \
+                 CREATE INDEX product_description_embeddings_hnsw_idx ON retail.product_description_embeddings \
+                     USING hnsw (description_embedding vector_cosine_ops); \
+                 ANALYZE",
+            )
+            .await
+            .unwrap();
+        let session = &mut Session::open(&world, &large).await;
+        let (mut hits, mut wanted) = (0, 0);
+        for at in 0..10 {
+            let near: Vec<f32> = (0..1536).map(|d| if d % 40 == at { 1.0 } else { 0.33 }).collect();
+            for max_rows in [20, 100] {
+                let ask = Ask::nearest(near.clone(), max_rows);
+                let found: HashSet<String> =
+                    ids(&rows(session, &large, &StoreSet::All, &ask).await).into_iter().collect();
+                assert_eq!(found.len(), max_rows as usize, "fewer rows than there are");
+                let expected = exact(&world, &large, &ask).await;
+                hits += expected.iter().filter(|id| found.contains(*id)).count();
+                wanted += expected.len();
+            }
+        }
+        assert!(hits * 100 >= wanted * 95, "recall {hits} of {wanted}");
+        println!("recall: {hits} of {wanted}");
+        // A backend reports what it used when it ends.
+        *session = Session::open(&world, &other).await;
+        let scans =
+            "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = 'product_description_embeddings_hnsw_idx'";
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while superuser.query_one(scans, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+            assert!(Instant::now() < deadline, "the index was not used");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+}

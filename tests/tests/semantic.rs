@@ -1,0 +1,260 @@
+//! Semantic search through the whole stack, with a real model: what is asked for ranks first, and nobody sees more than
+//! the rows of their chain and the stock of their stores.
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use storefence_devstack::{
+    embeddings::Fault,
+    mcp_client::{Answer, Revision},
+    stack::StackOptions,
+};
+use storefence_tests::{Shared, Suite, wait_until};
+
+const TOOL: &str = "semantic_search_products";
+
+fn main() -> ExitCode {
+    let suite = Suite::new(|| {
+        Shared::start(|options| {
+            options.manifests = StackOptions::examples()?;
+            options.model = true;
+            Ok(())
+        })
+    });
+    suite
+        .expect("the stack starts")
+        .test("expected_products_rank_first", |s| async move { ranking(&s).await })
+        .test("rows_threshold_and_order_are_as_asked", |s| async move { bounds(&s).await })
+        .test("hybrid_finds_exact_words_too", |s| async move { hybrid(&s).await })
+        .test("no_chain_sees_products_of_another", |s| async move { chains(&s).await })
+        .test("stock_is_that_of_the_callers_stores", |s| async move { stock(&s).await })
+        .test("the_tool_describes_itself_and_refuses_wrong_arguments", |s| async move { arguments(&s).await })
+        .test("a_provider_that_is_away_is_said_and_leaves_the_rest_working", |s| async move { away(&s).await })
+        .test("an_edited_product_is_found_after_embed", |s| async move { edited(&s).await })
+        .test("without_a_model_it_says_that_it_is_not_configured", |_| async move { unconfigured().await })
+        .run(Shared::stop)
+}
+
+async fn call(shared: &Shared, principal: &str, arguments: Value) -> Result<Answer> {
+    Ok(shared.client(principal, Revision::V2026_07_28)?.call_tool(TOOL, arguments).await?)
+}
+
+async fn find(shared: &Shared, principal: &str, arguments: Value) -> Result<Vec<Value>> {
+    let answer = call(shared, principal, arguments).await?;
+    ensure!(answer.status.is_success() && !answer.is_tool_error(), "{answer:?}");
+    let structured = answer.structured();
+    let products = structured["products"].as_array().cloned().context("no products")?;
+    ensure!(structured["productCount"] == json!(products.len()), "{structured}");
+    Ok(products)
+}
+
+fn names(products: &[Value]) -> Vec<&str> {
+    products.iter().filter_map(|product| product["name"].as_str()).collect()
+}
+
+/// What is asked for, and words of the names that must lead.
+async fn ranking(shared: &Shared) -> Result<()> {
+    for (query, first) in [
+        ("waterproof electrical connectors", &["Waterproof Electrical Connector", "Waterproof Wire Connectors"][..]),
+        ("something to drive nails into wood", &["Hammer", "Nailer", "Nails"]),
+        ("measure a distance with a laser", &["Laser Distance Meter"]),
+        ("smooth a rough wooden board with sandpaper", &["Sand"]),
+        ("cut the lawn", &["Lawn Mower", "Mower", "Trimmer"]),
+    ] {
+        for principal in ["head-office", "seattle-manager", "puget-sound-regional"] {
+            let products = find(shared, principal, json!({"query_description": query})).await?;
+            let names = names(&products);
+            ensure!(!names.is_empty(), "{query}: nothing found");
+            let leads = |name: &&str| first.iter().any(|words| name.contains(words));
+            ensure!(leads(&names[0]), "{query}: {:?}", &names[..names.len().min(5)]);
+        }
+    }
+    let products =
+        find(shared, "head-office", json!({"query_description": "waterproof electrical connectors"})).await?;
+    let first: Vec<_> = names(&products).into_iter().take(3).collect();
+    for expected in ["Waterproof Wire Connectors 25-Pack", "Waterproof Electrical Connector Kit 2-Pin"] {
+        ensure!(first.contains(&expected), "{expected} is not among {first:?}");
+    }
+    Ok(())
+}
+
+async fn bounds(shared: &Shared) -> Result<()> {
+    let query = "paint for the outside of a house";
+    let all =
+        find(shared, "head-office", json!({"query_description": query, "max_rows": 100, "similarity_threshold": 0}))
+            .await?;
+    ensure!(all.len() == 100, "{} rows instead of 100", all.len());
+    let percents: Vec<f64> = all.iter().filter_map(|product| product["similarityPercent"].as_f64()).collect();
+    ensure!(percents.len() == 100 && percents.is_sorted_by(|a, b| a >= b), "{percents:?}");
+    let five =
+        find(shared, "head-office", json!({"query_description": query, "max_rows": 5, "similarity_threshold": 0}))
+            .await?;
+    ensure!(names(&five) == names(&all)[..5], "{five:?}");
+    ensure!(
+        find(shared, "head-office", json!({"query_description": query})).await?.len() <= 20,
+        "the default is 20 rows"
+    );
+    let threshold = 40;
+    let above = json!({"query_description": query, "max_rows": 100, "similarity_threshold": threshold});
+    let above = find(shared, "head-office", above).await?;
+    let expected = percents.iter().filter(|percent| **percent >= f64::from(threshold)).count();
+    ensure!(!above.is_empty() && above.len().abs_diff(expected) <= 1, "{} instead of {expected}", above.len());
+    Ok(())
+}
+
+async fn hybrid(shared: &Shared) -> Result<()> {
+    let sku: String = shared
+        .database
+        .query_one("SELECT sku FROM retail.products WHERE product_name = 'Rubber Mallet'", &[])
+        .await?
+        .get(0);
+    let ask = |mode: &str| json!({"query_description": sku, "mode": mode, "max_rows": 5});
+    let found = find(shared, "head-office", ask("hybrid")).await?;
+    ensure!(found[0]["name"] == "Rubber Mallet" && found[0]["hasWords"] == true, "{found:?}");
+    let plain = find(shared, "head-office", ask("semantic")).await?;
+    ensure!(plain.iter().all(|product| product["hasWords"] == false), "{plain:?}");
+    Ok(())
+}
+
+async fn chains(shared: &Shared) -> Result<()> {
+    for (principal, tenant) in [
+        ("contoso-head-office", "contoso"),
+        ("contoso-downtown-manager", "contoso"),
+        ("head-office", "zava"),
+        ("redmond-manager", "zava"),
+    ] {
+        let own: Vec<String> = shared
+            .database
+            .query(
+                "SELECT product_name FROM retail.products JOIN retail.tenants USING (tenant_key) WHERE tenant_id = $1",
+                &[&tenant],
+            )
+            .await?
+            .iter()
+            .map(|row| row.get(0))
+            .collect();
+        for query in ["waterproof electrical connectors", "fresh fruit and vegetables", "%' OR true --"] {
+            for mode in ["semantic", "hybrid"] {
+                let all = json!({"query_description": query, "max_rows": 100, "similarity_threshold": 0, "mode": mode});
+                let found = find(shared, principal, all).await?;
+                ensure!(!found.is_empty(), "{principal}: {query}");
+                let foreign: Vec<_> =
+                    names(&found).into_iter().filter(|name| !own.iter().any(|own| own == name)).collect();
+                ensure!(foreign.is_empty(), "{principal} sees {foreign:?}");
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn stock(shared: &Shared) -> Result<()> {
+    let ask = json!({"query_description": "waterproof electrical connectors", "max_rows": 10});
+    for (principal, stores) in [
+        ("seattle-manager", &["Seattle"][..]),
+        ("redmond-manager", &["Redmond"]),
+        ("claim-user", &["Seattle", "Redmond"]),
+        ("head-office", &["Seattle", "Bellevue", "Tacoma", "Spokane", "Everett", "Redmond", "Kirkland", "Online"]),
+    ] {
+        for product in find(shared, principal, ask.clone()).await? {
+            let expected: i64 = shared
+                .database
+                .query_one(
+                    "SELECT sum(stock_level) FROM retail.inventory JOIN retail.stores USING (store_id) \
+                     WHERE product_id::text = $1 AND store_name = ANY ($2)",
+                    &[&product["productId"].as_str(), &stores],
+                )
+                .await?
+                .get(0);
+            ensure!(product["stockLevel"] == json!(expected), "{principal}: {product} instead of {expected}");
+            for store in product["stores"].as_array().context("no stores")? {
+                ensure!(stores.iter().any(|name| store["store"] == *name), "{principal} sees {store}");
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn arguments(shared: &Shared) -> Result<()> {
+    let client = shared.client("seattle-manager", Revision::V2026_07_28)?;
+    let list = client.send("tools/list", json!({})).await?;
+    let tool = list.result()["tools"].as_array().into_iter().flatten().find(|tool| tool["name"] == TOOL);
+    let tool = tool.context("the tool is not listed")?;
+    ensure!(tool["inputSchema"]["properties"]["max_rows"]["maximum"] == 100, "{tool}");
+    ensure!(tool["outputSchema"]["properties"]["products"]["type"] == "array", "{tool}");
+    for (arguments, field) in [
+        (json!({}), "query_description"),
+        (json!({"query_description": ""}), "query_description"),
+        (json!({"query_description": "x", "max_rows": 101}), "max_rows"),
+        (json!({"query_description": "x", "similarity_threshold": -1}), "similarity_threshold"),
+        (json!({"query_description": "x", "mode": "fast"}), "mode"),
+        (json!({"query_description": "x", "limit": 5}), "limit"),
+    ] {
+        let answer = call(shared, "seattle-manager", arguments.clone()).await?;
+        let structured = answer.structured();
+        ensure!(answer.is_tool_error() && structured["code"] == "VALIDATION_ERROR", "{arguments}: {answer:?}");
+        ensure!(structured["message"].as_str().is_some_and(|text| text.contains(field)), "{arguments}: {structured}");
+    }
+    Ok(())
+}
+
+async fn away(shared: &Shared) -> Result<()> {
+    let api = shared.stack.embeddings().context("no embeddings stand-in")?;
+    let known = json!({"query_description": "waterproof electrical connectors"});
+    find(shared, "head-office", known.clone()).await?;
+    let calls = api.calls();
+    find(shared, "seattle-manager", known.clone()).await?;
+    ensure!(api.calls() == calls, "the vector of a known question is asked for again");
+
+    let unavailable = async |query: &str| -> Result<()> {
+        let answer = call(shared, "head-office", json!({"query_description": query})).await?;
+        ensure!(answer.is_tool_error() && answer.structured()["code"] == "UNAVAILABLE", "{answer:?}");
+        let text = answer.structured().to_string();
+        ensure!(!text.contains("127.0.0.1") && !text.contains("deployments"), "{text}");
+        Ok(())
+    };
+    for fault in [Fault::Throttle(60), Fault::Status(500, "500"), Fault::Garbage, Fault::Hang] {
+        api.inject(fault.clone());
+        let begun = std::time::Instant::now();
+        unavailable(&format!("new question for {fault:?}")).await?;
+        ensure!(begun.elapsed() < Duration::from_secs(9), "{fault:?}: {:?}", begun.elapsed());
+    }
+    api.server().set_down(true);
+    unavailable("a question while the provider is away").await?;
+    find(shared, "redmond-manager", known).await.context("a known question needs no provider")?;
+    ensure!(shared.count("head-office", Revision::V2026_07_28, "SELECT count(*) FROM retail.orders").await? > 0);
+    api.server().set_down(false);
+    let again = json!({"query_description": "a question while the provider is away", "similarity_threshold": 0});
+    wait_until("the provider is back", Duration::from_secs(10), async || {
+        Ok(!call(shared, "head-office", again.clone()).await?.is_tool_error())
+    })
+    .await?;
+    Ok(())
+}
+
+async fn edited(shared: &Shared) -> Result<()> {
+    let text = "An inflatable kayak for two paddlers on calm lakes.";
+    shared
+        .database
+        .execute("UPDATE retail.products SET product_description = $1 WHERE product_name = 'Rubber Mallet'", &[&text])
+        .await?;
+    let query = json!({"query_description": "a boat to paddle on a lake", "max_rows": 1, "similarity_threshold": 0});
+    let before = find(shared, "head-office", query.clone()).await?;
+    ensure!(before[0]["name"] != "Rubber Mallet", "{before:?}");
+    let output = shared.stack.run_operator(&["embed", "--database", "retail", "--tenant", "zava"]).await?;
+    ensure!(output.contains("embedded 1 of"), "{output}");
+    let after = find(shared, "head-office", query).await?;
+    ensure!(after[0]["name"] == "Rubber Mallet" && after[0]["description"] == text, "{after:?}");
+    Ok(())
+}
+
+async fn unconfigured() -> Result<()> {
+    let shared = Shared::with_examples().await?;
+    let answer = call(&shared, "seattle-manager", json!({"query_description": "glue"})).await;
+    shared.stop().await;
+    let answer = answer?;
+    let structured = answer.structured();
+    ensure!(answer.is_tool_error() && structured["code"] == "UNAVAILABLE", "{answer:?}");
+    ensure!(structured["message"].as_str().is_some_and(|text| text.contains("not configured")), "{structured}");
+    Ok(())
+}
