@@ -1,12 +1,19 @@
 //! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 
-use std::{ffi::OsString, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    ffi::OsString,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use storefence_azure::AzureOptions;
 use url::Url;
 
 use crate::{
+    audit::{self, chain},
     config::{Config, ConfigError},
     explain,
     http::hosts::{Allowed, InvalidEntry},
@@ -44,8 +51,25 @@ pub enum LogFormat {
 enum Command {
     /// Serve
     Run(Box<RunArgs>),
+    /// Check the audit log
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Say why a token is refused, or which rules match it and which stores follow; the token itself is not shown
     Explain(ExplainArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum AuditCommand {
+    /// Find the first line that was removed or edited; exit code 1 where there is one
+    Verify {
+        /// File with audit lines
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+
+        /// Hash of the line before the file's first: the last one of the file before, where files are rotated
+        #[arg(long, value_name = "HASH")]
+        after: Option<String>,
+    },
 }
 
 /// Options of `run`. Every one can come from the environment.
@@ -97,6 +121,18 @@ struct RunArgs {
     /// Seconds that calls under way get to finish after SIGTERM
     #[arg(long, env = "STOREFENCE_DRAIN", value_name = "SECONDS", default_value_t = 25)]
     drain: u64,
+
+    /// Directory of RetailTenant YAML, watched; the cluster of KUBECONFIG where not given
+    #[arg(long, env = "STOREFENCE_TENANTS", value_name = "DIR")]
+    tenants: Option<PathBuf>,
+
+    /// File that audit lines are added to; - for standard output
+    #[arg(long, env = "STOREFENCE_AUDIT_FILE", value_name = "FILE", default_value = "-")]
+    audit_file: PathBuf,
+
+    /// Seconds that a client gets to send the headers of a request, and as many again for its body
+    #[arg(long, env = "STOREFENCE_CLIENT_TIMEOUT", value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
+    client_timeout: u64,
 
     #[command(flatten)]
     azure: AzureOptions,
@@ -159,6 +195,9 @@ enum CliError {
     /// While running.
     #[error(transparent)]
     Run(#[from] run::RunError),
+    /// The audit log is not whole.
+    #[error(transparent)]
+    Audit(#[from] chain::Broken),
     /// While explaining.
     #[error(transparent)]
     Explain(#[from] explain::ExplainError),
@@ -168,7 +207,7 @@ impl CliError {
     const fn exit_code(&self) -> u8 {
         match self {
             Self::Run(error) if !error.is_configuration() => FAILED,
-            Self::Explain(_) => FAILED,
+            Self::Explain(_) | Self::Audit(_) => FAILED,
             _ => USAGE,
         }
     }
@@ -189,6 +228,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     telemetry::init(cli.log_format);
     let done = match cli.command {
         Command::Run(args) => settings(*args).and_then(|settings| Ok(run::run(settings)?)).map(|()| true),
+        Command::Audit(AuditCommand::Verify { file, after }) => verify_audit(&file, after.as_deref()).map(|()| true),
         Command::Explain(args) => explain_settings(args).and_then(|settings| Ok(explain::explain(&settings)?)),
     };
     match done {
@@ -199,6 +239,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+fn verify_audit(file: &Path, after: Option<&str>) -> Result<(), CliError> {
+    let chain::Whole { lines, last } = chain::verify(file, after)?;
+    println!("{lines} lines, none removed or edited before the last; the hash of the last is {last}");
+    Ok(())
 }
 
 const fn missing(flag: &'static str, variable: &'static str, what: &'static str) -> CliError {
@@ -247,8 +293,12 @@ fn settings(args: RunArgs) -> Result<run::Settings, CliError> {
         pool_total,
         pool_idle,
         drain,
+        tenants,
+        audit_file,
+        client_timeout,
         azure,
     } = args;
+    let audit = if audit_file.as_os_str() == "-" { audit::Target::Stdout } else { audit::Target::File(audit_file) };
     let config = config.ok_or(missing("--config", "STOREFENCE_CONFIG", "the configuration file with Key Vaults"))?;
     let public_url = public_url.ok_or(missing(
         "--public-url",
@@ -280,6 +330,9 @@ fn settings(args: RunArgs) -> Result<run::Settings, CliError> {
         pool_total: pool_total as usize,
         pool_idle: Duration::from_secs(pool_idle),
         drain: Duration::from_secs(drain),
+        tenants,
+        audit,
+        client_timeout: Duration::from_secs(client_timeout),
         azure,
     })
 }

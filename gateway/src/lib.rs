@@ -1,6 +1,7 @@
 //! The gateway: token -> scope -> MCP tools.
 
 pub mod admin;
+pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod data;
@@ -11,6 +12,7 @@ pub mod identity;
 pub mod mcp;
 pub mod metrics;
 pub mod questions;
+pub mod quota;
 pub mod run;
 pub mod server;
 pub mod telemetry;

@@ -50,6 +50,12 @@ pub struct Metrics {
     pub secrets: IntCounterVec,
     /// Questions embedded by the provider, by outcome.
     pub embeddings: IntCounterVec,
+    /// Calls refused by a quota: whose, and which.
+    pub quota_refusals: IntCounterVec,
+    /// Audit lines that could not be written.
+    pub audit_failures: IntCounter,
+    /// Connections closed because the client was slow.
+    pub slow_clients: IntCounterVec,
     /// Requests under way.
     pub in_flight: IntGauge,
 }
@@ -135,6 +141,17 @@ impl Metrics {
             pool_wait,
             secrets: counters("storefence_secret_reads_total", "Reads of Key Vault secrets.", &["outcome"])?,
             embeddings: counters("storefence_embeddings_total", "Questions embedded by the provider.", &["outcome"])?,
+            quota_refusals: counters(
+                "storefence_quota_refusals_total",
+                "Tool calls refused by a quota of a principal or a tenant.",
+                &["scope", "quota"],
+            )?,
+            audit_failures: counter("storefence_audit_failures_total", "Audit lines that could not be written.")?,
+            slow_clients: counters(
+                "storefence_slow_clients_total",
+                "Clients shed because a request did not arrive in time.",
+                &["waiting_for"],
+            )?,
             in_flight,
             registry,
         })

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -22,6 +23,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     admin::{self, Admin},
+    audit::{self, Audit},
     config::Config,
     data::{
         Data,
@@ -33,8 +35,12 @@ use crate::{
     mcp::tools::{Catalogue, Services},
     metrics::Metrics,
     questions::Questions,
-    server,
-    tenants::watch::{self, Tenants},
+    quota::Limiter,
+    server::{self, Patience},
+    tenants::{
+        directory::Directory,
+        watch::{self, Tenants},
+    },
 };
 
 /// Longest wait for one answer of Key Vault: a caller waits behind it.
@@ -73,6 +79,12 @@ pub struct Settings {
     pub pool_idle: Duration,
     /// Time for calls under way after SIGTERM.
     pub drain: Duration,
+    /// Directory of RetailTenant YAML instead of a cluster.
+    pub tenants: Option<PathBuf>,
+    /// Where audit lines go.
+    pub audit: audit::Target,
+    /// How long clients may take for headers, and again for a body.
+    pub client_timeout: Duration,
     /// Our own identity, and trust roots.
     pub azure: AzureOptions,
 }
@@ -86,6 +98,12 @@ pub enum RunError {
     /// No way to the Kubernetes API.
     #[error("KUBECONFIG: no usable Kubernetes configuration: {0}")]
     Kubernetes(String),
+    /// The directory of tenants cannot be read.
+    #[error("--tenants (STOREFENCE_TENANTS): {0}: {1}")]
+    Directory(String, std::io::Error),
+    /// The audit log.
+    #[error(transparent)]
+    Audit(#[from] audit::AuditError),
     /// An address cannot be bound.
     #[error("{flag}: {address} cannot be bound: {source}")]
     Bind {
@@ -105,7 +123,7 @@ impl RunError {
     /// Whether the user's configuration is the cause.
     #[must_use]
     pub const fn is_configuration(&self) -> bool {
-        matches!(self, Self::Azure(_) | Self::Kubernetes(_))
+        matches!(self, Self::Azure(_) | Self::Kubernetes(_) | Self::Directory(..) | Self::Audit(_))
     }
 }
 
@@ -140,6 +158,9 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
         pool_total,
         pool_idle,
         drain,
+        tenants: directory,
+        audit,
+        client_timeout,
         azure,
     } = settings;
     let metrics = Arc::new(Metrics::new().map_err(setup)?);
@@ -155,10 +176,22 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     let data = Data::new(Pools::new(sizes, loader, metrics.clone()), metrics.clone());
     let provider = config.embeddings.map(|config| azure.embeddings(&config, EMBEDDINGS_TIMEOUT)).transpose()?;
     let questions = Questions::new(provider, metrics.clone());
-    let services = Arc::new(Services { tools: Catalogue::default(), data, questions, metrics: metrics.clone() });
+    let audit = Arc::new(Audit::open(&audit, metrics.clone())?);
+    let (tools, quotas) = (Catalogue::default(), Limiter::default());
+    let services = Arc::new(Services { tools, data, questions, quotas, audit, metrics: metrics.clone() });
 
-    let kubernetes = kube::Config::infer().await.map_err(|error| RunError::Kubernetes(error.to_string()))?;
-    let kubernetes = kube::Client::try_from(kubernetes).map_err(|error| RunError::Kubernetes(error.to_string()))?;
+    let source = match directory {
+        Some(path) => {
+            let opened = Directory::open(path.clone())
+                .map_err(|error| RunError::Directory(path.display().to_string(), error))?;
+            Source::Directory(opened)
+        }
+        None => {
+            let failed = |error: &dyn std::fmt::Display| RunError::Kubernetes(error.to_string());
+            let config = kube::Config::infer().await.map_err(|error| failed(&error))?;
+            Source::Cluster(kube::Client::try_from(config).map_err(|error| failed(&error))?)
+        }
+    };
 
     let metadata = Metadata::new(&public_url, &tokens, authorization_server, tenants.clone());
     let metadata = Arc::new(metadata);
@@ -168,6 +201,7 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
         access: Access::new(identity, &tokens, tenants.clone(), metadata.clone(), metrics.clone()),
         metadata,
         allowed,
+        body_timeout: client_timeout,
         metrics: metrics.clone(),
         mcp: http::mcp_service(services.clone(), ending.clone()),
     });
@@ -188,13 +222,19 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
 
     // Dropped at the end of this function, which aborts them.
     let mut background = JoinSet::new();
-    background.spawn(watch::follow(kubernetes, tenants.clone(), metrics));
+    match source {
+        Source::Directory(directory) => background.spawn(directory.follow(tenants.clone(), metrics.clone())),
+        Source::Cluster(client) => background.spawn(watch::follow(client, tenants.clone(), metrics.clone())),
+    };
     background.spawn(follow_directories(tenants.clone(), keys.clone()));
     background.spawn(async move { keys.keep_fresh().await });
     background.spawn(tidy(services.clone(), tenants));
     let admin_stop = CancellationToken::new();
-    background.spawn(server::serve(admin_listener, admin::router(admin.clone()), admin_stop.clone(), Duration::ZERO));
-    let public = tokio::spawn(server::serve(listener, http::router(app), stop.clone(), drain));
+    let patience = Patience { headers: client_timeout, drain: Duration::ZERO };
+    let admin_router = admin::router(admin.clone());
+    background.spawn(server::serve(admin_listener, admin_router, admin_stop.clone(), patience, metrics.clone()));
+    let patience = Patience { headers: client_timeout, drain };
+    let public = tokio::spawn(server::serve(listener, http::router(app), stop.clone(), patience, metrics));
 
     tokio::select! {
         _ = terminate.recv() => {}
@@ -212,6 +252,12 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     served.map_err(setup)?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Where tenants come from.
+enum Source {
+    Directory(Directory),
+    Cluster(kube::Client),
 }
 
 /// Keeps the directories whose keys are held in step with the tenants. Before the first list there is nothing to hold,

@@ -1,19 +1,24 @@
 //! Listeners and their end: slow clients are shed, calls under way are drained.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
+use hyper::service::Service;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto::Builder, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{net::TcpListener, sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-/// Longest wait for a request's headers, and for a sign of life on HTTP/2.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::metrics::Metrics;
+
+/// Longest wait for a sign of life on HTTP/2.
+const HTTP2_PONG: Duration = Duration::from_secs(10);
 const HTTP2_PING: Duration = Duration::from_secs(20);
+/// hyper's own answer to slow headers, 408, comes first.
+const SLACK: Duration = Duration::from_millis(500);
 /// Most bytes of a request's headers. The largest Entra token is near 16 KiB in base64.
 const HEADERS_MAX: usize = 64 * 1024;
 
@@ -27,16 +32,32 @@ pub async fn bind(address: SocketAddr, name: &str) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-/// Serves until `stop`, then lets calls under way finish for `drain`, then drops the rest, which cancels their
-/// statements at the server.
-pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken, drain: Duration) {
+/// How long clients and calls may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// From a connection's start, or its last answer, to the end of the next request's headers.
+    pub headers: Duration,
+    /// For calls under way at the end.
+    pub drain: Duration,
+}
+
+/// Serves until `stop`, then lets calls under way finish, then drops the rest, which cancels their statements at the
+/// server.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    stop: CancellationToken,
+    patience: Patience,
+    metrics: Arc<Metrics>,
+) {
+    let Patience { headers, drain } = patience;
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEADERS_MAX);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(headers).max_buf_size(HEADERS_MAX);
     builder
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(HTTP2_PING)
-        .keep_alive_timeout(HEADER_TIMEOUT)
+        .keep_alive_timeout(HTTP2_PONG)
         .max_header_list_size(u32::try_from(HEADERS_MAX).unwrap_or(u32::MAX))
         .max_concurrent_streams(256);
     let graceful = GracefulShutdown::new();
@@ -57,11 +78,27 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
             }
         };
         let _ = stream.set_nodelay(true);
-        let service = TowerToHyperService::new(router.clone());
+        let begun = Arc::new(Notify::new());
+        let service = FirstRequest { service: TowerToHyperService::new(router.clone()), begun: begun.clone() };
         let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
         let connection = graceful.watch(connection);
+        let slow = metrics.slow_clients.with_label_values(&["headers"]);
         connections.spawn(async move {
-            if let Err(error) = connection.await {
+            let mut connection = std::pin::pin!(connection);
+            // hyper's own timer starts once it knows the protocol. Who sends nothing, or the preface of HTTP/2 and no
+            // request, would hold a connection for ever.
+            let ended = tokio::select! {
+                ended = &mut connection => ended,
+                () = begun.notified() => connection.await,
+                () = tokio::time::sleep(headers + SLACK) => {
+                    slow.inc();
+                    return;
+                }
+            };
+            if let Err(error) = ended {
+                if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout) {
+                    slow.inc();
+                }
                 tracing::debug!(%error, "a connection ended");
             }
         });
@@ -74,4 +111,22 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
         );
     }
     connections.shutdown().await;
+}
+
+/// Tells when the first request has come.
+#[derive(Clone)]
+struct FirstRequest<S> {
+    service: S,
+    begun: Arc<Notify>,
+}
+
+impl<S: Service<R>, R> Service<R> for FirstRequest<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn call(&self, request: R) -> Self::Future {
+        self.begun.notify_one();
+        self.service.call(request)
+    }
 }

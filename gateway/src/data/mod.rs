@@ -257,7 +257,12 @@ fn described_as(tenant: &Tenant, call: Call<'_>) -> [u8; 32] {
         Call::Select(sql) => sql,
         Call::Search(_) => "",
     };
-    Sha256::new().chain_update(tenant.database.as_bytes()).chain_update([0]).chain_update(sql.as_bytes()).finalize().into()
+    Sha256::new()
+        .chain_update(tenant.database.as_bytes())
+        .chain_update([0])
+        .chain_update(sql.as_bytes())
+        .finalize()
+        .into()
 }
 
 /// Columns of a statement that ran and could not be described: the names are in the rows.

@@ -38,8 +38,6 @@ use crate::{
 
 /// Largest request body.
 pub const BODY_MAX: usize = 1024 * 1024;
-/// Longest wait for a request body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What the routes share.
 pub struct App {
@@ -49,6 +47,8 @@ pub struct App {
     pub metadata: Arc<Metadata>,
     /// Host and Origin.
     pub allowed: Allowed,
+    /// Longest wait for a request body.
+    pub body_timeout: Duration,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// rmcp.
@@ -113,9 +113,14 @@ async fn mcp(app: &App, tenant: Option<&str>, request: Request) -> Response {
         return refusal;
     }
     let (mut parts, body) = request.into_parts();
-    let body = match read(body).await {
+    let body = match read(body, app.body_timeout).await {
         Ok(body) => body,
-        Err(status) => return errors::plain(status),
+        Err(status) => {
+            if status == StatusCode::REQUEST_TIMEOUT {
+                app.metrics.slow_clients.with_label_values(&["body"]).inc();
+            }
+            return errors::plain(status);
+        }
     };
     let envelope = match protocol::inspect(&parts.headers, &body) {
         Ok(envelope) => envelope,
@@ -153,9 +158,9 @@ fn media_types(request: &Request) -> Option<Response> {
         .then(|| errors::plain(StatusCode::UNSUPPORTED_MEDIA_TYPE))
 }
 
-async fn read(body: Body) -> Result<Bytes, StatusCode> {
+async fn read(body: Body, timeout: Duration) -> Result<Bytes, StatusCode> {
     let limited = Limited::new(body, BODY_MAX);
-    match tokio::time::timeout(BODY_TIMEOUT, limited.collect()).await {
+    match tokio::time::timeout(timeout, limited.collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => Err(StatusCode::PAYLOAD_TOO_LARGE),
         Ok(Err(_)) => Err(StatusCode::BAD_REQUEST),

@@ -178,10 +178,25 @@ impl ServerHandler for Handler {
         ) else {
             return Err(ErrorData::internal_error("the request has no caller", None));
         };
-        let Some(tool) = self.services.tools.find(&request.name) else {
+        // Unknown names are the caller's own words, and may be anything.
+        let known = self.services.tools.find(&request.name);
+        let statement = request.arguments.as_ref().and_then(|arguments| arguments.get("postgresql_query")?.as_str());
+        let record = self.services.audit.begin(caller.clone(), known.map_or("unknown", |tool| tool.name()), statement);
+        let Some(tool) = known else {
+            record.finish("UNKNOWN_TOOL");
             self.services.observe("tools/call", "unknown", "-32602", started);
             let name: String = request.name.chars().take(128).collect();
             return Err(ErrorData::invalid_params(format!("Unknown tool: {name}"), None));
+        };
+        let permit = match self.services.quotas.admit(&caller) {
+            Ok(permit) => permit,
+            Err(refusal) => {
+                let error = refusal.told();
+                record.finish(error.code.as_str());
+                self.services.metrics.quota_refusals.with_label_values(&refusal.labels()).inc();
+                self.services.observe("tools/call", tool.name(), "tool_error", started);
+                return Ok(failed(&caller, tool.name(), error).into());
+            }
         };
         // Named and attributed by OpenTelemetry's conventions for MCP.
         let span = tracing::info_span!(
@@ -192,6 +207,7 @@ impl ServerHandler for Handler {
             correlation_id = %caller.correlation,
         );
         let calling = tool.call(&self.services, &caller, request.arguments.unwrap_or_default()).instrument(span);
+        let calling = record.meter().measure(calling);
         let outcome = tokio::select! {
             outcome = calling => outcome,
             // The client went away; dropping the call cancels its statement at the server.
@@ -200,6 +216,8 @@ impl ServerHandler for Handler {
                 return Err(ErrorData::internal_error("cancelled", None));
             }
         };
+        drop(permit);
+        record.finish(outcome.as_ref().map_or_else(|error| error.code.as_str(), |_| "ok"));
         let error = if outcome.is_err() { "tool_error" } else { "" };
         self.services.observe("tools/call", tool.name(), error, started);
         let result = match outcome {

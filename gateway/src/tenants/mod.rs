@@ -1,5 +1,6 @@
 //! The tenants that are served: what the Kubernetes API tells, and what of it is in force.
 
+pub mod directory;
 pub mod registry;
 pub mod watch;
 
@@ -10,6 +11,8 @@ use storefence_tenancy::{
     credentials::{Slot, context_secret_name, database_secret_name},
     resource::{Credentials, GatewayLimits},
 };
+
+use crate::quota::Quotas;
 
 /// Limits of one tenant's statements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +65,8 @@ pub struct Tenant {
     pub rules: TenantRules,
     /// Limits.
     pub limits: Limits,
+    /// Calls per minute and at a time.
+    pub quotas: Quotas,
     /// Name for people.
     pub display_name: String,
     /// Name of the database connection, for its trust roots.

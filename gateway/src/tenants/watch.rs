@@ -53,8 +53,15 @@ impl Tenants {
         self.changed.notified().await;
     }
 
-    fn publish(&self, objects: &Objects, metrics: &Metrics) {
+    /// A full list has been seen.
+    pub(super) fn set_synced(&self) {
+        self.synced.store(true, Ordering::Release);
+    }
+
+    /// Puts the objects in force. `unread` is the number of those that could not even be read.
+    pub(super) fn publish(&self, objects: &Objects, unread: usize, metrics: &Metrics) {
         for (state, count) in objects.counts() {
+            let count = if state == "broken" { count + unread } else { count };
             metrics.tenants.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
         self.snapshot.store(Arc::new(objects.snapshot()));
@@ -75,17 +82,17 @@ pub async fn follow(client: Client, tenants: Arc<Tenants>, metrics: Arc<Metrics>
             Ok(watcher::Event::InitApply(object)) => apply(&mut objects, object),
             Ok(watcher::Event::InitDone) => {
                 objects.end_list();
-                tenants.publish(&objects, &metrics);
-                tenants.synced.store(true, Ordering::Release);
+                tenants.publish(&objects, 0, &metrics);
+                tenants.set_synced();
                 tracing::info!(tenants = tenants.load().len(), "RetailTenants listed");
             }
             Ok(watcher::Event::Apply(object)) => {
                 apply(&mut objects, object);
-                tenants.publish(&objects, &metrics);
+                tenants.publish(&objects, 0, &metrics);
             }
             Ok(watcher::Event::Delete(object)) => {
                 objects.delete(&object);
-                tenants.publish(&objects, &metrics);
+                tenants.publish(&objects, 0, &metrics);
             }
             Err(error) => {
                 tracing::warn!(%error, "the watch of RetailTenants broke; the tenants known so far stay in force")

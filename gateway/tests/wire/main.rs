@@ -3,12 +3,16 @@
 //! Tenants are provisioned by the tests themselves (`world/provision.rs`), so that a test can put the gateway into
 //! states that the operator would never leave behind.
 
+mod audit;
+mod directory;
 mod http;
 mod identity;
 mod interleaving;
 mod operations;
 mod protocol;
 mod query;
+mod quota;
+mod slow;
 mod tenants;
 mod world;
 
@@ -56,6 +60,10 @@ fn main() -> Result<ExitCode> {
     identity::tests(&mut tests);
     tenants::tests(&mut tests);
     operations::tests(&mut tests);
+    slow::tests(&mut tests);
+    audit::tests(&mut tests);
+    quota::tests(&mut tests);
+    directory::tests(&mut tests);
     interleaving::tests(&mut tests);
     identity::last(&mut tests);
     let conclusion = libtest_mimic::run(&arguments, tests.trials);

@@ -51,13 +51,16 @@ pub struct ToolError {
     pub position: Option<u32>,
     /// Valid names near the one that does not exist.
     pub suggestions: Vec<String>,
+    /// When to come back.
+    pub retry_after_seconds: Option<u64>,
 }
 
 impl ToolError {
     /// An error without a place.
     #[must_use]
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), sqlstate: None, position: None, suggestions: Vec::new() }
+        let (message, suggestions) = (message.into(), Vec::new());
+        Self { code, message, sqlstate: None, position: None, suggestions, retry_after_seconds: None }
     }
 
     /// For `structuredContent`.
@@ -69,6 +72,9 @@ impl ToolError {
         }
         if let Some(position) = self.position {
             value["position"] = json!(position);
+        }
+        if let Some(seconds) = self.retry_after_seconds {
+            value["retryAfterSeconds"] = json!(seconds);
         }
         if !self.suggestions.is_empty() {
             value["suggestions"] = json!(self.suggestions);

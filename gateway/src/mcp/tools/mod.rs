@@ -25,7 +25,10 @@ use uuid::Uuid;
 
 pub use self::error::{Code, ToolError};
 use self::schema::Schemas;
-use crate::{data::Data, identity::Principal, metrics::Metrics, questions::Questions, tenants::Tenant};
+use crate::{
+    audit::Audit, data::Data, identity::Principal, metrics::Metrics, questions::Questions, quota::Limiter,
+    tenants::Tenant,
+};
 
 /// Who calls, for which tenant, and what they may see there.
 #[derive(Debug)]
@@ -48,6 +51,10 @@ pub struct Services {
     pub data: Data,
     /// Embeds questions.
     pub questions: Questions,
+    /// Calls per minute and at a time.
+    pub quotas: Limiter,
+    /// Records calls.
+    pub audit: Arc<Audit>,
     /// Counts.
     pub metrics: Arc<Metrics>,
 }

@@ -126,6 +126,12 @@ impl World {
         Ok(self.client(self.token(principal)?, "/mcp", Revision::V2026_07_28))
     }
 
+    /// A client of another gateway as a sample principal.
+    pub fn client_of(&self, gateway: &Gateway, principal: &str) -> Result<McpClient> {
+        let url = format!("{}/mcp", gateway.url);
+        Ok(McpClient::new(self.http.clone(), url, Some(self.token(principal)?), Revision::V2026_07_28))
+    }
+
     /// A statement as a sample principal.
     pub async fn query(&self, principal: &str, sql: &str) -> Result<Answer> {
         let client = self.client_as(principal)?;

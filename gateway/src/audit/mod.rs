@@ -1,0 +1,205 @@
+//! The audit log: one line per tool call, apart from the log, each chained to the one before (see [`chain`]).
+//!
+//! Neither tokens nor statements nor rows stand in it; a statement is known by its SHA-256.
+
+pub mod chain;
+pub mod meter;
+
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io::{self, BufRead, BufReader, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use jiff::Timestamp;
+use serde_json::json;
+
+use self::meter::Meter;
+use crate::{mcp::tools::Caller, metrics::Metrics};
+
+/// Where lines go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Target {
+    /// Standard output, where nothing else of `run` goes. A chain begins with each start.
+    #[default]
+    Stdout,
+    /// A file, to which a chain is continued.
+    File(PathBuf),
+}
+
+/// A target that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("--audit-file (STOREFENCE_AUDIT_FILE): {}: {problem}", path.display())]
+pub struct AuditError {
+    path: PathBuf,
+    problem: String,
+}
+
+struct Writer {
+    out: Box<dyn Write + Send>,
+    sequence: u64,
+    last: String,
+}
+
+/// Writes audit lines.
+pub struct Audit {
+    writer: Mutex<Writer>,
+    metrics: Arc<Metrics>,
+}
+
+impl Audit {
+    /// Opens the target.
+    ///
+    /// # Errors
+    /// [`AuditError`]: the file cannot be opened, or another process writes to it.
+    pub fn open(target: &Target, metrics: Arc<Metrics>) -> Result<Self, AuditError> {
+        let writer = match target {
+            Target::Stdout => Writer { out: Box::new(io::stdout()), sequence: 0, last: chain::START.to_owned() },
+            Target::File(path) => {
+                open(path).map_err(|problem| AuditError { path: path.clone(), problem: problem.to_string() })?
+            }
+        };
+        Ok(Self { writer: Mutex::new(writer), metrics })
+    }
+
+    /// Begins the record of a call. It is written when the record is finished or, for a call that is given up, dropped.
+    #[must_use]
+    pub fn begin(self: &Arc<Self>, caller: Arc<Caller>, tool: &str, statement: Option<&str>) -> Record {
+        Record {
+            audit: self.clone(),
+            caller,
+            tool: tool.to_owned(),
+            statement: statement.map(|text| chain::sha256(text.as_bytes())),
+            started: Instant::now(),
+            meter: Arc::default(),
+            outcome: "cancelled",
+        }
+    }
+
+    /// A call waits for its line: one that cannot be recorded in time holds the caller up rather than going unrecorded.
+    fn write(&self, record: &Record) {
+        let Record { caller, tool, statement, started, meter, outcome, .. } = record;
+        let claims = &caller.principal.claims;
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        // A map of serde_json has no order of its own; a person reads the number first.
+        let rest = json!({
+            "time": format!("{:.3}", Timestamp::now()), "correlationId": caller.correlation, "tid": claims.tid,
+            "oid": claims.oid, "tenant": caller.tenant.id().as_str(), "rules": caller.scope.rules(), "tool": tool,
+            "statementSha256": statement, "rows": meter.rows(), "bytes": meter.bytes(), "outcome": outcome,
+            "durationMs": started.elapsed().as_micros() as f64 / 1000.0,
+        })
+        .to_string();
+        let sequence = writer.sequence + 1;
+        let body = format!("{{\"sequence\":{sequence},{}", rest.trim_start_matches('{').trim_end_matches('}'));
+        let (mut line, hash) = chain::seal(&body, &writer.last);
+        line.push('\n');
+        match writer.out.write_all(line.as_bytes()).and_then(|()| writer.out.flush()) {
+            Ok(()) => {
+                writer.sequence = sequence;
+                writer.last = hash;
+            }
+            Err(error) => {
+                self.metrics.audit_failures.inc();
+                tracing::error!(correlation_id = %caller.correlation, %error, "an audit line could not be written");
+            }
+        }
+    }
+}
+
+/// Opens a file to continue its chain.
+fn open(path: &Path) -> io::Result<Writer> {
+    let mut file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(io::Error::other("another process writes to this file")),
+        Err(TryLockError::Error(error)) => return Err(error),
+    }
+    let (sequence, last, torn) = tail(&mut file)?;
+    if torn {
+        // The power went in the middle of a line. It stays, and `audit verify` shows it; what follows is whole again.
+        tracing::warn!(file = %path.display(), "the last audit line is not whole");
+        file.write_all(b"\n")?;
+    }
+    Ok(Writer { out: Box::new(file), sequence, last })
+}
+
+/// Number and hash of the last whole line, and whether something else follows it without an end of line.
+fn tail(file: &mut File) -> io::Result<(u64, String, bool)> {
+    // A line takes less than this, unless very many rules matched; then the whole file is read.
+    const TAIL: u64 = 64 * 1024;
+    let length = file.metadata()?.len();
+    for from in [length.saturating_sub(TAIL), 0] {
+        file.seek(SeekFrom::Start(from))?;
+        let (mut found, mut torn) = (None, false);
+        for line in BufReader::new(&mut *file).split(b'\n') {
+            if let Some((sequence, _, hash)) = chain::read(&String::from_utf8_lossy(&line?)) {
+                found = Some((sequence, hash));
+            }
+        }
+        if length > 0 {
+            use std::os::unix::fs::FileExt as _;
+            let mut end = [0];
+            file.read_exact_at(&mut end, length - 1)?;
+            torn = end != *b"\n";
+        }
+        if let Some((sequence, hash)) = found {
+            return Ok((sequence, hash, torn));
+        }
+        if from == 0 {
+            return Ok((0, chain::START.to_owned(), torn));
+        }
+    }
+    Ok((0, chain::START.to_owned(), false))
+}
+
+/// The record of one call.
+pub struct Record {
+    audit: Arc<Audit>,
+    caller: Arc<Caller>,
+    tool: String,
+    statement: Option<String>,
+    started: Instant,
+    meter: Arc<Meter>,
+    outcome: &'static str,
+}
+
+impl Record {
+    /// Counts rows and bytes of the call.
+    #[must_use]
+    pub fn meter(&self) -> Arc<Meter> {
+        self.meter.clone()
+    }
+
+    /// Writes the line: `ok`, or the code of the error.
+    pub fn finish(mut self, outcome: &'static str) {
+        self.outcome = outcome;
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.audit.write(self);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{chain, open};
+
+    #[test]
+    fn a_chain_goes_on_after_a_restart_and_after_a_torn_line() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("audit.jsonl");
+        let writer = open(&path).expect("new");
+        assert_eq!((writer.sequence, writer.last.as_str()), (0, chain::START));
+        assert!(open(&path).is_err_and(|error| error.to_string().contains("another process")));
+        drop(writer);
+        let (line, hash) = chain::seal("{\"sequence\":7,\"tool\":\"t\"", chain::START);
+        std::fs::write(&path, format!("{line}\n{{\"sequence\":8,\"to")).expect("written");
+        let writer = open(&path).expect("again");
+        assert_eq!((writer.sequence, &writer.last), (7, &hash));
+        assert!(std::fs::read_to_string(&path).expect("text").ends_with("\"to\n"), "the next line begins afresh");
+    }
+}

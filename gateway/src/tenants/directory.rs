@@ -1,0 +1,246 @@
+//! RetailTenants from a directory of YAML, where there is no cluster.
+//!
+//! The directory is looked at twice a second. Polling sees what notifications miss: ConfigMaps swapped by a symbolic
+//! link, network and container file systems.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use kube::api::DynamicObject;
+use serde_json::{Value, json};
+
+use super::{
+    registry::{Applied, Objects},
+    watch::Tenants,
+};
+use crate::metrics::Metrics;
+
+const POLL: Duration = Duration::from_millis(500);
+/// Larger ones are no RetailTenants; 500 stores and 64 rules take about 2 MiB at most.
+const FILE_MAX: u64 = 16 * 1024 * 1024;
+
+/// What tells that a file has changed without reading it.
+type Stamp = (u64, i64, i64, u64);
+
+/// The files as last seen, and what they hold.
+pub struct Directory {
+    path: PathBuf,
+    stamps: BTreeMap<PathBuf, Stamp>,
+    /// Objects of each file that could be read, by the registry's key; those of a file that breaks stay in force.
+    held: HashMap<PathBuf, Vec<String>>,
+    objects: Objects,
+    broken: usize,
+}
+
+impl Directory {
+    /// Reads it for the first time. Broken files are reported and the others served.
+    ///
+    /// # Errors
+    /// The directory itself cannot be read.
+    pub fn open(path: PathBuf) -> io::Result<Self> {
+        let mut directory =
+            Self { path, stamps: BTreeMap::new(), held: HashMap::new(), objects: Objects::default(), broken: 0 };
+        let stamps = stamps(&directory.path)?;
+        directory.take(stamps);
+        Ok(directory)
+    }
+
+    /// Looks again; true where something has changed.
+    fn look(&mut self) -> io::Result<bool> {
+        let stamps = stamps(&self.path)?;
+        let changed = stamps != self.stamps;
+        if changed {
+            self.take(stamps);
+        }
+        Ok(changed)
+    }
+
+    fn take(&mut self, stamps: BTreeMap<PathBuf, Stamp>) {
+        self.objects.begin_list();
+        self.broken = 0;
+        let mut seen = HashMap::new();
+        let mut held = HashMap::new();
+        for path in stamps.keys() {
+            let documents = read(path).and_then(|documents| {
+                let keys: Vec<_> = documents.iter().map(super::registry::key).collect();
+                // Of two objects with one name the later would silently replace the earlier.
+                match keys.iter().find(|key| seen.contains_key(*key)) {
+                    Some(key) => Err(format!("{key} stands in {} already", seen[key])),
+                    None => Ok((keys, documents)),
+                }
+            });
+            match documents {
+                Ok((keys, documents)) => {
+                    seen.extend(keys.iter().map(|key| (key.clone(), path.display().to_string())));
+                    held.insert(path.clone(), keys);
+                    for document in documents {
+                        if let Applied::Broken(problem) = self.objects.apply(document) {
+                            report(path, &problem);
+                        }
+                    }
+                }
+                Err(problem) => {
+                    self.broken += 1;
+                    report(path, &problem);
+                    let keys = self.held.remove(path).unwrap_or_default();
+                    keys.iter().for_each(|key| self.objects.keep(key));
+                    held.insert(path.clone(), keys);
+                }
+            }
+        }
+        self.objects.end_list();
+        (self.stamps, self.held) = (stamps, held);
+    }
+
+    /// Follows the directory for ever. One that cannot be read changes nothing.
+    pub async fn follow(mut self, tenants: Arc<Tenants>, metrics: Arc<Metrics>) {
+        tenants.publish(&self.objects, self.broken, &metrics);
+        tenants.set_synced();
+        tracing::info!(directory = %self.path.display(), tenants = tenants.load().len(), "RetailTenants read");
+        let mut failing = false;
+        loop {
+            tokio::time::sleep(POLL).await;
+            let looked = tokio::task::spawn_blocking(move || {
+                let looked = self.look();
+                (self, looked)
+            });
+            // The runtime is going down.
+            let Ok((directory, looked)) = looked.await else { return };
+            self = directory;
+            match looked {
+                Ok(true) => tenants.publish(&self.objects, self.broken, &metrics),
+                Ok(false) => {}
+                Err(ref error) if !failing => {
+                    tracing::warn!(directory = %self.path.display(), %error, "the directory of RetailTenants cannot be read; those known so far stay in force");
+                }
+                Err(_) => {}
+            }
+            failing = looked.is_err();
+        }
+    }
+}
+
+fn report(path: &Path, problem: &str) {
+    tracing::warn!(file = %path.display(), problem, "this file cannot be used; its last good state stays in force");
+}
+
+fn stamps(directory: &Path) -> io::Result<BTreeMap<PathBuf, Stamp>> {
+    let mut stamps = BTreeMap::new();
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        let yaml = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
+        // Editors' and kubelets' own files begin with a dot.
+        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if !yaml || hidden {
+            continue;
+        }
+        match std::fs::metadata(&path) {
+            Ok(meta) if meta.is_file() => {
+                stamps.insert(path, (meta.len(), meta.ctime(), meta.ctime_nsec(), meta.ino()));
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(stamps)
+}
+
+/// The RetailTenants of a file. Without a status that names credentials, the first slot and the first key are in force:
+/// the operator begins with these.
+fn read(path: &Path) -> Result<Vec<DynamicObject>, String> {
+    if std::fs::metadata(path).map_err(|error| error.to_string())?.len() > FILE_MAX {
+        return Err("the file is too large".to_owned());
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let documents = serde_saphyr::from_multiple::<Value>(&text).map_err(|error| error.to_string())?;
+    let mut objects = Vec::new();
+    for mut document in documents {
+        if document["kind"] != "RetailTenant" {
+            continue;
+        }
+        if document["apiVersion"] != "retail.storefence.dev/v1alpha1" {
+            return Err(format!("apiVersion is {}, not retail.storefence.dev/v1alpha1", document["apiVersion"]));
+        }
+        let Some(name) = document["metadata"]["name"].as_str().map(str::to_owned) else {
+            return Err("metadata.name is missing".to_owned());
+        };
+        let metadata = &mut document["metadata"];
+        if metadata["namespace"].is_null() {
+            metadata["namespace"] = json!("default");
+        }
+        // A file has no life of its own beyond its name.
+        metadata["uid"] = json!(name);
+        let status = &mut document["status"];
+        if status.is_null() || (status.is_object() && status["credentials"].is_null()) {
+            status["credentials"] = json!({"activeSlot": "a", "activeKid": 1});
+        }
+        objects.push(serde_json::from_value(document).map_err(|error| format!("{name}: {error}"))?);
+    }
+    Ok(objects)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Directory;
+
+    fn tenant(name: &str, extra: &str) -> String {
+        format!(
+            "apiVersion: retail.storefence.dev/v1alpha1\nkind: RetailTenant\nmetadata: {{name: {name}}}\nspec:\n  \
+             tenantId: {name}\n  entra: {{tenantId: 2f4e6d8c-1a3b-4c7e-9f0a-b2d4f6e8c0a2}}\n  databaseRef: {{name: retail}}\n  \
+             keyVaultRef: {{name: main}}\n  stores: [{{name: Seattle, id: 00000000-0000-4000-8000-000000000001}}]\n{extra}"
+        )
+    }
+
+    fn served(directory: &Directory) -> Vec<String> {
+        let snapshot = directory.objects.snapshot();
+        let ids = ["a", "b", "c"].into_iter().filter(|id| snapshot.get(&id.parse().expect("id")).is_some());
+        ids.map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn files_come_change_break_and_go() {
+        let temporary = tempfile::tempdir().expect("a directory");
+        let write = |name: &str, text: &str| std::fs::write(temporary.path().join(name), text).expect("written");
+        write("one.yaml", &format!("{}---\nkind: Other\n---\n{}", tenant("a", ""), tenant("b", "")));
+        write("ignored.txt", "x: [");
+        write(".hidden.yaml", "x: [");
+        let mut directory = Directory::open(temporary.path().to_owned()).expect("readable");
+        assert_eq!((served(&directory), directory.broken), (vec!["a".to_owned(), "b".to_owned()], 0));
+        assert!(!directory.look().expect("readable"));
+
+        write("two.yml", &tenant("c", "status: {credentials: {activeSlot: b, activeKid: 4}}\n"));
+        assert!(directory.look().expect("readable"));
+        let snapshot = directory.objects.snapshot();
+        let secret = |id: &str| snapshot.get(&id.parse().expect("id")).map(|tenant| tenant.database_secret());
+        assert_eq!(secret("a").as_deref(), Some("sf-a-db-a"));
+        assert_eq!(secret("c").as_deref(), Some("sf-c-db-b"));
+
+        // Broken in three ways, each with the last good state in force.
+        for broken in ["x: [", "kind: RetailTenant\n", &tenant("a", "  principals: [{name: x}]\n")] {
+            write("one.yaml", broken);
+            assert!(directory.look().expect("readable"));
+            assert!(served(&directory).starts_with(&["a".to_owned()]), "{broken}");
+        }
+        // The last one names only a, and it is the object that is broken: b is gone.
+        assert_eq!(served(&directory), ["a", "c"]);
+
+        write("three.yaml", &tenant("c", ""));
+        directory.look().expect("readable");
+        assert_eq!(directory.broken, 1, "c stands in three.yaml and two.yml");
+        assert_eq!(served(&directory), ["a", "c"]);
+        for file in ["one.yaml", "two.yml", "three.yaml"] {
+            std::fs::remove_file(temporary.path().join(file)).expect("there");
+        }
+        directory.look().expect("readable");
+        assert!(served(&directory).is_empty());
+        std::fs::remove_dir_all(temporary.path()).expect("there");
+        assert!(directory.look().is_err());
+    }
+}

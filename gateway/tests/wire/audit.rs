@@ -1,0 +1,135 @@
+//! The audit log: what stands in it, what does not, and what `audit verify` finds.
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use storefence_devstack::{
+    entra::principals::{SEATTLE_MANAGER_OID, ZAVA_TENANT_ID},
+    process::Signal,
+};
+
+use crate::{
+    Tests,
+    world::{Gateway, World, until},
+};
+
+pub fn tests(tests: &mut Tests) {
+    tests.add("each_call_leaves_one_audit_line_and_edits_are_found", audit);
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn verify(file: &Path) -> Result<Output> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_storefence-gateway"));
+    Ok(command.args(["audit", "verify"]).arg(file).output()?)
+}
+
+fn read(file: &Path) -> Result<Vec<Value>> {
+    let text = std::fs::read_to_string(file)?;
+    Ok(text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?)
+}
+
+async fn end(mut gateway: Gateway) -> Result<()> {
+    gateway.child.signal(Signal::Term);
+    gateway.child.wait(Duration::from_secs(10)).await?.context("it did not end")?;
+    Ok(())
+}
+
+async fn audit(world: Arc<World>) -> Result<()> {
+    let file = world.path("audit.jsonl");
+    let arguments = ["--audit-file", file.to_str().context("a path")?];
+    let gateway = world.another_gateway("audit-1", &arguments).await?;
+    let client = world.client_of(&gateway, "seattle-manager")?;
+    let good = "SELECT store_id FROM retail.orders -- audited";
+    let query = async |sql: &str| client.call_tool("execute_sales_query", json!({"postgresql_query": sql})).await;
+    let answer = query(good).await?;
+    let correlation = answer.headers["x-correlation-id"].to_str()?.to_owned();
+    query("SELECT nope FROM retail.orders").await?;
+    query("DROP TABLE retail.orders").await?;
+    client.call_tool("list_stores", json!({})).await?;
+    client.call_tool("a_secret_word", json!({})).await?;
+    // One that the client gives up.
+    let slow = "SELECT count(*) FROM generate_series(1, 100000) a, generate_series(1, 100000) b";
+    let arguments_of = json!({"name": "execute_sales_query", "arguments": {"postgresql_query": slow}});
+    let request = client.request("tools/call", arguments_of).timeout(Duration::from_millis(300));
+    ensure!(request.send().await.is_err(), "the slow statement was fast");
+    until("six lines", Duration::from_secs(3), || async { Ok(read(&file)?.len() == 6) }).await?;
+
+    let lines = read(&file)?;
+    let first = &lines[0];
+    for (field, value) in [
+        ("sequence", json!(1)),
+        ("correlationId", json!(correlation)),
+        ("tid", json!(ZAVA_TENANT_ID)),
+        ("oid", json!(SEATTLE_MANAGER_OID)),
+        ("tenant", json!("zava")),
+        ("rules", json!(["seattle"])),
+        ("tool", json!("execute_sales_query")),
+        ("statementSha256", json!(hex(&Sha256::digest(good)))),
+        ("rows", json!(7)),
+        ("outcome", json!("ok")),
+    ] {
+        ensure!(first[field] == value, "{field}: {first}");
+    }
+    ensure!(first["bytes"].as_u64() > Some(7 * 36) && first["durationMs"].as_f64() > Some(0.0), "{first}");
+    ensure!(first["time"].as_str().is_some_and(|time| time.ends_with('Z')), "{first}");
+    let outcomes: Vec<_> = lines.iter().map(|line| line["outcome"].as_str().unwrap_or_default()).collect();
+    let expected = ["ok", "DATABASE_ERROR", "VALIDATION_ERROR", "ok", "UNKNOWN_TOOL", "cancelled"];
+    ensure!(outcomes == expected, "{outcomes:?}");
+    let whole = std::fs::read_to_string(&file)?;
+    let token = world.token("seattle-manager")?;
+    for secret in
+        ["audited", "nope", "DROP", "a_secret_word", "generate_series", token.split('.').nth(1).unwrap_or("?")]
+    {
+        ensure!(!whole.contains(secret), "{secret} is in {whole}");
+    }
+
+    // One file has one writer: two chains in one file would be none.
+    let output = Command::new(env!("CARGO_BIN_EXE_storefence-gateway"))
+        .env_clear()
+        .args(["run", "--public-url", "http://localhost:1", "--audience", "x", "--scope", "x"])
+        .args(["--credential", "client-secret", "--azure-tenant-id", "t", "--azure-client-id", "c"])
+        .env("AZURE_CLIENT_SECRET", "x")
+        .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
+        .args(arguments)
+        .arg("--config")
+        .arg(world.path("config.yaml"))
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(2) && said.contains("STOREFENCE_AUDIT_FILE"), "{output:?}");
+
+    // The chain goes on after a restart.
+    end(gateway).await?;
+    let gateway = world.another_gateway("audit-2", &arguments).await?;
+    world.client_of(&gateway, "head-office")?.call_tool("get_current_utc_date", json!({})).await?;
+    until("seven lines", Duration::from_secs(3), || async { Ok(read(&file)?.len() == 7) }).await?;
+    end(gateway).await?;
+    let output = verify(&file)?;
+    ensure!(output.status.success() && String::from_utf8_lossy(&output.stdout).starts_with("7 lines"), "{output:?}");
+
+    let text = std::fs::read_to_string(&file)?;
+    let lines: Vec<_> = text.lines().collect();
+    let broken = world.path("audit-broken.jsonl");
+    let finds = |lines: &[String], words: &str| -> Result<()> {
+        std::fs::write(&broken, lines.join("\n") + "\n")?;
+        let output = verify(&broken)?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.code() == Some(1) && said.contains(words), "{words}: {output:?}");
+        Ok(())
+    };
+    let mut edited: Vec<_> = lines.iter().map(ToString::to_string).collect();
+    edited[3] = edited[3].replace("\"rows\":", "\"rows\":1");
+    finds(&edited, "line 4 was edited")?;
+    let mut removed: Vec<_> = lines.iter().map(ToString::to_string).collect();
+    removed.remove(2);
+    finds(&removed, "before line 3 something was removed")
+}

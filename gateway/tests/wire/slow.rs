@@ -1,0 +1,106 @@
+//! Slow and half-open clients are shed, and nobody else notices.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::{
+    Tests,
+    world::{Gateway, World},
+};
+
+pub fn tests(tests: &mut Tests) {
+    tests.add("slow_and_half_open_clients_are_shed", slow);
+}
+
+/// What a client sends: at once, and then byte by byte for as long as it is let.
+struct Slow {
+    name: &'static str,
+    first: String,
+    then: &'static str,
+    /// What the answer begins with; empty where the connection just ends.
+    answer: &'static str,
+}
+
+/// Sends as slowly as it is let; the answer, and how long the connection lasted.
+async fn drip(address: String, slow: Slow) -> Result<(Slow, String, Duration)> {
+    let started = Instant::now();
+    let (mut read, mut write) = TcpStream::connect(address).await?.into_split();
+    let (first, then) = (slow.first.clone(), slow.then);
+    let dripping = tokio::spawn(async move {
+        if write.write_all(first.as_bytes()).await.is_err() {
+            return;
+        }
+        while !then.is_empty() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            if write.write_all(then.as_bytes()).await.is_err() {
+                return;
+            }
+        }
+        // Half-open: holds its half for ever.
+        std::future::pending::<()>().await;
+    });
+    let mut answer = Vec::new();
+    // A reset counts as an end, too.
+    let ended = tokio::time::timeout(Duration::from_secs(8), read.read_to_end(&mut answer)).await;
+    dripping.abort();
+    ensure!(ended.is_ok(), "{}: still connected after 8 s", slow.name);
+    Ok((slow, String::from_utf8_lossy(&answer).into_owned(), started.elapsed()))
+}
+
+async fn alive(world: &World, gateway: &Gateway) -> Result<()> {
+    let answer = world.client_of(gateway, "head-office")?.call_tool("get_current_utc_date", json!({})).await?;
+    ensure!(answer.status == 200 && !answer.is_tool_error(), "{}", answer.message);
+    Ok(())
+}
+
+async fn slow(world: Arc<World>) -> Result<()> {
+    let gateway = world.another_gateway("slow", &["--client-timeout", "1"]).await?;
+    let address = gateway.url.strip_prefix("http://").context("a URL")?.to_owned();
+    let token = world.token("head-office")?;
+    let body = format!(
+        "POST /mcp HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\n\
+         Accept: application/json, text/event-stream\r\nContent-Length: 1000\r\n\r\n{{"
+    );
+    let headers = format!("POST /mcp HTTP/1.1\r\nHost: {address}\r\nX-Slow: ");
+    let case = |name, first: &str, then, answer| Slow { name, first: first.to_owned(), then, answer };
+    let cases = || {
+        [
+            case("nothing", "", "", ""),
+            case("half a method", "PO", "", ""),
+            case("half of HTTP/2's preface", "PRI * HTTP/2.0\r\n", "", ""),
+            case("HTTP/2 without a request", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\u{4}\0\0\0\0\0", "", ""),
+            case("headers dripped", &headers, "x", ""),
+            case("headers stopped", &headers, "", ""),
+            case("body dripped", &body, " ", "HTTP/1.1 408"),
+            case("body stopped", &body, "", "HTTP/1.1 408"),
+        ]
+    };
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..25 {
+        for slow in cases() {
+            clients.spawn(drip(address.clone(), slow));
+        }
+    }
+    // 200 of them at once, and a client that is not slow is answered.
+    alive(&world, &gateway).await?;
+    while let Some(done) = clients.join_next().await {
+        let (slow, answer, lasted) = done??;
+        ensure!(answer.starts_with(slow.answer), "{}: {answer}", slow.name);
+        ensure!(lasted >= Duration::from_millis(800), "{}: shed after {lasted:?} already", slow.name);
+    }
+    for what in ["headers", "body"] {
+        let name = format!("storefence_slow_clients_total{{waiting_for=\"{what}\"}}");
+        let shed = world.metric(&gateway, &name).await?;
+        ensure!(shed >= 50.0, "{name} is {shed}");
+    }
+    alive(&world, &gateway).await
+}
