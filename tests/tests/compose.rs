@@ -5,7 +5,8 @@ use std::{
     fs,
     net::TcpListener,
     path::{Path, PathBuf},
-    time::Duration,
+    process::Command,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -161,6 +162,8 @@ async fn the_services_answer_a_question() -> Result<()> {
     let mut served: Child = services.spawn("gateway").env("STOREFENCE_ADMIN_LISTEN", admin(gateway_admin)).start()?;
     services.to_end("ready").await?;
 
+    helm_test(&directory, gateway).await?;
+
     // The question of the file's head.
     let mut answer = String::new();
     for _ in 0..200 {
@@ -178,5 +181,51 @@ async fn the_services_answer_a_question() -> Result<()> {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert!(answer.lines().any(|line| line.trim() == "1"), "{answer}");
+    Ok(())
+}
+
+/// What `helm test` would run in the cluster, against this gateway: refused without a token, answered with one.
+async fn helm_test(directory: &str, gateway: u16) -> Result<()> {
+    if Command::new("curl").arg("--version").output().is_err() {
+        println!("skipped: the chart's test needs curl");
+        return Ok(());
+    }
+    let golden = fs::read_to_string(root().join("tests/chart/golden/production.yaml"))?;
+    let objects: Vec<Value> = serde_saphyr::from_multiple(&golden)?;
+    let pod = objects.iter().find(|object| object["kind"] == "Pod").context("no test pod")?;
+    let container = &pod["spec"]["containers"][0];
+    let answer = format!("{directory}/answer");
+    let script = container["args"][0].as_str().context("no script")?.replace("/tmp/answer", &answer);
+    let mut variables = container["env"].as_array().context("no environment")?.iter();
+    let call = variables.find(|variable| variable["name"] == "CALL").context("no call")?;
+    let call = call["value"].as_str().context("no call")?;
+    let facts = format!("{directory}/stack.json");
+    let token =
+        Command::new(binary("storefence-devstack")).args(["token", "seattle-manager", "--stack", &facts]).output()?;
+    ensure!(token.status.success(), "{}", String::from_utf8_lossy(&token.stderr));
+    let token = String::from_utf8(token.stdout)?;
+    let run = |token: &str| {
+        Command::new("sh")
+            .args(["-euc", &script])
+            .env("GATEWAY", format!("http://127.0.0.1:{gateway}"))
+            .env("CALL", call)
+            .env("TOKEN", token)
+            .output()
+    };
+    // The gateway serves the tenant once it is Ready.
+    let deadline = Instant::now() + STEP;
+    loop {
+        let output = run(token.trim())?;
+        if output.status.success() {
+            break;
+        }
+        ensure!(Instant::now() < deadline, "{}", String::from_utf8_lossy(&output.stdout));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let said = fs::read_to_string(&answer)?;
+    ensure!(said.contains("\"rowCount\":1"), "{said}");
+    let without = run("")?;
+    ensure!(without.status.success() && String::from_utf8_lossy(&without.stdout).contains("no question asked"));
+    ensure!(!run("not-a-token")?.status.success(), "the chart's test passes with a token that is none");
     Ok(())
 }

@@ -81,11 +81,16 @@ pub fn available() -> bool {
 /// The module, fetched on first use. Processes that ask at the same time wait for one another.
 fn sdk() -> Result<PathBuf> {
     let state = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    fs::create_dir_all(state)?;
     let unpacked = state.join(format!("helm-python-sdk-{VERSION}"));
-    let lock = File::create(state.join("helm-python-sdk.lock"))?;
-    lock.lock()?;
-    if !unpacked.is_dir() {
+    let lock = if unpacked.is_dir() {
+        None
+    } else {
+        fs::create_dir_all(state)?;
+        let lock = File::create(state.join("helm-python-sdk.lock"))?;
+        lock.lock()?;
+        Some(lock)
+    };
+    if lock.is_some() && !unpacked.is_dir() {
         let work = tempfile::tempdir_in(state)?;
         let requirements = work.path().join("requirements.txt");
         fs::write(&requirements, format!("helm-python-sdk=={VERSION} --hash=sha256:{SHA256}\n"))?;
