@@ -201,6 +201,49 @@ async fn world_owner(world: &World) -> PgConnection {
 }
 
 #[test]
+fn the_running_operator_keeps_vectors_up_to_date() {
+    in_world((18, AdminKind::CreateRole), |world| async move {
+        let provider = Provider::start().await;
+        let mut connection = seeded(&world).await;
+        sqlx::raw_sql("DELETE FROM retail.inventory").execute(&mut connection).await.unwrap();
+        sqlx::raw_sql("DELETE FROM retail.order_items").execute(&mut connection).await.unwrap();
+        sqlx::raw_sql("DELETE FROM retail.products WHERE product_name NOT LIKE 'Waterproof%'")
+            .execute(&mut connection)
+            .await
+            .unwrap();
+        let left = count(&mut connection, "SELECT count(*) FROM retail.products").await;
+        assert!(left > 0);
+        let path = provider.directory.path().join("operator.yaml");
+        let config = format!(
+            "databases:\n- name: retail\n  adminUrl: {}\nembeddings:\n  provider: azureOpenAI\n  endpoint: {}\n  deployment: {}\n",
+            world.database.admin_url,
+            provider.api.url(),
+            provider.api.deployment()
+        );
+        std::fs::write(&path, config).unwrap();
+        // A provider that is away at first costs a round and nothing else.
+        provider.api.inject(Fault::Status(400, "not yet"));
+        let keeping = tokio::spawn(embed::keep(path, provider.options.clone(), Duration::from_millis(50)));
+        let mut becomes = async |sql: &'static str, wanted: u64| {
+            let deadline = Instant::now() + Duration::from_secs(30);
+            while count(&mut connection, sql).await != wanted {
+                assert!(Instant::now() < deadline && !keeping.is_finished(), "{sql} has not become {wanted}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        becomes(EMBEDDED, left).await;
+        let mut editor = world_owner(&world).await;
+        sqlx::raw_sql("UPDATE retail.products SET product_description = 'Zanzibar cloves'")
+            .execute(&mut editor)
+            .await
+            .unwrap();
+        let words = "SELECT count(*) FROM retail.product_description_embeddings WHERE search_document @@ to_tsquery('english', 'zanzibar')";
+        becomes(words, left).await;
+        keeping.abort();
+    });
+}
+
+#[test]
 fn a_configuration_without_a_provider_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("operator.yaml");

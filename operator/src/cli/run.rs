@@ -14,6 +14,7 @@ use crate::{
     backends::Backends,
     controller::{Controller, RetryPolicy, Settings},
     database::Limits,
+    embed,
     leader::Election,
     metrics::Metrics,
     server,
@@ -60,6 +61,10 @@ pub struct Run {
     #[arg(long, env = "STOREFENCE_LEASE_DURATION", value_parser = duration, default_value = "15s")]
     lease_duration: Duration,
 
+    /// How often products without an up-to-date vector are looked for, where an embeddings provider is configured.
+    #[arg(long, env = "STOREFENCE_EMBED_INTERVAL", value_parser = duration, default_value = "10m")]
+    embed_interval: Duration,
+
     /// Longest wait for one answer of a database or vault.
     #[arg(long, env = "STOREFENCE_CALL_TIMEOUT", value_parser = duration, default_value = "10s")]
     call_timeout: Duration,
@@ -85,19 +90,26 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(arguments: Run) -> Result<ExitCode, CliError> {
-    let Run { config, admin_listen, resync, concurrency, retry_base, retry_max, call_timeout, leader_elect, lease_duration, azure } =
-        arguments;
+    let Run {
+        config,
+        admin_listen,
+        resync,
+        concurrency,
+        retry_base,
+        retry_max,
+        call_timeout,
+        leader_elect,
+        lease_duration,
+        embed_interval,
+        azure,
+    } = arguments;
     let config_path = config.path()?.clone();
     let config = config.load()?;
     let metrics = Arc::new(Metrics::new().context("metrics")?);
+    let embedding = embed::keep(config_path.clone(), azure.clone(), embed_interval);
     let vaults = VaultFactory::new(azure, Arc::clone(&metrics), call_timeout)?;
     let limits = Limits { concurrency, deadline: call_timeout, fence_age: resync.min(FENCE_AGE) };
-    let backends = Arc::new(ArcSwap::from_pointee(Backends::new(
-        &config,
-        &Backends::default(),
-        &vaults,
-        limits,
-    )?));
+    let backends = Arc::new(ArcSwap::from_pointee(Backends::new(&config, &Backends::default(), &vaults, limits)?));
     let client = kube::Client::try_default().await.context("Kubernetes: KUBECONFIG or in-cluster configuration")?;
 
     let stop = CancellationToken::new();
@@ -109,12 +121,17 @@ pub async fn run(arguments: Run) -> Result<ExitCode, CliError> {
         // Room for every call of a pass to take its time, and still an end.
         pass_deadline: call_timeout * 12,
     };
-    let election = leader_elect.then(|| {
-        Election::new(client.clone(), client.default_namespace(), lease_duration)
-    });
+    let election = leader_elect.then(|| Election::new(client.clone(), client.default_namespace(), lease_duration));
     let controller = Controller { client, backends: Arc::clone(&backends), metrics: Arc::clone(&metrics), settings };
     let (facts, controlling) = controller.start(stop.child_token());
-    let reload = Reload { path: config_path, config, vaults, limits, backends: Arc::clone(&backends), facts: Arc::clone(&facts) };
+    let reload = Reload {
+        path: config_path,
+        config,
+        vaults,
+        limits,
+        backends: Arc::clone(&backends),
+        facts: Arc::clone(&facts),
+    };
     let reloading = tokio::spawn(stop.child_token().run_until_cancelled_owned(reload.run()));
     // Without an election there is nobody to stand by for.
     metrics.leader.set(i64::from(election.is_none()));
@@ -128,6 +145,7 @@ pub async fn run(arguments: Run) -> Result<ExitCode, CliError> {
     metrics.leader.set(1);
     migrate_all(&backends.load());
     let mut controlling = tokio::spawn(controlling);
+    let embedding = tokio::spawn(stop.child_token().run_until_cancelled_owned(embedding));
 
     let outcome = tokio::select! {
         () = signalled() => Ok(()),
@@ -137,7 +155,7 @@ pub async fn run(arguments: Run) -> Result<ExitCode, CliError> {
     tracing::info!("stopping: running passes may end");
     stop.cancel();
     // Ends at its next await; nothing depends on it.
-    drop(reloading);
+    drop((reloading, embedding));
     if outcome.is_ok() && tokio::time::timeout(DRAIN, controlling).await.is_err() {
         tracing::warn!("passes did not end in time and are dropped");
     }
@@ -153,14 +171,20 @@ pub async fn run(arguments: Run) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Migrates every database without waiting: one that is away must not keep the others' tenants. What fails here is
-/// tried again, and told in the status, by the first pass over a tenant of that database.
+/// Migrates every database and looks at its fence, without waiting: one that is away must not keep the others' tenants.
+/// What fails here is tried again, and told in the status, by the first pass over a tenant of that database.
 pub(super) fn migrate_all(backends: &Backends) {
     for (name, database) in backends.databases() {
         let (name, database) = (name.to_owned(), Arc::clone(database));
         tokio::spawn(async move {
             if let Err(error) = database.ready().await {
                 tracing::warn!(database = name, "{error}");
+                return;
+            }
+            // Also without any tenant: the chain's protected tables are put behind the fence, and what is open is told.
+            match database.unsafe_deviations().await {
+                Ok(found) => found.iter().for_each(|deviation| tracing::warn!(database = name, "{deviation}")),
+                Err(error) => tracing::warn!(database = name, "{error}"),
             }
         });
     }

@@ -3,12 +3,15 @@
 //! A row is missing, or outdated when the text or the model is another one than at the time it was made. Batches are
 //! written as they come, so a run that was interrupted goes on where it ended.
 
+mod keep;
 mod rows;
 
 use std::time::Duration;
 
 use sqlx::postgres::PgConnection;
 use storefence_azure::{Embeddings, EmbeddingsError};
+
+pub use keep::keep;
 
 /// Products of one call, unless told otherwise: small enough for any provider's limit on tokens.
 pub const BATCH: u32 = 64;
