@@ -2,6 +2,7 @@
 //! says to wrong arguments and to stores that are not the caller's.
 
 mod administrator;
+mod documented;
 mod errors;
 mod figures;
 mod products;
@@ -32,5 +33,6 @@ fn main() -> ExitCode {
         .test("a_timeout_quotes_the_statement", |s| async move { errors::timeout(&s).await })
         .test("definitions_describe_themselves", |s| async move { surface::definitions(&s).await })
         .test("prompts_resources_and_completions_by_scope", |s| async move { surface::by_scope(&s).await })
+        .test("the_documents_examples_work", |s| async move { documented::examples(&s).await })
         .run(Shared::stop)
 }

@@ -15,9 +15,11 @@ pub fn insights(report: &Report) -> Vec<Value> {
         return vec![insight("There are no orders in this period.", json!({"orders": 0}))];
     }
     let mut found = Vec::new();
-    for (what, before) in
-        [("the period before", &report.windows.previous), ("the year before", &report.windows.year_before)]
-    {
+    let (previous, year_before) = (&report.windows.previous, &report.windows.year_before);
+    // With a year as the period the two comparisons are one.
+    let twice = previous == year_before;
+    let compared = [("the period before", previous), ("the year before", year_before)];
+    for (what, before) in compared.into_iter().skip(usize::from(twice)) {
         if let Some(change) = change(now.revenue, before.revenue) {
             let text = format!("Revenue {} against {what}.", moved(change));
             let figures =
