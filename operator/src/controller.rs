@@ -8,6 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use futures::{StreamExt, TryStreamExt, channel::mpsc, future::BoxFuture, stream};
+use k8s_openapi::jiff::Timestamp;
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::ObjectMeta,
@@ -16,7 +17,6 @@ use kube::{
         PredicateConfig, WatchStreamExt,
         controller::{self, Action},
         events::{Recorder, Reporter},
-
         reflector::{self, ObjectRef, Store},
         watcher,
     },
@@ -34,7 +34,8 @@ use crate::{
         conflict::Claimant,
         finalize,
         pass::{self, Work},
-        status::{self, Outcome},
+        rotation::{View, in_force_since},
+        status::{self, Outcome, whole_second},
     },
     server::Facts,
 };
@@ -104,10 +105,16 @@ impl Facts for ControllerFacts {
     fn missing(&self) -> Vec<String> {
         let synced = self.synced.load(std::sync::atomic::Ordering::Relaxed);
         // Standing by is all that is asked of a replica that does not lead.
-        if synced || self.metrics.leader.get() == 0 { Vec::new() } else { vec!["the list of RetailTenants has not been read yet".to_owned()] }
+        if synced || self.metrics.leader.get() == 0 {
+            Vec::new()
+        } else {
+            vec!["the list of RetailTenants has not been read yet".to_owned()]
+        }
     }
 
     fn metrics(&self) -> Result<String, prometheus::Error> {
+        let now = Timestamp::now().as_second();
+        let (mut oldest, mut overdue) = (0, 0);
         let mut counts = std::collections::BTreeMap::new();
         for object in self.store.state() {
             let status = object.0.as_ref().ok().and_then(|tenant| tenant.status.as_ref());
@@ -120,7 +127,13 @@ impl Facts for ControllerFacts {
                 };
                 *counts.entry((condition, value)).or_insert(0) += 1;
             }
+            let view = object.0.as_ref().ok().map(View::of);
+            let since = view.and_then(|view| in_force_since(view.credentials?, view.last));
+            oldest = oldest.max(since.map_or(0, |since| now - since.as_second()));
+            // During a rotation it is not due again: what takes long then counts from where it was due before.
+            overdue = overdue.max(view.and_then(|view| view.due()).map_or(0, |due| now - due.as_second()));
         }
+        self.metrics.rotation_ages(oldest, overdue);
         self.metrics.tenants(counts);
         self.metrics.render()
     }
@@ -217,9 +230,10 @@ async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action
     running.dec();
     let uid = object.uid().unwrap_or_default();
     let (reason, delay) = match end {
-        End::Resync => {
+        End::Resync(next) => {
             context.retries.forget(&uid);
-            (Reason::Reconciled, Some(retry::spread(context.settings.resync)))
+            let resync = retry::spread(context.settings.resync);
+            (Reason::Reconciled, Some(next.map_or(resync, |next| resync.min(until(next)))))
         }
         End::Gone => {
             context.retries.forget(&uid);
@@ -233,8 +247,8 @@ async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action
 
 /// How a pass ended.
 enum End {
-    /// Done until the next look.
-    Resync,
+    /// Done until the next look, or until a rotation has something to do.
+    Resync(Option<Timestamp>),
     /// Nothing more to do until the object changes, or ever.
     Gone,
     /// To be repeated.
@@ -262,13 +276,35 @@ impl Context {
                 self.metrics.kubernetes_write("finalizer");
                 kubernetes.add_finalizer(object.finalizers()).await.map(|()| End::Gone)
             }
+            (false, true) if self.rotates(object) => return self.step_of_rotation(object, &kubernetes, &place).await,
             (false, true) => {
                 let outcome = self.outcome(object).await;
-                return self.conclude(object, &kubernetes, &place, outcome).await;
+                return self.conclude(object, &kubernetes, &place, outcome, None).await;
             }
         };
         // The watch brings the object back with its finalizer.
         written.unwrap_or_else(|error| End::failed(&place, &error.into()))
+    }
+
+    fn rotates(&self, object: &Guarded) -> bool {
+        let now = whole_second(Timestamp::now());
+        object.0.as_ref().is_ok_and(|tenant| View::of(tenant).step(now).needs_latest_status())
+    }
+
+    /// A pass that goes on with a rotation works with the newest object and insists on it when it writes the status: the
+    /// watch may not have brought back yet what the last step recorded, and a step that is taken for an earlier one
+    /// would disable what is in use.
+    async fn step_of_rotation(&self, object: &Guarded, kubernetes: &KubernetesObject, place: &str) -> End {
+        let namespace = object.meta().namespace.as_deref().unwrap_or_default();
+        let latest = match kubernetes.latest(&self.client, namespace).await {
+            Ok(Some(latest)) if latest.meta().deletion_timestamp.is_none() => latest,
+            // The watch brings the deletion.
+            Ok(_) => return End::Gone,
+            Err(error) => return End::failed(place, &error.into()),
+        };
+        let outcome = self.outcome(&latest).await;
+        let version = latest.meta().resource_version.clone();
+        self.conclude(&latest, kubernetes, place, outcome, version.as_deref()).await
     }
 
     async fn outcome(&self, object: &Guarded) -> Outcome {
@@ -300,9 +336,7 @@ impl Context {
                     Err(error) => End::failed(place, &error.into()),
                 }
             }
-            Err(failure) => {
-                self.conclude(object, kubernetes, place, Outcome::Failed(vec![failure])).await
-            }
+            Err(failure) => self.conclude(object, kubernetes, place, Outcome::Failed(vec![failure]), None).await,
         }
     }
 
@@ -313,14 +347,15 @@ impl Context {
         kubernetes: &KubernetesObject,
         place: &str,
         outcome: Outcome,
+        version: Option<&str>,
     ) -> End {
         let last = object.0.as_ref().ok().and_then(|tenant| tenant.status.as_ref());
-        let now = k8s_openapi::jiff::Timestamp::now();
+        let now = Timestamp::now();
         let next = status::next(last, &outcome, object.meta().generation, whole_second(now));
         let (next, transitions) = next.unzip();
         if let Some(next) = next.as_ref().filter(|next| last != Some(*next)) {
             self.metrics.kubernetes_write("status");
-            if let Err(error) = kubernetes.apply_status(next).await {
+            if let Err(error) = kubernetes.apply_status(next, version).await {
                 return End::failed(place, &error.into());
             }
         }
@@ -333,15 +368,17 @@ impl Context {
             }
         }
         match &outcome {
-            Outcome::Done(_) => End::Resync,
-            Outcome::Failed(failures) => failures.first().map_or(End::Resync, |failure| End::failed(place, failure)),
+            Outcome::Done(done) => End::Resync(done.next),
+            Outcome::Failed(failures) => {
+                failures.first().map_or(End::Resync(None), |failure| End::failed(place, failure))
+            }
         }
     }
 }
 
-/// Times in Kubernetes objects have whole seconds; with more, the object read back would never equal the one written.
-fn whole_second(now: k8s_openapi::jiff::Timestamp) -> k8s_openapi::jiff::Timestamp {
-    k8s_openapi::jiff::Timestamp::from_second(now.as_second()).unwrap_or(now)
+/// The time from now to then.
+fn until(then: Timestamp) -> Duration {
+    Duration::try_from(then.duration_since(Timestamp::now())).unwrap_or_default()
 }
 
 fn place(metadata: &ObjectMeta) -> String {

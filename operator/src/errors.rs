@@ -11,6 +11,8 @@ use storefence_tenancy::rules::SpecProblem;
 pub enum Reason {
     /// All is as the spec asks.
     Reconciled,
+    /// New credentials take over, or the former ones still work.
+    RotationInProgress,
     /// Not yet looked at, because something before it failed.
     Pending,
     /// The spec cannot be used.
@@ -59,8 +61,9 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, for metrics that start at zero.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Reconciled,
+        Self::RotationInProgress,
         Self::Pending,
         Self::InvalidSpec,
         Self::ConflictingTenant,
@@ -90,6 +93,7 @@ impl Reason {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Reconciled => "Reconciled",
+            Self::RotationInProgress => "RotationInProgress",
             Self::Pending => "Pending",
             Self::InvalidSpec => "InvalidSpec",
             Self::ConflictingTenant => "ConflictingTenant",
@@ -190,7 +194,9 @@ pub enum Failure {
         role: String,
     },
     /// A secret of our name carries somebody else's mark.
-    #[error("Key Vault secret {secret} exists and is not tagged as this RetailTenant's; delete or rename it: it is not touched")]
+    #[error(
+        "Key Vault secret {secret} exists and is not tagged as this RetailTenant's; delete or rename it: it is not touched"
+    )]
     SecretNotOwned {
         /// The secret.
         secret: String,

@@ -16,6 +16,9 @@ pub struct Metrics {
     steps: IntCounterVec,
     status_writes: IntCounterVec,
     tenants: IntGaugeVec,
+    rotations: IntCounterVec,
+    rotation_age: IntGauge,
+    rotation_overdue: IntGauge,
     vault_calls: IntCounterVec,
     vault_duration: HistogramVec,
     /// Passes that run now.
@@ -54,6 +57,18 @@ impl Metrics {
                 name("tenants", "RetailTenants by condition and status."),
                 &["condition", "status"],
             )?,
+            rotations: IntCounterVec::new(
+                name(
+                    "rotations_total",
+                    "Switches to new credentials, and passes in which a step of a rotation failed.",
+                ),
+                &["outcome"],
+            )?,
+            rotation_age: IntGauge::with_opts(name("rotation_age_seconds", "Age of the oldest credentials in force."))?,
+            rotation_overdue: IntGauge::with_opts(name(
+                "rotation_overdue_seconds",
+                "How long the rotation that is most overdue should have begun; 0 where none is.",
+            ))?,
             vault_calls: IntCounterVec::new(
                 name("key_vault_calls_total", "Calls to Key Vault by operation and outcome."),
                 &["operation", "outcome"],
@@ -65,13 +80,29 @@ impl Metrics {
             running: IntGauge::with_opts(name("reconciles_running", "Passes that run now."))?,
             leader: IntGauge::with_opts(name("leader", "1 while this replica works, 0 while it stands by."))?,
         };
-        let Self { registry, reconciles, duration, steps, status_writes, tenants, vault_calls, vault_duration, running, leader } =
-            &metrics;
+        let Self {
+            registry,
+            reconciles,
+            duration,
+            steps,
+            status_writes,
+            tenants,
+            rotations,
+            rotation_age,
+            rotation_overdue,
+            vault_calls,
+            vault_duration,
+            running,
+            leader,
+        } = &metrics;
         registry.register(Box::new(reconciles.clone()))?;
         registry.register(Box::new(duration.clone()))?;
         registry.register(Box::new(steps.clone()))?;
         registry.register(Box::new(status_writes.clone()))?;
         registry.register(Box::new(tenants.clone()))?;
+        registry.register(Box::new(rotations.clone()))?;
+        registry.register(Box::new(rotation_age.clone()))?;
+        registry.register(Box::new(rotation_overdue.clone()))?;
         registry.register(Box::new(vault_calls.clone()))?;
         registry.register(Box::new(vault_duration.clone()))?;
         registry.register(Box::new(running.clone()))?;
@@ -82,6 +113,9 @@ impl Metrics {
         }
         for backend in ["database", "key_vault"] {
             steps.with_label_values(&[backend]);
+        }
+        for outcome in ["ok", "error"] {
+            rotations.with_label_values(&[outcome]);
         }
         for object in ["status", "finalizer", "event"] {
             status_writes.with_label_values(&[object]);
@@ -100,6 +134,17 @@ impl Metrics {
     pub fn steps(&self, plan: &Plan) {
         self.steps.with_label_values(&["database"]).inc_by(plan.database.len() as u64);
         self.steps.with_label_values(&["key_vault"]).inc_by(plan.secrets.len() as u64);
+    }
+
+    /// Counts a switch to new credentials, or a failed step towards it or after it.
+    pub fn rotation(&self, ok: bool) {
+        self.rotations.with_label_values(&[if ok { "ok" } else { "error" }]).inc();
+    }
+
+    /// Replaces age and delay of rotations, in seconds.
+    pub fn rotation_ages(&self, oldest: i64, overdue: i64) {
+        self.rotation_age.set(oldest);
+        self.rotation_overdue.set(overdue);
     }
 
     /// Counts a write to the Kubernetes API: `status`, `finalizer` or `event`.

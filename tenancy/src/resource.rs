@@ -19,6 +19,8 @@ use crate::credentials::Slot;
 pub const GROUP: &str = "retail.storefence.dev";
 /// Finalizer that lets the operator clean up before an object goes.
 pub const FINALIZER: &str = "retail.storefence.dev/fence";
+/// Annotation that asks for new credentials at once: any new value.
+pub const ROTATE_ANNOTATION: &str = "retail.storefence.dev/rotate";
 /// Most stores of one tenant.
 pub const STORES_MAX: usize = 500;
 /// Most principal rules of one tenant.
@@ -113,6 +115,11 @@ pub struct RetailTenantSpec {
     /// Limits that the gateway keeps for this chain.
     #[serde(default)]
     pub gateway: GatewayLimits,
+
+    /// When credentials are replaced. The annotation `retail.storefence.dev/rotate` with any new value asks for it at
+    /// once.
+    #[serde(default)]
+    pub rotation: Rotation,
 }
 
 /// The Microsoft Entra ID side of a chain.
@@ -349,6 +356,66 @@ impl GatewayLimits {
     }
 }
 
+/// When the credentials of one tenant are replaced.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("duration(self.overlap) >= duration('1s') && duration(self.overlap) < duration(self.period)")
+    .message("rotation: overlap must be at least 1s and shorter than period"))]
+pub struct Rotation {
+    /// Age at which credentials are replaced, in hours, minutes and seconds: `720h`, `36h30m`.
+    #[serde(default = "default_rotation_period")]
+    #[schemars(length(min = 2, max = 24), regex(pattern = "^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,8}s)?$"))]
+    pub period: String,
+
+    /// How long the former credentials stay valid beside the new ones, for calls that began with them.
+    #[serde(default = "default_rotation_overlap")]
+    #[schemars(length(min = 2, max = 24), regex(pattern = "^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,8}s)?$"))]
+    pub overlap: String,
+}
+
+fn default_rotation_period() -> String {
+    "720h".to_owned()
+}
+
+fn default_rotation_overlap() -> String {
+    "24h".to_owned()
+}
+
+impl Default for Rotation {
+    fn default() -> Self {
+        Self { period: default_rotation_period(), overlap: default_rotation_overlap() }
+    }
+}
+
+impl Rotation {
+    /// `period`; a text that the schema would refuse counts as the default.
+    #[must_use]
+    pub fn period(&self) -> Duration {
+        hours_minutes_seconds(&self.period).unwrap_or(Duration::from_secs(720 * 3600))
+    }
+
+    /// `overlap`; a text that the schema would refuse counts as the default.
+    #[must_use]
+    pub fn overlap(&self) -> Duration {
+        hours_minutes_seconds(&self.overlap).unwrap_or(Duration::from_secs(24 * 3600))
+    }
+}
+
+/// Reads the hours, minutes and seconds of Go's durations, each at most once and in this order; not zero.
+fn hours_minutes_seconds(text: &str) -> Option<Duration> {
+    let (mut rest, mut total) = (text, 0_u64);
+    for (unit, seconds) in [('h', 3600), ('m', 60), ('s', 1)] {
+        if let Some((digits, after)) = rest.split_once(unit) {
+            if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+                return None;
+            }
+            total = total.checked_add(digits.parse::<u64>().ok()?.checked_mul(seconds)?)?;
+            rest = after;
+        }
+    }
+    (rest.is_empty() && total > 0).then(|| Duration::from_secs(total))
+}
+
 /// What the operator last found and did.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -373,6 +440,42 @@ pub struct RetailTenantStatus {
     /// The credentials that the gateway uses. Absent until the tenant has been Ready once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Credentials>,
+
+    /// The rotation that is under way. Recorded before its first step, so that whoever comes after a crash goes on with
+    /// it; gone with the step to the new credentials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<RotationInProgress>,
+
+    /// The last step to new credentials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_rotation: Option<LastRotation>,
+}
+
+/// Where a rotation under way leads.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RotationInProgress {
+    /// The login slot that takes over.
+    pub slot: Slot,
+    /// The key id that takes over.
+    #[schemars(range(min = 1, max = 999_999))]
+    pub kid: u32,
+    /// Value of the annotation that asked for it; absent where the credentials' age did and there was no annotation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub annotation: Option<String>,
+    /// When it began.
+    pub started_at: Time,
+}
+
+/// A rotation that has led to new credentials.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LastRotation {
+    /// Value of the annotation `retail.storefence.dev/rotate` that is handled; another one asks for a new rotation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub annotation: Option<String>,
+    /// When the new credentials came into force.
+    pub time: Time,
 }
 
 /// Which credentials are in force; the values are in Key Vault.
@@ -411,6 +514,9 @@ pub struct LoginSlot {
     pub secret_version: String,
     /// When the password was set.
     pub set_at: Time,
+    /// When the slot is disabled, because the other one has taken over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retires_at: Option<Time>,
 }
 
 /// One context key.
@@ -426,6 +532,9 @@ pub struct ContextKeyVersion {
     pub secret_version: String,
     /// When it was made.
     pub created_at: Time,
+    /// Until when the database accepts it, because another one has taken over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_after: Option<Time>,
 }
 
 /// The CustomResourceDefinition as it stands in `crds/`.

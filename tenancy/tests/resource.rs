@@ -140,6 +140,32 @@ fn quotas_have_bounds_and_defaults() {
     }
 }
 
+#[test]
+fn the_overlap_of_a_rotation_is_shorter_than_its_period() {
+    for (period, overlap, good) in [
+        ("720h", "24h", true),
+        ("36h30m", "90m15s", true),
+        ("3s", "1s", true),
+        ("24h", "24h", false),
+        ("1h", "61m", false),
+        ("1h", "0s", false),
+    ] {
+        let mut spec = valid();
+        spec["rotation"] = json!({"period": period, "overlap": overlap});
+        let said = cel(&spec, None);
+        assert_eq!(said.is_empty(), good, "{period} {overlap}: {said}");
+        assert!(good || said.contains("overlap must be at least 1s and shorter than period"), "{said}");
+        let parsed: RetailTenantSpec = serde_json::from_value(spec).unwrap();
+        assert_eq!(parsed.rotation.overlap() < parsed.rotation.period(), good, "{period} {overlap}");
+    }
+    let parsed: RetailTenantSpec = serde_json::from_value(valid()).unwrap();
+    assert_eq!((parsed.rotation.period().as_secs(), parsed.rotation.overlap().as_secs()), (2_592_000, 86_400));
+    for (text, seconds) in [("1h1m1s", 3661), ("90m", 5400), ("1s1h", 2_592_000), ("5", 2_592_000), ("h", 2_592_000)] {
+        let rotation = storefence_tenancy::resource::Rotation { period: text.to_owned(), ..parsed.rotation.clone() };
+        assert_eq!(rotation.period().as_secs(), seconds, "{text}");
+    }
+}
+
 /// 500 stores and 64 principals are promised; `TenantRules::compile` must not be what limits them.
 #[test]
 fn the_largest_tenant_compiles() {

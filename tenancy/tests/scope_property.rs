@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use storefence_tenancy::{
     Claims, RetailTenantSpec, Scope, TenantRules,
     claims::{Groups, TokenKind},
-    resource::{ClaimMatch, ConnectionRef, Entra, GatewayLimits, PrincipalRule, Role, Store},
+    resource::{ClaimMatch, ConnectionRef, Entra, GatewayLimits, PrincipalRule, Role, Rotation, Store},
     scope::{NoScope, StoreSet},
 };
 use uuid::Uuid;
@@ -77,6 +77,7 @@ fn spec() -> impl Strategy<Value = RetailTenantSpec> {
                     .collect(),
                 principals,
                 gateway: GatewayLimits::default(),
+                rotation: Rotation::default(),
             }
         },
     )

@@ -9,7 +9,7 @@ use kube::{
 use serde_json::json;
 use storefence_tenancy::{RetailTenant, RetailTenantStatus, resource::FINALIZER};
 
-use super::FIELD_MANAGER;
+use super::{FIELD_MANAGER, Guarded};
 use crate::reconcile::status::{READY, Transition};
 
 /// Longest note of an event (the API refuses more than 1 kB).
@@ -69,13 +69,20 @@ impl KubernetesObject {
         Ok(())
     }
 
-    /// Writes the whole status by forced server-side apply; an object that is gone is no error.
-    pub async fn apply_status(&self, status: &RetailTenantStatus) -> Result<(), kube::Error> {
+    /// The object as the API server has it now; `None` if it is gone, or another one has its name.
+    pub async fn latest(&self, client: &Client, namespace: &str) -> Result<Option<Guarded>, kube::Error> {
+        let found = Api::<Guarded>::namespaced(client.clone(), namespace).get_opt(&self.name).await?;
+        Ok(found.filter(|found| found.meta().uid == self.uid))
+    }
+
+    /// Writes the whole status by forced server-side apply; an object that is gone is no error. With `version`, the
+    /// object must still be that one.
+    pub async fn apply_status(&self, status: &RetailTenantStatus, version: Option<&str>) -> Result<(), kube::Error> {
         let body = json!({
             "apiVersion": RetailTenant::api_version(&()),
             "kind": RetailTenant::kind(&()),
             // The UID: a status of a deleted object must not land on its namesake.
-            "metadata": {"name": self.name, "uid": self.uid},
+            "metadata": {"name": self.name, "uid": self.uid, "resourceVersion": version},
             "status": status,
         });
         let params = PatchParams::apply(FIELD_MANAGER).force();

@@ -2,13 +2,14 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use kube::{Resource, ResourceExt, runtime::reflector::{ObjectRef, Store}};
+use kube::{
+    Resource, ResourceExt,
+    runtime::reflector::{ObjectRef, Store},
+};
+use storefence_tenancy::resource::ROTATE_ANNOTATION;
 
 use super::Guarded;
 use crate::reconcile::conflict::Claimant;
-
-/// Annotation that asks for new credentials at once: any new value.
-pub const ROTATE: &str = "retail.storefence.dev/rotate";
 
 /// What of an object must change for a pass: the spec (generation), deletion, finalizers, the rotate annotation. Not the
 /// status: the operator's own writes would set it off again.
@@ -20,7 +21,7 @@ pub fn fingerprint(object: &Guarded) -> Option<u64> {
     metadata.generation.hash(&mut hasher);
     metadata.deletion_timestamp.as_ref().map(|time| time.0.as_second()).hash(&mut hasher);
     metadata.finalizers.hash(&mut hasher);
-    object.annotations().get(ROTATE).hash(&mut hasher);
+    object.annotations().get(ROTATE_ANNOTATION).hash(&mut hasher);
     Some(hasher.finish())
 }
 
@@ -69,7 +70,7 @@ mod tests {
             json!({"generation": 2}),
             json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}),
             json!({"finalizers": ["x"]}),
-            json!({"annotations": {ROTATE: "now"}}),
+            json!({"annotations": {ROTATE_ANNOTATION: "now"}}),
         ] {
             assert_ne!(first, fingerprint(&object(change.clone())), "{change}");
         }

@@ -46,7 +46,7 @@ SELECT json_build_object(
       JOIN fence.logins l USING (login) JOIN fence.tenants t USING (tenant_key)),
   'keys', (
     SELECT coalesce(json_object_agg(k.kid, json_build_object(
-        'fingerprint', encode(sha256(k.ipad || k.opad), 'hex'), 'expires', k.not_after IS NOT NULL)), '{}')
+        'fingerprint', encode(sha256(k.ipad || k.opad), 'hex'), 'not_after', floor(extract(epoch FROM k.not_after))::bigint)), '{}')
       FROM fence.context_keys k WHERE k.tenant_key = (SELECT tenant_key FROM me)),
   'may_set', (
     SELECT coalesce(json_agg(p.name), '[]') FROM unnest($4::text[]) p (name)

@@ -26,6 +26,15 @@ impl Database {
         self.within(revoke(connection, tenant, owner_uid, roles)).await
     }
 
+    /// Ends the sessions of a login that may log in no longer. Can be repeated.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub async fn end_sessions(&self, lock: &mut TenantLock, role: &str) -> Result<(), DatabaseError> {
+        let connection = lock.connection()?;
+        self.within(end_sessions(connection, role)).await
+    }
+
     /// The tenant that a UID owns, for an object whose spec cannot be read.
     ///
     /// # Errors

@@ -53,11 +53,7 @@ pub fn copy_row(tenant_key: i32, kid: u32, key: &ContextKey) -> Zeroizing<String
 
 /// The text of a step. `verifier` is asked for the SCRAM verifier of a slot's password.
 #[must_use]
-pub fn statement(
-    desired: &Desired,
-    action: &DatabaseAction,
-    verifier: &dyn Fn(Slot) -> String,
-) -> String {
+pub fn statement(desired: &Desired, action: &DatabaseAction, verifier: &dyn Fn(Slot) -> String) -> String {
     let tenant = literal(desired.tenant_id.as_str());
     let uid = literal(&desired.owner_uid);
     let key = format!("(SELECT tenant_key FROM retail.tenants WHERE tenant_id = {tenant})");
@@ -78,7 +74,10 @@ pub fn statement(
             format!("UPDATE fence.tenants SET enabled = true WHERE tenant_id = {tenant} AND owner_uid = {uid}")
         }
         DatabaseAction::VacateRetailStore { id, name } => {
-            format!("UPDATE retail.stores SET store_name = {} WHERE store_id = '{id}' AND tenant_key = {key}", literal(name))
+            format!(
+                "UPDATE retail.stores SET store_name = {} WHERE store_id = '{id}' AND tenant_key = {key}",
+                literal(name)
+            )
         }
         DatabaseAction::InsertRetailStore { id, name, display_name } => format!(
             "INSERT INTO retail.stores (store_id, tenant_key, store_name, display_name) VALUES ('{id}', {key}, {}, {})",
@@ -98,7 +97,10 @@ pub fn statement(
             literal(name)
         ),
         DatabaseAction::VacateFenceStore { id, name } | DatabaseAction::RenameFenceStore { id, name } => {
-            format!("UPDATE fence.tenant_stores SET store_name = {} WHERE store_id = '{id}' AND tenant_key = {key}", literal(name))
+            format!(
+                "UPDATE fence.tenant_stores SET store_name = {} WHERE store_id = '{id}' AND tenant_key = {key}",
+                literal(name)
+            )
         }
         DatabaseAction::InsertLogin { role, slot } => {
             format!("INSERT INTO fence.logins (login, tenant_key, slot) VALUES ({}, {key}, '{slot}')", literal(role))
@@ -108,15 +110,15 @@ pub fn statement(
         DatabaseAction::SetContextKey { kid, .. } | DatabaseAction::RemoveContextKey { kid } => {
             format!("DELETE FROM fence.context_keys WHERE tenant_key = {key} AND kid = {kid}")
         }
+        DatabaseAction::SetKeyEnd { kid, not_after } => {
+            let end = not_after.map_or_else(|| "NULL".to_owned(), |seconds| format!("to_timestamp({seconds})"));
+            format!("UPDATE fence.context_keys SET not_after = {end} WHERE tenant_key = {key} AND kid = {kid}")
+        }
         action => role_statement(desired, action, verifier),
     }
 }
 
-fn role_statement(
-    desired: &Desired,
-    action: &DatabaseAction,
-    verifier: &dyn Fn(Slot) -> String,
-) -> String {
+fn role_statement(desired: &Desired, action: &DatabaseAction, verifier: &dyn Fn(Slot) -> String) -> String {
     match action {
         DatabaseAction::CreateRole { role, attributes, connection_limit } => {
             // What is left out is off by default; naming it would ask for the right to switch it.
@@ -129,6 +131,10 @@ fn role_statement(
                 if now != wanted {
                     let _ = write!(text, " {}{name}", if wanted { "" } else { "NO" });
                 }
+            }
+            if from.login && !to.login {
+                // Whoever lets the role log in again must not bring the old password back to life.
+                text.push_str(" PASSWORD NULL");
             }
             if from.expires != to.expires {
                 text.push_str(" VALID UNTIL 'infinity'");

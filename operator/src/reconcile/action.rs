@@ -190,6 +190,13 @@ pub enum DatabaseAction {
         /// The secret.
         secret: String,
     },
+    /// Give a key an end, or take it away.
+    SetKeyEnd {
+        /// Key id.
+        kid: u32,
+        /// In Unix seconds.
+        not_after: Option<i64>,
+    },
     /// Remove a key.
     RemoveContextKey {
         /// Key id.

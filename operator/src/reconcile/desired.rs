@@ -11,6 +11,8 @@ use storefence_tenancy::{
 };
 use uuid::Uuid;
 
+use super::rotation::{Pairs, Step};
+
 /// The group that every login is a member of, and the only one.
 pub const LOGIN_GROUP: &str = "fence_login";
 
@@ -43,6 +45,8 @@ pub struct Desired {
     pub roles: BTreeMap<Slot, DesiredRole>,
     /// Context keys that the database accepts: key id to secret.
     pub keys: BTreeMap<u32, String>,
+    /// Ends of those keys that have one, in Unix seconds.
+    pub key_ends: BTreeMap<u32, i64>,
     /// The slot that the gateway uses.
     pub active_slot: Slot,
     /// The key id that the gateway signs with.
@@ -77,6 +81,8 @@ pub struct Input<'a> {
     pub owner_uid: &'a str,
     /// `status.credentials`.
     pub credentials: Option<&'a Credentials>,
+    /// The rotation's step.
+    pub step: &'a Step,
     /// The database's salt of role names.
     pub role_salt: &'a [u8],
 }
@@ -85,13 +91,15 @@ impl Desired {
     /// Computes the desired state.
     #[must_use]
     pub fn compute(input: &Input<'_>) -> Self {
-        let Input { rules, display_name, statement_timeout, owner_uid, credentials, role_salt } = input;
+        let Input { rules, display_name, statement_timeout, owner_uid, credentials, step, role_salt } = input;
         let tenant_id = rules.tenant_id().clone();
         let active_slot = credentials.map_or(Slot::A, |credentials| credentials.active_slot);
         let active_kid = credentials.map_or(FIRST_KID, |credentials| credentials.active_kid);
+        let first = || Pairs { slots: vec![active_slot], kids: vec![(active_kid, None)] };
+        let pairs = credentials.map_or_else(first, |credentials| Pairs::at(step, credentials));
         let role = |slot: Slot| DesiredRole {
             name: login_role_name(role_salt, &tenant_id, slot),
-            login: slot == active_slot,
+            login: pairs.slots.contains(&slot),
             secret: database_secret_name(&tenant_id, slot),
             settings: settings(*statement_timeout),
         };
@@ -100,7 +108,8 @@ impl Desired {
             display_name: display_name.map_or_else(|| tenant_id.to_string(), str::to_owned),
             stores: rules.stores().clone(),
             roles: Slot::ALL.into_iter().map(|slot| (slot, role(slot))).collect(),
-            keys: [(active_kid, context_secret_name(&tenant_id, active_kid))].into(),
+            keys: pairs.kids.iter().map(|(kid, _)| (*kid, context_secret_name(&tenant_id, *kid))).collect(),
+            key_ends: pairs.kids.iter().filter_map(|(kid, end)| Some((*kid, (*end)?.as_second()))).collect(),
             active_slot,
             active_kid,
             tenant_id,
@@ -111,12 +120,6 @@ impl Desired {
     #[must_use]
     pub fn role_comment(&self) -> String {
         role_comment(&self.owner_uid)
-    }
-
-    /// The role in use.
-    #[must_use]
-    pub fn active_role(&self) -> Option<&DesiredRole> {
-        self.roles.get(&self.active_slot)
     }
 
     /// Names of all secrets that the tenant has.

@@ -26,7 +26,8 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Result<Plan, Failure> {
     retail_stores(desired, database, &mut plan.database);
     fence_stores(desired, database, &mut plan.database);
     for (slot, role) in &desired.roles {
-        let rewritten = plan.secrets.iter().any(|action| matches!(action, SecretAction::WriteLogin { slot: s, .. } if s == slot));
+        let rewritten =
+            plan.secrets.iter().any(|action| matches!(action, SecretAction::WriteLogin { slot: s, .. } if s == slot));
         login_role(desired, *slot, role, database, &owners, rewritten, &mut plan.database)?;
     }
     logins(desired, database, &mut plan.database);
@@ -47,10 +48,9 @@ impl<'a> Owners<'a> {
     fn of(desired: &'a Desired, database: &'a DatabaseState) -> Result<Self, Failure> {
         let own = desired.owner_uid.as_str();
         match &database.fence {
-            Some(row) if row.owner_uid != own && row.enabled => Err(Failure::TenantNotAdopted {
-                tenant_id: desired.tenant_id.to_string(),
-                uid: row.owner_uid.clone(),
-            }),
+            Some(row) if row.owner_uid != own && row.enabled => {
+                Err(Failure::TenantNotAdopted { tenant_id: desired.tenant_id.to_string(), uid: row.owner_uid.clone() })
+            }
             Some(row) if row.owner_uid != own => Ok(Self { own, released: Some(&row.owner_uid) }),
             _ => Ok(Self { own, released: None }),
         }
@@ -77,9 +77,10 @@ fn secrets(desired: &Desired, observed: &Observed, owners: &Owners<'_>, plan: &m
         let write = SecretAction::WriteLogin { name: role.secret.clone(), slot: *slot };
         (role.secret.as_str(), write, false)
     });
-    let keys = desired.keys.iter().map(|(kid, name)| {
-        (name.as_str(), SecretAction::WriteContextKey { name: name.clone(), kid: *kid }, true)
-    });
+    let keys = desired
+        .keys
+        .iter()
+        .map(|(kid, name)| (name.as_str(), SecretAction::WriteContextKey { name: name.clone(), kid: *kid }, true));
     for (name, write, key) in logins.chain(keys) {
         match observed.secrets.get(name).unwrap_or(&SecretState::Absent) {
             SecretState::Absent => plan.secrets.push(write),
@@ -128,10 +129,7 @@ fn placeholder(name: &str, id: &Uuid) -> String {
 }
 
 /// Stores that hold a name which the spec gives to another store. Two stores that swap names both are.
-fn in_the_way<'a>(
-    desired: &Desired,
-    rows: impl Iterator<Item = (&'a Uuid, &'a String)>,
-) -> Vec<(Uuid, String)> {
+fn in_the_way<'a>(desired: &Desired, rows: impl Iterator<Item = (&'a Uuid, &'a String)>) -> Vec<(Uuid, String)> {
     let wanted: std::collections::BTreeMap<&str, &Uuid> =
         desired.stores.iter().map(|(id, store)| (store.name.as_str(), id)).collect();
     rows.filter(|(id, name)| wanted.get(name.as_str()).is_some_and(|owner| owner != id))
@@ -274,18 +272,26 @@ fn context_keys(desired: &Desired, observed: &Observed, plan: &mut Plan) {
             .secrets
             .iter()
             .any(|action| matches!(action, SecretAction::WriteContextKey { kid: k, .. } if k == kid));
-        let matches = match (observed.secrets.get(secret), observed.database.keys.get(kid)) {
+        let found = observed.database.keys.get(kid);
+        let matches = match (observed.secrets.get(secret), found) {
             (Some(SecretState::Live { content: SecretContent::ContextKey { fingerprint }, .. }), Some(row)) => {
-                row.fingerprint == *fingerprint && !row.expires
+                row.fingerprint == *fingerprint
             }
             _ => false,
         };
-        if rewritten || !matches {
+        let set = rewritten || !matches;
+        if set {
             plan.database.push(DatabaseAction::SetContextKey { kid: *kid, secret: secret.clone() });
+        }
+        // A row that was just written has none.
+        let end = found.filter(|_| !set).and_then(|row| row.not_after);
+        let not_after = desired.key_ends.get(kid).copied();
+        if end != not_after {
+            plan.database.push(DatabaseAction::SetKeyEnd { kid: *kid, not_after });
         }
     }
 }
 
 #[cfg(test)]
 #[path = "diff_tests.rs"]
-mod tests;
+pub(super) mod tests;

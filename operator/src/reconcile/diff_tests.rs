@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-const UID: &str = "uid-own";
+pub const UID: &str = "uid-own";
 const PREDECESSOR: &str = "uid-before";
 
 fn desired_with(stores: &[(u128, &str)], active: Slot, kid: u32) -> Desired {
@@ -23,8 +23,11 @@ fn desired_with(stores: &[(u128, &str)], active: Slot, kid: u32) -> Desired {
         name: format!("sf_000000000000_{slot}"),
         login: slot == active,
         secret: format!("sf-zava-db-{slot}"),
-        settings: [("statement_timeout".to_owned(), "5000ms".to_owned()), ("temp_file_limit".to_owned(), "1GB".to_owned())]
-            .into(),
+        settings: [
+            ("statement_timeout".to_owned(), "5000ms".to_owned()),
+            ("temp_file_limit".to_owned(), "1GB".to_owned()),
+        ]
+        .into(),
     };
     let entry = |name: &str| StoreEntry { name: name.to_owned(), display_name: name.to_uppercase() };
     Desired {
@@ -34,6 +37,7 @@ fn desired_with(stores: &[(u128, &str)], active: Slot, kid: u32) -> Desired {
         stores: stores.iter().map(|(id, name)| (Uuid::from_u128(*id), entry(name))).collect(),
         roles: Slot::ALL.into_iter().map(|slot| (slot, role(slot))).collect(),
         keys: [(kid, format!("sf-zava-context-{kid}"))].into(),
+        key_ends: BTreeMap::new(),
         active_slot: active,
         active_kid: kid,
     }
@@ -44,7 +48,7 @@ fn desired() -> Desired {
 }
 
 /// What the vault and the database would hold after the steps. The unique constraints are checked on the way.
-fn take(desired: &Desired, observed: &mut Observed, plan: &Plan) {
+pub fn take(desired: &Desired, observed: &mut Observed, plan: &Plan) {
     let mut fresh = 0;
     for action in &plan.secrets {
         let owner = Some(UID.to_owned());
@@ -78,7 +82,11 @@ fn check_unique(database: &DatabaseState) {
     let retail: Vec<_> = database.retail_stores.values().map(|row| (&row.tenant, &row.name)).collect();
     assert_eq!(retail.iter().collect::<BTreeSet<_>>().len(), retail.len(), "retail.stores (tenant_key, store_name)");
     let fence: Vec<_> = database.fence_stores.values().map(|row| (&row.tenant, &row.name)).collect();
-    assert_eq!(fence.iter().collect::<BTreeSet<_>>().len(), fence.len(), "fence.tenant_stores (tenant_key, store_name)");
+    assert_eq!(
+        fence.iter().collect::<BTreeSet<_>>().len(),
+        fence.len(),
+        "fence.tenant_stores (tenant_key, store_name)"
+    );
     let logins: Vec<_> = database.logins.values().map(|row| (&row.tenant, &row.slot)).collect();
     assert_eq!(logins.iter().collect::<BTreeSet<_>>().len(), logins.len(), "fence.logins (tenant_key, slot)");
 }
@@ -181,8 +189,9 @@ fn take_in_database(desired: &Desired, observed: &mut Observed, action: &Databas
             let SecretState::Live { content: SecretContent::ContextKey { fingerprint }, .. } = &secrets[&secret] else {
                 panic!("no key in {secret}")
             };
-            database.keys.insert(kid, KeyRow { fingerprint: fingerprint.clone(), expires: false });
+            database.keys.insert(kid, KeyRow { fingerprint: fingerprint.clone(), not_after: None });
         }
+        DatabaseAction::SetKeyEnd { kid, not_after } => database.keys.get_mut(&kid).unwrap().not_after = not_after,
         DatabaseAction::RemoveContextKey { kid } => assert!(database.keys.remove(&kid).is_some()),
     }
 }
@@ -357,10 +366,10 @@ fn spoil() -> impl Strategy<Value = fn(&mut Observed)> {
         },
         |o| o.database.keys.clear(),
         |o| {
-            o.database.keys.insert(9, KeyRow { fingerprint: "old".into(), expires: true });
+            o.database.keys.insert(9, KeyRow { fingerprint: "old".into(), not_after: Some(1) });
         },
         |o| o.database.keys.values_mut().for_each(|row| row.fingerprint = "other".into()),
-        |o| o.database.keys.values_mut().for_each(|row| row.expires = true),
+        |o| o.database.keys.values_mut().for_each(|row| row.not_after = Some(1)),
         |o| {
             o.database.may_set.insert("temp_file_limit".into());
         },

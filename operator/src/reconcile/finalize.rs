@@ -30,6 +30,8 @@ pub async fn finalize(backends: &Backends, tenant: &RetailTenant) -> Result<(), 
             for key in credentials.map(|credentials| credentials.context_keys.as_slice()).unwrap_or_default() {
                 kids.push(key.kid);
             }
+            // A rotation may have got as far as the new key's secret.
+            kids.extend(tenant.status.iter().flat_map(|status| &status.rotation).map(|rotation| rotation.kid));
             disable(&vault, &tenant_id, uid, &kids).await
         }
         Err(failure) if credentials.is_some() => Err(failure),

@@ -1,6 +1,6 @@
 //! One `RetailTenant` to its logins, rows, keys and secrets: observe, diff, apply.
 //!
-//! The decisions are pure: [`desired`], [`conflict`], [`diff`] and [`status`] know no I/O. [`pass`] puts the I/O around
+//! The decisions are pure: [`desired`], [`conflict`], [`diff`], [`rotation`] and [`status`] know no I/O. [`pass`] puts the I/O around
 //! them, [`finalize`] is the way back.
 
 pub mod action;
@@ -9,5 +9,6 @@ pub mod desired;
 pub mod diff;
 pub mod finalize;
 pub mod pass;
+pub mod rotation;
 pub mod state;
 pub mod status;

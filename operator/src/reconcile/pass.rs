@@ -2,28 +2,30 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use k8s_openapi::jiff::Timestamp;
+use sha2::{Digest, Sha256};
 use storefence_azure::SecretValue;
 use storefence_tenancy::{
     RetailTenant, TenantRules,
-    credentials::{ContextKey, HmacPads},
-    resource::{ContextKeyVersion, Credentials, LoginSlot},
+    credentials::{ContextKey, HmacPads, Slot, context_secret_name, database_secret_name},
+    resource::{ContextKeyVersion, Credentials, LoginSlot, RotationInProgress},
 };
-use sha2::{Digest, Sha256};
 
 use super::{
     action::{Plan, SecretAction},
     conflict::{self, Claimant},
     desired::{Desired, Input},
     diff::diff,
+    rotation::{Record, Step, View},
     state::{DatabaseState, Observed, SecretContent, SecretState},
-    status::{Done, Outcome},
+    status::{Done, Outcome, whole_second},
 };
 use crate::{
     backends::Backends,
     config::Endpoint,
     credentials::{Password, generate_context_key, login_uri, password_from_uri, probe},
     database::{Database, TenantLock, apply::Material},
-    errors::Failure,
+    errors::{Class, Failure},
     metrics::Metrics,
     vault::{Read, Vault, Version},
 };
@@ -46,9 +48,33 @@ pub async fn pass(work: &Work<'_>) -> Outcome {
         Ok(rules) => rules,
         Err(problems) => return Outcome::Failed(vec![Failure::InvalidSpec(problems)]),
     };
-    match locked(work, &rules).await {
+    let rotation = Rotation::of(work.tenant);
+    let outcome = locked(work, &rules, &rotation).await;
+    match (&rotation.step, &outcome) {
+        (Step::Switch(_), Ok(_)) => work.metrics.rotation(true),
+        (Step::Begin(_) | Step::Switch(_) | Step::Retire, Err(failures))
+            if failures.iter().any(|failure| failure.class() != Class::Contention) =>
+        {
+            work.metrics.rotation(false);
+        }
+        _ => {}
+    }
+    match outcome {
         Ok(done) => Outcome::Done(done),
         Err(failures) => Outcome::Failed(failures),
+    }
+}
+
+/// The rotation as it stands at the beginning of a pass.
+struct Rotation<'a> {
+    view: View<'a>,
+    step: Step,
+}
+
+impl<'a> Rotation<'a> {
+    fn of(tenant: &'a RetailTenant) -> Self {
+        let view = View::of(tenant);
+        Self { view, step: view.step(whole_second(Timestamp::now())) }
     }
 }
 
@@ -69,17 +95,18 @@ pub async fn preview(work: &Work<'_>) -> Result<Preview, Failure> {
     let spec = &work.tenant.spec;
     let database = work.backends.database(&spec.database_ref.name)?;
     let vault = work.backends.vault(&spec.key_vault_ref.name)?;
-    let desired = desired(work, &rules, &database.salt().await?);
+    let rotation = Rotation::of(work.tenant);
+    let desired = desired(work, &rules, &rotation, &database.salt().await?);
     let Some(mut lock) = database.lock(rules.tenant_id()).await? else {
         return Err(Failure::LockContention(rules.tenant_id().to_string()));
     };
-    let pass = Pass { work, rules: &rules, database: &database, vault: &vault, desired: &desired };
+    let pass = Pass { work, rules: &rules, rotation: &rotation, database: &database, vault: &vault, desired: &desired };
     let plan = pass.plan(&mut lock).await;
     lock.release().await;
     Ok(Preview { plan: plan?, desired })
 }
 
-async fn locked(work: &Work<'_>, rules: &TenantRules) -> Result<Done, Vec<Failure>> {
+async fn locked(work: &Work<'_>, rules: &TenantRules, rotation: &Rotation<'_>) -> Result<Done, Vec<Failure>> {
     let spec = &work.tenant.spec;
     let database = work.backends.database(&spec.database_ref.name);
     let vault = work.backends.vault(&spec.key_vault_ref.name);
@@ -87,11 +114,7 @@ async fn locked(work: &Work<'_>, rules: &TenantRules) -> Result<Done, Vec<Failur
     let (database, vault) = match (database, vault) {
         (Ok(database), Ok(vault)) => (database, vault),
         (database, vault) => {
-            return Err(in_conflict(work, rules, None)
-                .into_iter()
-                .chain(database.err())
-                .chain(vault.err())
-                .collect());
+            return Err(in_conflict(work, rules, None).into_iter().chain(database.err()).chain(vault.err()).collect());
         }
     };
     let salt = database.ready();
@@ -104,25 +127,27 @@ async fn locked(work: &Work<'_>, rules: &TenantRules) -> Result<Done, Vec<Failur
             return Err(failures);
         }
     };
-    let desired = desired(work, rules, &salt);
+    let desired = desired(work, rules, rotation, &salt);
     let mut lock = match database.lock(rules.tenant_id()).await {
         Ok(Some(lock)) => lock,
         Ok(None) => return Err(vec![Failure::LockContention(rules.tenant_id().to_string())]),
         Err(error) => return Err(vec![error.into()]),
     };
-    let outcome = Pass { work, rules, database: &database, vault: &vault, desired: &desired }.run(&mut lock).await;
+    let pass = Pass { work, rules, rotation, database: &database, vault: &vault, desired: &desired };
+    let outcome = pass.run(&mut lock).await;
     lock.release().await;
     outcome
 }
 
-fn desired(work: &Work<'_>, rules: &TenantRules, salt: &Arc<[u8]>) -> Desired {
-    let RetailTenant { metadata, spec, status } = work.tenant;
+fn desired(work: &Work<'_>, rules: &TenantRules, rotation: &Rotation<'_>, salt: &Arc<[u8]>) -> Desired {
+    let RetailTenant { metadata, spec, .. } = work.tenant;
     Desired::compute(&Input {
         rules,
         display_name: spec.display_name.as_deref(),
         statement_timeout: spec.gateway.timeout(),
         owner_uid: metadata.uid.as_deref().unwrap_or_default(),
-        credentials: status.as_ref().and_then(|status| status.credentials.as_ref()),
+        credentials: rotation.view.credentials,
+        step: &rotation.step,
         role_salt: salt,
     })
 }
@@ -131,15 +156,14 @@ fn desired(work: &Work<'_>, rules: &TenantRules, salt: &Arc<[u8]>) -> Desired {
 fn in_conflict(work: &Work<'_>, rules: &TenantRules, recorded: Option<&str>) -> Option<Failure> {
     let own = work.tenant.metadata.uid.as_deref().unwrap_or_default();
     let owner = conflict::owner(work.claimants, recorded)?;
-    (owner.uid != own).then(|| Failure::ConflictingTenant {
-        tenant_id: rules.tenant_id().to_string(),
-        owner: owner.place.clone(),
-    })
+    (owner.uid != own)
+        .then(|| Failure::ConflictingTenant { tenant_id: rules.tenant_id().to_string(), owner: owner.place.clone() })
 }
 
 struct Pass<'a> {
     work: &'a Work<'a>,
     rules: &'a TenantRules,
+    rotation: &'a Rotation<'a>,
     database: &'a Database,
     vault: &'a Vault,
     desired: &'a Desired,
@@ -201,8 +225,9 @@ impl Pass<'_> {
             return Err(Failure::Fence(deviations));
         }
         if !plan.is_empty() || !self.was_ready() {
-            self.probe(&held.material).await?;
+            self.probe(&held.material, self.desired.active_slot, self.desired.active_kid).await?;
         }
+        self.rotate(lock, &held.material).await?;
         if !plan.is_empty() {
             tracing::info!(
                 tenant = %self.desired.tenant_id,
@@ -212,6 +237,40 @@ impl Pass<'_> {
             );
         }
         self.done(&held)
+    }
+
+    /// What a step of a rotation does beyond the desired state.
+    async fn rotate(&self, lock: &mut TenantLock, material: &Material) -> Result<(), Failure> {
+        let Desired { tenant_id, active_slot, active_kid, roles, .. } = self.desired;
+        match &self.rotation.step {
+            Step::Wait(_) | Step::Overlap(_) => Ok(()),
+            // What an earlier life of the tenant left there must not be taken for new.
+            Step::Begin(RotationInProgress { slot, kid, .. }) => self.disable_secrets(&[*slot], &[*kid]).await,
+            Step::Switch(RotationInProgress { slot, kid, .. }) => self.probe(material, *slot, *kid).await,
+            Step::Retire => {
+                let credentials = self.rotation.view.credentials;
+                let slots = credentials.iter().flat_map(|credentials| &credentials.slots).map(|slot| slot.slot);
+                let keys = credentials.iter().flat_map(|credentials| &credentials.context_keys).map(|key| key.kid);
+                let slots: Vec<Slot> = slots.filter(|slot| slot != active_slot).collect();
+                let kids: Vec<u32> = keys.filter(|kid| kid != active_kid).collect();
+                // LOGIN is gone with the pass's own steps; a session that came before would outlive that.
+                for role in slots.iter().filter_map(|slot| roles.get(slot)) {
+                    self.database.end_sessions(lock, &role.name).await?;
+                }
+                self.disable_secrets(&slots, &kids).await?;
+                tracing::info!(tenant = %tenant_id, "the former credentials are disabled");
+                Ok(())
+            }
+        }
+    }
+
+    async fn disable_secrets(&self, slots: &[Slot], kids: &[u32]) -> Result<(), Failure> {
+        let tenant_id = &self.desired.tenant_id;
+        let logins = slots.iter().map(|slot| database_secret_name(tenant_id, *slot));
+        for name in logins.chain(kids.iter().map(|kid| context_secret_name(tenant_id, *kid))) {
+            self.vault.disable(&name, &self.desired.owner_uid).await?;
+        }
+        Ok(())
     }
 
     /// Tells for each login whether the vault's password lets it in.
@@ -268,21 +327,22 @@ impl Pass<'_> {
         })
     }
 
-    async fn probe(&self, material: &Material) -> Result<(), Failure> {
-        let Desired { active_slot, active_kid, .. } = self.desired;
-        let (Some(role), Some(password), Some(key)) = (
-            self.desired.active_role(),
-            material.passwords.get(active_slot),
-            material.keys.get(active_kid),
-        ) else {
+    async fn probe(&self, material: &Material, slot: Slot, kid: u32) -> Result<(), Failure> {
+        let (Some(role), Some(password), Some(key)) =
+            (self.desired.roles.get(&slot), material.passwords.get(&slot), material.keys.get(&kid))
+        else {
             return Ok(());
         };
-        let credentials = probe::Credentials { login: &role.name, password, kid: *active_kid, key };
+        let credentials = probe::Credentials { login: &role.name, password, kid, key };
         self.database.probe(&credentials, &self.desired.tenant_id, self.desired.stores.len()).await?;
         Ok(())
     }
 
     fn done(&self, held: &Held) -> Result<Done, Failure> {
+        let now = whole_second(Timestamp::now());
+        let Rotation { view, step } = self.rotation;
+        let Record { active, end_of_old, in_progress, last } = view.record(step, now);
+        let (active_slot, active_kid) = active.unwrap_or((self.desired.active_slot, self.desired.active_kid));
         let version = |name: &str| held.versions.get(name).cloned().unwrap_or_default();
         let slots = self.desired.roles.iter().filter(|(_, role)| role.login).map(|(slot, role)| {
             let Version { id, created } = version(&role.secret);
@@ -292,21 +352,33 @@ impl Pass<'_> {
                 secret_name: role.secret.clone(),
                 secret_version: id,
                 set_at: created,
+                retires_at: end_of_old.clone().filter(|_| *slot != active_slot),
             }
         });
         let context_keys = self.desired.keys.iter().map(|(kid, name)| {
             let Version { id, created } = version(name);
-            ContextKeyVersion { kid: *kid, secret_name: name.clone(), secret_version: id, created_at: created }
+            let not_after = end_of_old.clone().filter(|_| *kid != active_kid);
+            ContextKeyVersion {
+                kid: *kid,
+                secret_name: name.clone(),
+                secret_version: id,
+                created_at: created,
+                not_after,
+            }
         });
+        let credentials =
+            Credentials { active_slot, active_kid, slots: slots.collect(), context_keys: context_keys.collect() };
+        let after =
+            View { credentials: Some(&credentials), in_progress: in_progress.as_ref(), last: last.as_ref(), ..*view };
+        // The database learns the old key's end from the status: by another pass at once, not the one at that end.
+        let next = if matches!(step, Step::Switch(_)) { Some(now) } else { after.next(now) };
         Ok(Done {
             stores: self.desired.stores.len(),
             principals: self.rules.rules().len(),
-            credentials: Credentials {
-                active_slot: self.desired.active_slot,
-                active_kid: self.desired.active_kid,
-                slots: slots.collect(),
-                context_keys: context_keys.collect(),
-            },
+            next,
+            credentials,
+            rotation: in_progress,
+            last_rotation: last,
         })
     }
 }

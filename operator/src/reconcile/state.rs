@@ -161,8 +161,8 @@ pub struct LoginRow {
 pub struct KeyRow {
     /// Hex SHA-256 of both pads.
     pub fingerprint: String,
-    /// Whether it has an end.
-    pub expires: bool,
+    /// Its end in Unix seconds, if it has one.
+    pub not_after: Option<i64>,
 }
 
 /// A secret in the vault, without its value.

@@ -4,7 +4,10 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::Timestamp,
 };
-use storefence_tenancy::{RetailTenantStatus, resource::Credentials};
+use storefence_tenancy::{
+    RetailTenantStatus,
+    resource::{Credentials, LastRotation, RotationInProgress},
+};
 
 use crate::errors::{Area, Class, Failure, Reason};
 
@@ -40,6 +43,18 @@ pub struct Done {
     pub principals: usize,
     /// The credentials in force.
     pub credentials: Credentials,
+    /// The rotation under way.
+    pub rotation: Option<RotationInProgress>,
+    /// The last switch to new credentials.
+    pub last_rotation: Option<LastRotation>,
+    /// When rotation has something to do next.
+    pub next: Option<Timestamp>,
+}
+
+/// Times in Kubernetes objects have whole seconds; with more, the object read back would never equal the one written.
+#[must_use]
+pub fn whole_second(now: Timestamp) -> Timestamp {
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
 }
 
 /// A condition that changed its status or its reason.
@@ -67,21 +82,30 @@ pub fn next(
     let mut status = last.cloned().unwrap_or_default();
     let mut writer = Writer { last, conditions: Vec::new(), transitions: Vec::new(), generation, now };
     match outcome {
-        Outcome::Done(Done { stores, principals, credentials }) => {
+        Outcome::Done(Done { stores, principals, credentials, rotation, last_rotation, next: _ }) => {
             status.stores = i32::try_from(*stores).ok();
             status.principals = i32::try_from(*principals).ok();
             status.credentials = Some(credentials.clone());
+            status.rotation.clone_from(rotation);
+            status.last_rotation.clone_from(last_rotation);
             let ready = format!("{} and {} are served", count(*stores, "store"), count(*principals, "principal rule"));
             writer.set(READY, true, Reason::Reconciled, &ready);
             writer.set(DATABASE_READY, true, Reason::Reconciled, "logins, stores and context keys are in place");
-            writer.set(SECRETS_READY, true, Reason::Reconciled, "the credentials are in Key Vault and work");
+            match rotating(credentials, rotation.as_ref()) {
+                Some(message) => writer.set(SECRETS_READY, true, Reason::RotationInProgress, &message),
+                None => {
+                    writer.set(SECRETS_READY, true, Reason::Reconciled, "the credentials are in Key Vault and work")
+                }
+            }
             let intact = "policies, grants, functions and roles are as the migrations made them";
             writer.set(POLICY_VERIFIED, true, Reason::Reconciled, intact);
         }
         Outcome::Failed(failures) => {
             let first = failures.iter().find(|failure| failure.class() != Class::Contention)?;
             writer.set(READY, false, first.reason(), &first.to_string());
-            for (condition, area) in [(DATABASE_READY, Area::Database), (SECRETS_READY, Area::Secrets), (POLICY_VERIFIED, Area::Policy)] {
+            for (condition, area) in
+                [(DATABASE_READY, Area::Database), (SECRETS_READY, Area::Secrets), (POLICY_VERIFIED, Area::Policy)]
+            {
                 match failures.iter().find(|failure| failure.area() == area) {
                     Some(failure) => writer.set(condition, false, failure.reason(), &failure.to_string()),
                     None => writer.keep(condition, first.reason()),
@@ -93,6 +117,19 @@ pub fn next(
     status.conditions = conditions;
     status.observed_generation = generation;
     Some((status, transitions))
+}
+
+/// What to tell of a rotation until the former credentials are disabled.
+fn rotating(credentials: &Credentials, rotation: Option<&RotationInProgress>) -> Option<String> {
+    let Credentials { active_slot, active_kid, slots, .. } = credentials;
+    if let Some(RotationInProgress { slot, kid, .. }) = rotation {
+        return Some(format!(
+            "login slot {slot} and key {kid} are made to take over from {active_slot} and {active_kid}"
+        ));
+    }
+    let old = slots.iter().find(|slot| slot.slot != *active_slot)?;
+    let end = old.retires_at.as_ref().map(|end| format!(" until {}", end.0)).unwrap_or_default();
+    Some(format!("login slot {active_slot} and key {active_kid} have taken over; the former ones work{end}"))
 }
 
 struct Writer<'a> {
@@ -165,7 +202,7 @@ mod tests {
 
     fn done() -> Outcome {
         let credentials = Credentials { active_slot: Slot::A, active_kid: 1, slots: vec![], context_keys: vec![] };
-        Outcome::Done(Done { stores: 1, principals: 2, credentials })
+        Outcome::Done(Done { stores: 1, principals: 2, credentials, rotation: None, last_rotation: None, next: None })
     }
 
     fn failed() -> Outcome {
