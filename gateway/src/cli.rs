@@ -55,7 +55,7 @@ enum Command {
     #[command(subcommand)]
     Audit(AuditCommand),
     /// Say why a token is refused, or which rules match it and which stores follow; the token itself is not shown
-    Explain(ExplainArgs),
+    Explain(Box<ExplainArgs>),
 }
 
 #[derive(Debug, Subcommand)]
@@ -229,7 +229,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let done = match cli.command {
         Command::Run(args) => settings(*args).and_then(|settings| Ok(run::run(settings)?)).map(|()| true),
         Command::Audit(AuditCommand::Verify { file, after }) => verify_audit(&file, after.as_deref()).map(|()| true),
-        Command::Explain(args) => explain_settings(args).and_then(|settings| Ok(explain::explain(&settings)?)),
+        Command::Explain(args) => explain_settings(*args).and_then(|settings| Ok(explain::explain(&settings)?)),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

@@ -201,6 +201,7 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
         access: Access::new(identity, &tokens, tenants.clone(), metadata.clone(), metrics.clone()),
         metadata,
         allowed,
+        calls: Arc::default(),
         body_timeout: client_timeout,
         metrics: metrics.clone(),
         mcp: http::mcp_service(services.clone(), ending.clone()),

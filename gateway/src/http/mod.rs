@@ -1,6 +1,7 @@
 //! The public listener's routes.
 
 pub mod auth;
+pub mod calls;
 pub mod errors;
 pub mod hosts;
 pub mod metadata;
@@ -25,7 +26,7 @@ use rmcp::transport::streamable_http_server::{
     StreamableHttpServerConfig, StreamableHttpService, session::never::NeverSessionManager,
 };
 
-use self::{auth::Access, hosts::Allowed, metadata::Metadata};
+use self::{auth::Access, calls::Calls, hosts::Allowed, metadata::Metadata};
 use crate::{
     mcp::{
         handler::Handler,
@@ -47,6 +48,8 @@ pub struct App {
     pub metadata: Arc<Metadata>,
     /// Host and Origin.
     pub allowed: Allowed,
+    /// Tool calls under way.
+    pub calls: Arc<Calls>,
     /// Longest wait for a request body.
     pub body_timeout: Duration,
     /// Counts.
@@ -130,12 +133,24 @@ async fn mcp(app: &App, tenant: Option<&str>, request: Request) -> Response {
             return json_rpc(&refusal);
         }
     };
+    let under_way = match (envelope.method.as_deref(), &envelope.id) {
+        (Some("tools/call"), Some(id)) => Some(app.calls.begin(&caller.principal, id)),
+        (Some("notifications/cancelled"), _) => {
+            let message: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+            app.calls.cancel(&caller.principal, &message["params"]["requestId"]);
+            None
+        }
+        _ => None,
+    };
     let (correlation, started) = (caller.correlation, Instant::now());
     // The token goes no further than this.
     parts.headers.remove(header::AUTHORIZATION);
     let slot = Slot::default();
     parts.extensions.insert(caller);
     parts.extensions.insert(slot.clone());
+    if let Some(under_way) = &under_way {
+        parts.extensions.insert(under_way.cancelled.clone());
+    }
     let response = app.mcp.handle(http::Request::from_parts(parts, Full::new(body))).await;
     let mut response = finish(response, &slot, &envelope).await;
     // Tools are observed where they run, with their names and outcomes.

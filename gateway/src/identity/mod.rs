@@ -155,11 +155,18 @@ impl TokenSettings {
 pub struct Principal {
     /// Its claims.
     pub claims: Claims,
+    token: [u8; 32],
     expires: u64,
     generation: u64,
 }
 
 impl Principal {
+    /// SHA-256 of the token.
+    #[must_use]
+    pub const fn token(&self) -> &[u8; 32] {
+        &self.token
+    }
+
     /// `exp` of the token, in Unix seconds.
     #[must_use]
     pub const fn expires(&self) -> u64 {
@@ -214,7 +221,8 @@ impl Identity {
         let verified = verify::check(std::mem::take(&mut unverified.claims), &self.audiences, now)?;
         // `generation` is that of before: a key that is withdrawn meanwhile must not leave a fresh entry behind.
         self.keys.verify(&unverified, &issuer).await?;
-        let principal = Arc::new(Principal { claims: verified.claims, expires: verified.expires, generation });
+        let (claims, expires) = (verified.claims, verified.expires);
+        let principal = Arc::new(Principal { claims, token: hash, expires, generation });
         self.cache.insert(hash, principal.clone());
         Ok(principal)
     }

@@ -13,6 +13,7 @@ use rmcp::{
     service::RequestContext,
 };
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::{
@@ -208,10 +209,12 @@ impl ServerHandler for Handler {
         );
         let calling = tool.call(&self.services, &caller, request.arguments.unwrap_or_default()).instrument(span);
         let calling = record.meter().measure(calling);
+        let cancelled = parts(&context).and_then(|parts| parts.extensions.get::<Arc<CancellationToken>>()).cloned();
+        let cancelled = cancelled.unwrap_or_default();
         let outcome = tokio::select! {
             outcome = calling => outcome,
-            // The client went away; dropping the call cancels its statement at the server.
-            () = context.ct.cancelled() => {
+            // The client went away or sent notifications/cancelled; dropping the call cancels its statement at the server.
+            () = async { tokio::select! { () = context.ct.cancelled() => {}, () = cancelled.cancelled() => {} } } => {
                 self.services.observe("tools/call", tool.name(), "cancelled", started);
                 return Err(ErrorData::internal_error("cancelled", None));
             }

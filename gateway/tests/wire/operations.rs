@@ -22,6 +22,7 @@ const SLOW: &str = "SELECT count(*) FROM generate_series(1, 100000) a, generate_
 
 pub fn tests(tests: &mut Tests) {
     tests.add("a_client_that_goes_away_cancels_at_the_server", disconnect);
+    tests.add("notifications_cancelled_ends_the_statement_and_nobody_elses", cancelled);
     tests.add("slots_keys_and_passwords_change_without_a_failed_call", rotation);
     tests.add("a_vault_that_is_away", vault_away);
     tests.add("a_database_that_is_away_fails_fast_and_comes_back", database_away);
@@ -60,6 +61,50 @@ async fn disconnect(world: Arc<World>) -> Result<()> {
     let gone = std::time::Instant::now();
     until("the statement has ended", Duration::from_secs(2), || async { Ok(!active().await?) }).await?;
     ensure!(gone.elapsed() < Duration::from_millis(500), "{:?}", gone.elapsed());
+    world.patch_spec("zava", json!({"gateway": limits})).await?;
+    count(&world).await
+}
+
+async fn cancelled(world: Arc<World>) -> Result<()> {
+    let limits = ZAVA.object()["spec"]["gateway"].clone();
+    world.patch_spec("zava", json!({"gateway": {"statementTimeout": "30s"}})).await?;
+    let database = world.superuser().await?;
+    let active = async || -> Result<bool> { Ok(database.query_one(ACTIVE, &[]).await?.get::<_, i64>(0) > 0) };
+    let seattle = world.client_as("seattle-manager")?;
+    until("the longer limit is in force", Duration::from_secs(2), || async {
+        let me = seattle.call_tool("whoami", json!({})).await?;
+        Ok(me.structured()["limits"]["statementTimeoutSeconds"].as_f64() == Some(30.0))
+    })
+    .await?;
+    for revision in Revision::ALL {
+        let (client, other) = (
+            world.client(world.token("seattle-manager")?, "/mcp", revision),
+            world.client(world.token("redmond-manager")?, "/mcp", revision),
+        );
+        let cancel = async |client: &McpClient, id: u32| -> Result<()> {
+            let request = client.request("notifications/cancelled", json!({"requestId": id})).build()?;
+            let body = request.body().and_then(|body| body.as_bytes()).context("a body")?;
+            let mut body: serde_json::Value = serde_json::from_slice(body)?;
+            body.as_object_mut().context("an object")?.remove("id");
+            let answer = client.read(client.request("notifications/cancelled", json!({})).json(&body)).await?;
+            ensure!(answer.status == 202, "{}: {}", answer.status, answer.message);
+            Ok(())
+        };
+        let calling = client.clone();
+        let call = json!({"name": "execute_sales_query", "arguments": {"postgresql_query": SLOW}});
+        let calling = tokio::spawn(async move { calling.send("tools/call", call).await });
+        until("the statement runs", Duration::from_secs(5), || async { active().await }).await?;
+        // The same id of another client, and another id of the same one.
+        cancel(&other, 1).await?;
+        cancel(&client, 2).await?;
+        ensure!(active().await? && !calling.is_finished(), "somebody else cancelled it");
+        cancel(&client, 1).await?;
+        let gone = std::time::Instant::now();
+        until("the statement has ended", Duration::from_secs(2), || async { Ok(!active().await?) }).await?;
+        ensure!(gone.elapsed() < Duration::from_millis(500), "{:?}", gone.elapsed());
+        let answer = calling.await??;
+        ensure!(answer.result().is_null(), "a cancelled call has a result: {}", answer.message);
+    }
     world.patch_spec("zava", json!({"gateway": limits})).await?;
     count(&world).await
 }
