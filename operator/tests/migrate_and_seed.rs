@@ -196,7 +196,8 @@ fn an_administrator_without_the_rights_is_told_which() {
         superuser.batch_execute("GRANT USAGE ON SCHEMA elsewhere TO PUBLIC").await.unwrap();
         // a migration that failed left nothing: the next run goes on from there
         let report = migrate::run(&options(&world.database.admin_url)).await.unwrap();
-        assert_eq!(report.applied, [2, 3, 4, 5]);
+        let rest: Vec<i64> = migrate::MIGRATIONS[1..].iter().map(|migration| migration.0).collect();
+        assert_eq!(report.applied, rest);
         let tenant = world.provision("1-north", 1).await;
         let mut session = support::flight::Session::open(&world, &tenant).await;
         let distance =
