@@ -3,6 +3,7 @@
 
 mod admin;
 mod embed;
+mod harden;
 mod plan;
 mod reload;
 mod run;
@@ -51,6 +52,8 @@ enum Command {
     Embed(Box<embed::Embed>),
     /// Check the fence of a database and print each deviation.
     Verify(admin::Verify),
+    /// Bring a database to the strict level: revoke risky built-in functions from PUBLIC, as superuser.
+    Harden(harden::Harden),
     /// Print what would change for the RetailTenants of a file; exits with 2 when something would.
     Plan(Box<plan::PlanArgs>),
     /// Print the CustomResourceDefinition.
@@ -152,6 +155,7 @@ fn execute(command: Command) -> Result<ExitCode, CliError> {
             Command::Seed(arguments) => admin::seed(arguments).await,
             Command::Embed(arguments) => embed::embed(*arguments).await,
             Command::Verify(arguments) => admin::verify(arguments).await,
+            Command::Harden(arguments) => harden::harden(arguments).await,
             Command::Plan(arguments) => plan::plan(*arguments).await,
             Command::Crds => admin::crds(),
         }
@@ -166,7 +170,9 @@ fn logging(format: LogFormat) {
     let layer = fmt::layer().with_writer(std::io::stderr);
     let outcome = match format {
         LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
-        LogFormat::Text => registry.with(layer.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))).try_init(),
+        LogFormat::Text => {
+            registry.with(layer.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))).try_init()
+        }
     };
     // Somebody else's subscriber is there already: theirs it is.
     let _ = outcome;

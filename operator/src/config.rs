@@ -3,6 +3,8 @@
 //! [`File`] is what the user writes (unknown keys are refused); [`Config`] is what runs: checked, with the administrator
 //! URLs read. Both name the field that is wrong.
 
+mod expectations;
+
 use std::{
     collections::BTreeMap,
     fmt,
@@ -15,6 +17,9 @@ use sha2::{Digest, Sha256};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use storefence_azure::{EmbeddingsConfig, EmbeddingsEntry};
 use url::Url;
+
+use crate::verify::Expectations;
+use expectations::{FenceEntry, ProtectedTableEntry};
 
 /// What the user writes.
 #[derive(Debug, Deserialize)]
@@ -34,6 +39,15 @@ struct DatabaseEntry {
     admin_url: Option<String>,
     admin_url_file: Option<PathBuf>,
     ca_file: Option<PathBuf>,
+    #[serde(default)]
+    protected_tables: Vec<ProtectedTableEntry>,
+    hardening: Option<String>,
+    #[serde(default)]
+    loaders: Vec<String>,
+    #[serde(default)]
+    administrators: Vec<String>,
+    #[serde(default)]
+    bypass_rls: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -71,6 +85,8 @@ pub struct DatabaseConfig {
     pub options: PgConnectOptions,
     /// Where the tenants' logins connect to.
     pub endpoint: Endpoint,
+    /// What its fence should be beyond what the migrations make.
+    pub expectations: Expectations,
     /// SHA-256 of all that the entry says, files included: tells whether a reload changed it.
     pub fingerprint: [u8; 32],
 }
@@ -175,12 +191,24 @@ impl Config {
 
 impl DatabaseConfig {
     fn from_entry(path: &Path, at: &str, entry: DatabaseEntry) -> Result<Self, ConfigError> {
-        let DatabaseEntry { name: _, admin_url, admin_url_file, ca_file } = entry;
+        let DatabaseEntry {
+            name: _,
+            admin_url,
+            admin_url_file,
+            ca_file,
+            protected_tables,
+            hardening,
+            loaders,
+            administrators,
+            bypass_rls,
+        } = entry;
         let refuse = |field: &str, problem: String| ConfigError::Field {
             path: path.to_owned(),
             field: format!("{at}{field}"),
             problem,
         };
+        let fence = FenceEntry { protected_tables, hardening, loaders, administrators, bypass_rls };
+        let expectations = fence.check().map_err(|(field, problem)| refuse(&format!(".{field}"), problem))?;
         let (field, url) = match (admin_url, admin_url_file) {
             (Some(url), None) => (".adminUrl", url),
             (None, Some(file)) => {
@@ -214,7 +242,8 @@ impl DatabaseConfig {
             fingerprint = fingerprint.chain_update([0]).chain_update(&pem);
             options = options.ssl_root_cert_from_pem(pem.into_bytes());
         }
-        Ok(Self { options, endpoint, fingerprint: fingerprint.finalize().into() })
+        fingerprint = fingerprint.chain_update([0]).chain_update(format!("{expectations:?}"));
+        Ok(Self { options, endpoint, expectations, fingerprint: fingerprint.finalize().into() })
     }
 }
 
@@ -279,6 +308,49 @@ mod tests {
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(expected), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_database_says_what_its_fence_should_be() {
+        let entry = |more: &str| format!("databases:\n- name: a\n  adminUrl: postgresql://h/d\n{more}");
+        let config = parse(&entry(
+            "  hardening: strict\n  loaders: [nightly]\n  administrators: [dba]\n  bypassRls: [dumps]\n  protectedTables:\n\
+             \x20 - table: chain.returns\n    storeColumn: store_id\n  - {table: crm.segments, tenantColumn: chain}\n",
+        ))
+        .unwrap();
+        let Expectations { administrators, loaders, bypass_rls, protected, level } =
+            &config.databases["a"].expectations;
+        assert_eq!(*level, crate::verify::Level::Strict);
+        assert!(administrators.contains("dba") && loaders.contains("nightly") && bypass_rls.contains("dumps"));
+        let protected: Vec<String> = protected.iter().map(ToString::to_string).collect();
+        assert_eq!(protected, ["chain.returns:store=store_id", "crm.segments:tenant=chain"]);
+        assert!(config != parse(&entry("")).unwrap(), "a reload must see the difference");
+        for (more, expected) in [
+            ("  hardening: extreme\n", "databases[0].hardening: 'extreme' is neither standard nor strict"),
+            ("  loaders: ['']\n", "databases[0].loaders[0]: the name of a role"),
+            ("  protectedTables:\n  - {table: c.r}\n", "databases[0].protectedTables[0]: exactly one of storeColumn"),
+            (
+                "  protectedTables:\n  - {table: c.r, storeColumn: s, tenantColumn: t}\n",
+                "databases[0].protectedTables[0]: exactly one of storeColumn",
+            ),
+            (
+                "  protectedTables:\n  - {table: r, storeColumn: s}\n",
+                "protectedTables[0].table: 'r' cannot be protected",
+            ),
+            (
+                "  protectedTables:\n  - {table: retail.orders, storeColumn: s}\n",
+                "protectedTables[0].table: 'retail.orders'",
+            ),
+            ("  protectedTables:\n  - {table: c.r, storeColumn: 'a b'}\n", "protectedTables[0].storeColumn: 'a b'"),
+            (
+                "  protectedTables:\n  - {table: c.r, storeColumn: s}\n  - {table: c.r, tenantColumn: t}\n",
+                "protectedTables[1].table: 'c.r' stands twice",
+            ),
+            ("  protectedTables:\n  - {table: c.r, column: s}\n", "column"),
+        ] {
+            let error = parse(&entry(more)).unwrap_err();
+            assert!(error.contains(expected), "{more:?}: {error}");
         }
     }
 

@@ -27,7 +27,7 @@ fn crds_prints_the_definition() {
 
 #[test]
 fn wrong_usage_ends_with_2_and_names_flag_and_variable() {
-    for command in ["run", "migrate", "seed", "verify"] {
+    for command in ["run", "migrate", "seed", "verify", "harden"] {
         let (code, stdout, stderr) = told(&operator(&[command]));
         assert_eq!((code, stdout.as_str()), (Some(2), ""), "{command}");
         assert!(stderr.contains("--config") && stderr.contains("STOREFENCE_CONFIG"), "{command}: {stderr}");
@@ -128,4 +128,46 @@ async fn plan_tells_what_would_change_and_changes_nothing() {
     world.write("tenant.yaml", &document(&[seattle]).replace("tenantId: zava", "tenantId: -bad-"));
     let (code, _, stderr) = world.run(&arguments);
     assert!(code == Some(1) && stderr.contains("spec.tenantId"), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn harden_needs_a_superuser_says_what_it_closes_and_verify_watches_it() {
+    let world = World::start().await;
+    assert_eq!(world.run(&["migrate"]).0, Some(0));
+    let config = std::fs::read_to_string(world.directory.path().join("config.yaml")).unwrap();
+    let open = "SELECT count(*) FROM pg_proc WHERE proname = 'pg_advisory_lock' AND proacl IS NULL";
+    let harden = ["harden", "--database", "retail"];
+
+    let (code, stdout, stderr) = world.run(&harden);
+    assert!(code == Some(1) && stdout.is_empty() && stderr.contains("is not superuser"), "{stdout}{stderr}");
+    let (code, script, stderr) = world.run(&[&harden[..], &["--dry-run"]].concat());
+    assert_eq!(code, Some(0), "{stderr}");
+    for expected in ["-- closes: SQL inside strings", "REVOKE EXECUTE ON FUNCTION pg_catalog.", "nothing was run"] {
+        assert!(script.contains(expected), "{expected}: {script}");
+    }
+    assert_eq!(world.text(open).await, "2");
+
+    // strict is wanted: reported, and not done behind anybody's back
+    world.write("config.yaml", &config.replace("  adminUrl:", "  hardening: strict\n  adminUrl:"));
+    let (code, stdout, _) = world.run(&["verify", "--database", "retail"]);
+    assert!(code == Some(1) && stdout.contains("built-in function pg_advisory_lock(bigint)"), "{stdout}");
+    assert!(stdout.contains("storefence-operator harden"), "{stdout}");
+    assert_eq!(world.text(open).await, "2");
+
+    world.execute("CREATE ROLE root2 SUPERUSER LOGIN PASSWORD 'for this test'").await;
+    let password = world.write("password", "for this test\n");
+    let superuser = ["--superuser", "root2", "--superuser-password-file", password.to_str().unwrap()];
+    let (code, stdout, stderr) = world.run(&[&harden[..], &superuser].concat());
+    assert!(code == Some(0) && stdout.contains("done"), "{stdout}{stderr}");
+    let statements =
+        |text: &str| text.lines().filter(|line| line.ends_with(';')).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(statements(&stdout), statements(&script), "--dry-run shows what runs");
+    let (code, stdout, stderr) = world.run(&["verify", "--database", "retail"]);
+    assert_eq!(code, Some(0), "{stdout}{stderr}");
+
+    // a major upgrade may undo it
+    world.execute("GRANT EXECUTE ON FUNCTION pg_catalog.pg_notify(text, text) TO PUBLIC").await;
+    let (code, stdout, _) = world.run(&["verify", "--database", "retail"]);
+    assert_eq!((code, stdout.matches("MISSING").count()), (Some(1), 1), "{stdout}");
+    assert!(stdout.contains("pg_notify(text,text)") && stdout.contains("after a major upgrade"), "{stdout}");
 }

@@ -57,7 +57,8 @@ async fn strict(world: World) {
     .await
     .unwrap();
     for _ in 0..2 {
-        verify::harden(&mut superuser).await.unwrap();
+        let steps = verify::harden(&mut superuser).await.unwrap();
+        assert_eq!(steps, verify::harden_steps(&mut admin).await.unwrap(), "what --dry-run shows is what runs");
         assert_eq!(verify::check(&mut admin, &strict).await.unwrap(), [], "{}", world.label);
     }
 

@@ -120,16 +120,17 @@ pub async fn verify(arguments: Verify) -> Result<ExitCode, CliError> {
     let (name, database) = find(&config, database.as_deref())?;
     let mut connection = connect(name, database).await?;
     let deviations =
-        verify::check(&mut connection, &verify::Expectations::default()).await.with_context(|| format!("database {name}"))?;
+        verify::check(&mut connection, &database.expectations).await.with_context(|| format!("database {name}"))?;
     let _ = connection.close().await;
     for deviation in &deviations {
         let word = match deviation.severity {
             Severity::Unsafe => "UNSAFE",
+            Severity::Missing => "MISSING",
             Severity::Notice => "notice",
         };
         println!("{word} {deviation}");
     }
-    if deviations.iter().any(|deviation| deviation.severity == Severity::Unsafe) {
+    if deviations.iter().any(|deviation| deviation.severity != Severity::Notice) {
         return Ok(ExitCode::from(FAILED));
     }
     println!("{name}: the fence is as this version made it");

@@ -1,6 +1,6 @@
 //! `plan`: what `run` would do for the `RetailTenant`s of a file, as SQL and as operations on secrets. Writes nothing.
 
-use std::{fmt::Write as _, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt::Write as _, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -63,8 +63,7 @@ pub async fn plan(arguments: PlanArgs) -> Result<ExitCode, CliError> {
         problem: format!("{}: {problem}", file.display()),
     };
     let text = std::fs::read_to_string(&file).map_err(|error| unusable(error.to_string()))?;
-    let tenants: Vec<RetailTenant> =
-        serde_saphyr::from_multiple(&text).map_err(|error| unusable(error.to_string()))?;
+    let tenants: Vec<RetailTenant> = serde_saphyr::from_multiple(&text).map_err(|error| unusable(error.to_string()))?;
     let metrics = Arc::new(Metrics::new().context("metrics")?);
     let vaults = VaultFactory::new(azure, Arc::clone(&metrics), call_timeout)?;
     let limits = Limits { concurrency: 1, deadline: call_timeout, fence_age: Duration::ZERO };
@@ -75,6 +74,17 @@ pub async fn plan(arguments: PlanArgs) -> Result<ExitCode, CliError> {
     };
 
     let mut steps = 0;
+    let used: BTreeSet<String> = tenants.iter().map(|tenant| tenant.spec.database_ref.name.clone()).collect();
+    for name in used {
+        // What cannot be asked is told with the tenants that need it.
+        let Ok(database) = backends.database(&name) else { continue };
+        let Ok(open) = database.unprotected().await else { continue };
+        for table in open {
+            steps += 1;
+            println!("-- database {name}: protected table {table}");
+            table.statements().iter().for_each(|statement| println!("{statement};"));
+        }
+    }
     for mut tenant in tenants {
         if let Some(client) = &client {
             adopt_identity(client, &mut tenant).await?;

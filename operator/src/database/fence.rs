@@ -6,8 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use sqlx::PgConnection;
+
 use super::{Database, DatabaseError};
-use crate::verify::{self, Deviation, Expectations, Severity, VerifyError};
+use crate::verify::{self, Deviation, ProtectedTable, Severity, VerifyError};
 
 /// How soon a damaged fence is looked at again: somebody is mending it.
 const DAMAGED_AGE: Duration = Duration::from_secs(1);
@@ -31,19 +33,94 @@ impl Database {
             }
         }
         let mut connection = self.acquire().await?;
-        let expectations = Expectations::default();
-        let look = verify::check(&mut connection, &expectations);
-        let found = match tokio::time::timeout(self.deadline, look).await {
-            Ok(Ok(found)) => found,
-            Ok(Err(VerifyError::Database(error))) => return Err(self.error(error)),
-            Ok(Err(error)) => return Err(DatabaseError::Query { place: self.place(), problem: error.to_string() }),
-            Err(_) => return Err(self.error(sqlx::Error::PoolTimedOut)),
-        };
+        let mut found = self.look(&mut connection).await?;
+        let mended = self.mend(&mut connection, &found).await;
+        if mended.done {
+            found = self.look(&mut connection).await?;
+        }
+        for (table, problem) in mended.problems {
+            for deviation in found.iter_mut().filter(|deviation| table.concerns(deviation)) {
+                deviation.remedy.clone_from(&problem);
+            }
+        }
+        let missing = found.iter().filter(|deviation| deviation.severity == Severity::Missing);
+        if let Some(first) = missing.clone().next() {
+            tracing::warn!(
+                database = self.place(),
+                missing = missing.count(),
+                "the configuration asks for more: {first}"
+            );
+        }
         let relevant = |deviation: &Deviation| deviation.severity == Severity::Unsafe && !of_a_login(&deviation.object);
         let found: Arc<[Deviation]> = found.into_iter().filter(relevant).collect();
         *last = Some((Instant::now(), Arc::clone(&found)));
         Ok(found)
     }
+
+    /// The protected tables that are not behind the fence; changes nothing.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub async fn unprotected(&self) -> Result<Vec<&ProtectedTable>, DatabaseError> {
+        let mut connection = self.acquire().await?;
+        let found = self.look(&mut connection).await?;
+        let open = |table: &&ProtectedTable| found.iter().any(|deviation| table.concerns(deviation));
+        Ok(self.expectations.protected.iter().filter(open).collect())
+    }
+
+    async fn look(&self, connection: &mut PgConnection) -> Result<Vec<Deviation>, DatabaseError> {
+        let look = verify::check(connection, &self.expectations);
+        match tokio::time::timeout(self.deadline, look).await {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(VerifyError::Database(error))) => Err(self.error(error)),
+            Ok(Err(error)) => Err(DatabaseError::Query { place: self.place(), problem: error.to_string() }),
+            Err(_) => Err(self.error(sqlx::Error::PoolTimedOut)),
+        }
+    }
+
+    /// Puts the chain's listed tables behind the fence where they are not, and takes the readers' rights from those that
+    /// are listed no longer. Only these: the rest of the fence is reported, never mended behind an administrator's back.
+    async fn mend(&self, connection: &mut PgConnection, found: &[Deviation]) -> Mended<'_> {
+        let mut mended = Mended::default();
+        if found.iter().all(|deviation| deviation.severity == Severity::Notice) {
+            return mended;
+        }
+        let listed = &self.expectations.protected;
+        for table in listed {
+            if !found.iter().any(|deviation| table.concerns(deviation)) {
+                continue;
+            }
+            let problem = match tokio::time::timeout(self.deadline, verify::protect(connection, table)).await {
+                Ok(Ok(())) => {
+                    mended.done = true;
+                    tracing::info!(database = self.place(), %table, "put behind the fence; its owner needs a policy of its own");
+                    continue;
+                }
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("protected table {table}: no answer in time; the operator tries again"),
+            };
+            tracing::warn!(database = self.place(), "{problem}");
+            mended.problems.push((table, problem));
+        }
+        match tokio::time::timeout(self.deadline, verify::withdraw(connection, listed)).await {
+            Ok(Ok(tables)) => {
+                for table in tables {
+                    mended.done = true;
+                    tracing::info!(database = self.place(), table, "no longer listed: readable by no tenant");
+                }
+            }
+            Ok(Err(error)) => tracing::warn!(database = self.place(), "tables that are listed no longer: {error}"),
+            Err(_) => tracing::warn!(database = self.place(), "tables that are listed no longer: no answer in time"),
+        }
+        mended
+    }
+}
+
+/// What was done about protected tables, and what could not be.
+#[derive(Default)]
+struct Mended<'a> {
+    done: bool,
+    problems: Vec<(&'a ProtectedTable, String)>,
 }
 
 /// Whether an object as `verify` names it is a tenant's login, or a membership of one.
@@ -61,10 +138,14 @@ mod tests {
 
     #[test]
     fn logins_are_told_from_the_rest_of_the_fence() {
-        for object in ["login sf_0123456789ab_a", "role sf_0123456789ab_b", "membership of sf_0123456789ab_a in fence_login"] {
+        for object in
+            ["login sf_0123456789ab_a", "role sf_0123456789ab_b", "membership of sf_0123456789ab_a in fence_login"]
+        {
             assert!(of_a_login(object), "{object}");
         }
-        for object in ["role fence_reader", "table retail.orders", "function fence.ticket()", "role sf_a", "role sf_xyz_a"] {
+        for object in
+            ["role fence_reader", "table retail.orders", "function fence.ticket()", "role sf_a", "role sf_xyz_a"]
+        {
             assert!(!of_a_login(object), "{object}");
         }
     }

@@ -21,6 +21,7 @@ use crate::{
     config::{DatabaseConfig, Endpoint},
     errors::Reason,
     migrate,
+    verify::Expectations,
 };
 
 /// Idle administrator connections are kept this long.
@@ -96,6 +97,7 @@ pub struct Database {
     options: PgConnectOptions,
     endpoint: Endpoint,
     fingerprint: [u8; 32],
+    expectations: Expectations,
     pool: PgPool,
     deadline: Duration,
     salt: OnceCell<Arc<[u8]>>,
@@ -118,6 +120,7 @@ impl Database {
             options,
             endpoint: config.endpoint.clone(),
             fingerprint: config.fingerprint,
+            expectations: config.expectations.clone(),
             pool,
             deadline,
             salt: OnceCell::new(),
@@ -211,7 +214,10 @@ impl Database {
     }
 
     /// Runs one call within the deadline and classifies its error.
-    pub(crate) async fn within<T>(&self, call: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, DatabaseError> {
+    pub(crate) async fn within<T>(
+        &self,
+        call: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, DatabaseError> {
         match tokio::time::timeout(self.deadline, call).await {
             Ok(outcome) => outcome.map_err(|error| self.error(error)),
             Err(_) => Err(DatabaseError::Unreachable {
@@ -274,7 +280,9 @@ impl TenantLock {
     pub fn connection(&mut self) -> Result<&mut PgConnection, DatabaseError> {
         match &mut self.connection {
             Some(connection) => Ok(connection),
-            None => Err(DatabaseError::Query { place: self.key.clone(), problem: "the lock was given back".to_owned() }),
+            None => {
+                Err(DatabaseError::Query { place: self.key.clone(), problem: "the lock was given back".to_owned() })
+            }
         }
     }
 

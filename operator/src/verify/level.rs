@@ -141,33 +141,63 @@ pub(super) fn closes(name: &str) -> Option<&'static str> {
     STRICT.iter().find(|revocation| revocation.functions.contains(&name)).map(|revocation| revocation.closes)
 }
 
-/// Brings a database to the strict level, as superuser, in one transaction. May be run again.
+/// One statement of the strict level.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HardenStep {
+    /// The statement, without a semicolon.
+    pub sql: String,
+    /// The attack that it closes; none for the grant to the roles that keep the functions.
+    pub closes: Option<&'static str>,
+}
+
+/// The statements that bring this server's version to the strict level; changes nothing and needs no superuser.
+///
+/// # Errors
+/// [`VerifyError::Database`].
+pub async fn harden_steps(connection: &mut PgConnection) -> Result<Vec<HardenStep>, VerifyError> {
+    let mut steps = Vec::new();
+    for Revocation { functions, closes, kept_by } in STRICT {
+        // A built-in that this version does not have is no error.
+        let functions: Vec<String> = sqlx::query_scalar(
+            "SELECT 'pg_catalog.' || quote_ident(p.proname) || '(' || pg_get_function_identity_arguments(p.oid) || ')' FROM pg_proc p \
+              WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname = ANY ($1) AND (p.proname <> 'ts_rewrite' OR p.pronargs = 2) \
+              ORDER BY 1",
+        )
+        .bind(functions)
+        .fetch_all(&mut *connection)
+        .await?;
+        if functions.is_empty() {
+            continue;
+        }
+        let (functions, kept_by) = (functions.join(", "), kept_by.join(", "));
+        let revoke = format!("REVOKE EXECUTE ON FUNCTION {functions} FROM PUBLIC");
+        steps.push(HardenStep { sql: revoke, closes: Some(closes) });
+        steps.push(HardenStep { sql: format!("GRANT EXECUTE ON FUNCTION {functions} TO {kept_by}"), closes: None });
+    }
+    Ok(steps)
+}
+
+/// Brings a database to the strict level, as superuser, in one transaction, and returns what was run. May be run again.
 ///
 /// It concerns every role of the database but superusers and those kept: other applications in the same database may miss
 /// `set_config` or advisory locks.
-pub async fn harden(connection: &mut PgConnection) -> Result<(), VerifyError> {
+///
+/// # Errors
+/// [`VerifyError::NotSuperuser`] before anything is changed.
+pub async fn harden(connection: &mut PgConnection) -> Result<Vec<HardenStep>, VerifyError> {
     // anybody else would get a warning for each function, and success
-    let superuser: bool = sqlx::query_scalar("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
-        .fetch_one(&mut *connection)
-        .await?;
+    let (role, superuser): (String, bool) =
+        sqlx::query_as("SELECT rolname::text, rolsuper FROM pg_roles WHERE rolname = current_user")
+            .fetch_one(&mut *connection)
+            .await?;
     if !superuser {
-        return Err(VerifyError::NotSuperuser);
+        return Err(VerifyError::NotSuperuser { role });
     }
     let mut transaction = connection.begin().await?;
-    for revocation in &STRICT {
-        // A built-in that this version does not have is no error.
-        let functions: Vec<String> = sqlx::query_scalar(
-            "SELECT p.oid::regprocedure::text FROM pg_proc p \
-              WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname = ANY ($1) AND (p.proname <> 'ts_rewrite' OR p.pronargs = 2)",
-        )
-        .bind(revocation.functions)
-        .fetch_all(&mut *transaction)
-        .await?;
-        let (functions, kept_by) = (functions.join(", "), revocation.kept_by.join(", "));
-        let statements = format!(
-            "REVOKE EXECUTE ON FUNCTION {functions} FROM PUBLIC; GRANT EXECUTE ON FUNCTION {functions} TO {kept_by}"
-        );
-        sqlx::raw_sql(AssertSqlSafe(statements).into_sql_str()).execute(&mut *transaction).await?;
+    let steps = harden_steps(&mut transaction).await?;
+    for step in &steps {
+        sqlx::raw_sql(AssertSqlSafe(step.sql.clone()).into_sql_str()).execute(&mut *transaction).await?;
     }
-    Ok(transaction.commit().await?)
+    transaction.commit().await?;
+    Ok(steps)
 }

@@ -17,9 +17,9 @@ use sqlx::postgres::PgConnection;
 
 pub use compare::compare;
 pub use expected::Expectations;
-pub use level::{Level, Revocation, STRICT, harden};
+pub use level::{HardenStep, Level, Revocation, STRICT, harden, harden_steps};
 pub use observe::observe;
-pub use protected::{Belongs, InvalidProtectedTable, ProtectedTable, protect};
+pub use protected::{Belongs, InvalidProtectedTable, ProtectError, ProtectedTable, protect, withdraw};
 pub use snapshot::{Acl, Function, Login, Membership, Policy, Relation, Role, Schema, Setting, Snapshot};
 
 /// What a deviation means for the tenants of the database.
@@ -27,6 +27,9 @@ pub use snapshot::{Acl, Function, Login, Membership, Policy, Relation, Role, Sch
 pub enum Severity {
     /// The fence may leak, or refuse what it should answer: no tenant of this database is Ready.
     Unsafe,
+    /// The configuration asks for it and it is not in place: a protected table that is not readable yet, a built-in of the
+    /// strict level. The fence itself holds, so tenants are served.
+    Missing,
     /// Worth a look; no row is readable because of it.
     Notice,
 }
@@ -64,8 +67,13 @@ pub enum VerifyError {
         role: String,
     },
     /// The strict level was asked for by a role that cannot bring it about.
-    #[error("only a superuser can revoke built-in functions: on a managed server the level is `standard`")]
-    NotSuperuser,
+    #[error(
+        "role {role} is not superuser, and only a superuser can revoke built-in functions: on a managed server the level is `standard`"
+    )]
+    NotSuperuser {
+        /// The role that was connected.
+        role: String,
+    },
     /// The catalogs could not be read.
     #[error("the catalogs cannot be read: {0}")]
     Database(#[from] sqlx::Error),
@@ -76,7 +84,7 @@ impl VerifyError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::NoFence { .. } => "FenceMissing",
-            Self::NotSuperuser => "InsufficientPrivileges",
+            Self::NotSuperuser { .. } => "InsufficientPrivileges",
             Self::Database(_) => "DatabaseError",
         }
     }

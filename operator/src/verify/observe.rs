@@ -19,7 +19,11 @@ WITH ours AS (
      WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
        AND (n.nspname IN ('retail', 'fence')
             OR n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'
-               AND (EXISTS (SELECT FROM aclexplode(c.relacl) a WHERE a.grantee = (SELECT oid FROM reader))
+               -- whatever the readers can read, were it by a grant to PUBLIC; what extensions ship is theirs
+               AND (c.relkind <> 'S' AND has_schema_privilege((SELECT oid FROM reader), n.oid, 'USAGE')
+                        AND has_any_column_privilege((SELECT oid FROM reader), c.oid, 'SELECT')
+                        AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid AND e.deptype = 'e')
+                    OR EXISTS (SELECT FROM aclexplode(c.relacl) a WHERE a.grantee = (SELECT oid FROM reader))
                     OR EXISTS (SELECT FROM pg_attribute t, aclexplode(t.attacl) a
                                 WHERE t.attrelid = c.oid AND a.grantee = (SELECT oid FROM reader))))
 )

@@ -4,7 +4,10 @@ use std::{fmt, str::FromStr};
 
 use sqlx::{AssertSqlSafe, Connection, SqlSafeStr, postgres::PgConnection};
 
-use super::expected::{store_condition, tenant_condition};
+use super::{
+    Deviation,
+    expected::{STORE_TABLES, TENANT_TABLES, store_condition, tenant_condition},
+};
 
 /// Whom a row of a protected table belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +56,8 @@ impl FromStr for ProtectedTable {
                     && name.starts_with(|first: char| first.is_ascii_lowercase() || first == '_')
                     && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
             };
-            let ours = ["fence", "pg_catalog", "information_schema"].contains(&schema);
+            let ours = ["fence", "pg_catalog", "information_schema"].contains(&schema)
+                || (schema == "retail" && is_shipped(table));
             (plain(schema) && plain(table) && plain(column) && !ours).then(|| Self {
                 schema: schema.to_owned(),
                 table: table.to_owned(),
@@ -84,28 +88,225 @@ impl ProtectedTable {
     }
 
     /// What puts the table behind the fence; may be run again.
+    #[must_use]
     pub fn statements(&self) -> Vec<String> {
-        let table = format!("{}.{}", self.schema, self.table);
-        vec![
+        let mut statements = vec![self.schema_grant()];
+        statements.extend(self.table_statements());
+        statements
+    }
+
+    /// Whether a deviation is about this table.
+    #[must_use]
+    pub fn concerns(&self, deviation: &Deviation) -> bool {
+        let object = deviation.object.as_str();
+        let qualified = self.qualified();
+        object.strip_prefix("protected table ").is_some_and(|named| named == self.to_string())
+            || object.strip_prefix("table ").is_some_and(|named| named == qualified)
+            || object
+                .strip_prefix("policy ")
+                .and_then(|rest| rest.split_once(" on "))
+                .is_some_and(|(_, on)| on == qualified)
+    }
+
+    /// `schema.table`.
+    #[must_use]
+    pub fn qualified(&self) -> String {
+        format!("{}.{}", self.schema, self.table)
+    }
+
+    fn schema_grant(&self) -> String {
+        format!("GRANT USAGE ON SCHEMA {} TO fence_reader", self.schema)
+    }
+
+    fn table_statements(&self) -> [String; 5] {
+        let table = self.qualified();
+        [
             format!("ALTER TABLE {table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"),
             format!("DROP POLICY IF EXISTS fence_read ON {table}"),
             format!("CREATE POLICY fence_read ON {table} FOR SELECT TO fence_reader USING {}", self.condition()),
-            format!("GRANT USAGE ON SCHEMA {} TO fence_reader, fence_login", self.schema),
             format!("REVOKE ALL ON TABLE {table} FROM PUBLIC, fence_reader, fence_login, fence_owner"),
             format!("GRANT SELECT ON TABLE {table} TO fence_reader"),
         ]
     }
 }
 
-/// Puts a table behind the fence in one transaction. The role must own the table, or be superuser.
+/// Why a table cannot be put behind the fence.
+#[derive(Debug, thiserror::Error)]
+pub enum ProtectError {
+    /// No such table.
+    #[error("protected table {table}: there is no such table; create it, or take it off protectedTables")]
+    Missing {
+        /// `schema.table`.
+        table: String,
+    },
+    /// A view, a foreign table, …
+    #[error("protected table {table}: it is not a table; views and foreign tables cannot carry the policy")]
+    NotATable {
+        /// `schema.table`.
+        table: String,
+    },
+    /// The column is missing or of another type.
+    #[error("protected table {table}: column {column} is {found}, {expected} is expected")]
+    Column {
+        /// `schema.table`.
+        table: String,
+        /// The column.
+        column: String,
+        /// Its type, or `missing`.
+        found: String,
+        /// The types that compare with the fence's.
+        expected: &'static str,
+    },
+    /// The administrator has not the owner's rights.
+    #[error(
+        "protected table {table}: role {role} may not change it, it belongs to {owner}; GRANT {owner} TO {role}, or ALTER TABLE {table} OWNER TO {role}"
+    )]
+    NotOwner {
+        /// `schema.table`.
+        table: String,
+        /// The owner.
+        owner: String,
+        /// The administrator.
+        role: String,
+    },
+    /// The administrator may not let the readers into the schema.
+    #[error(
+        "protected table {table}: role {role} may not grant USAGE on schema {schema}; its owner {owner} does it: GRANT USAGE ON SCHEMA {schema} TO fence_reader"
+    )]
+    NotSchemaOwner {
+        /// `schema.table`.
+        table: String,
+        /// The schema.
+        schema: String,
+        /// Its owner.
+        owner: String,
+        /// The administrator.
+        role: String,
+    },
+    /// Opening the schema would open another relation in it too.
+    #[error(
+        "protected table {table}: with USAGE on its schema the tenants could read {neighbour} too, without a policy; REVOKE ALL ON {neighbour} FROM PUBLIC, fence_reader, or protect it too"
+    )]
+    Neighbour {
+        /// `schema.table`.
+        table: String,
+        /// The other relation.
+        neighbour: String,
+    },
+    /// Any other error, a lock that was not to be had in time among them.
+    #[error("protected table {table}: {source}")]
+    Database {
+        /// `schema.table`.
+        table: String,
+        /// The driver's words.
+        source: sqlx::Error,
+    },
+}
+
+/// The table and its column as the catalogs have them, in the order of [`FIND`]'s columns.
+type Found = (String, String, String, bool, Option<String>, String, bool, bool);
+
+const FIND: &str = "SELECT current_user::text AS role, c.relkind::text AS kind, pg_get_userbyid(c.relowner)::text AS owner, \
+           pg_has_role(c.relowner, 'USAGE') AS owns, format_type(a.atttypid, NULL) AS column_type, \
+           pg_get_userbyid(n.nspowner)::text AS schema_owner, has_schema_privilege(n.oid, 'USAGE WITH GRANT OPTION') AS may_grant, \
+           has_schema_privilege('fence_reader', n.oid, 'USAGE') AS reader_enters \
+      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+      LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = $3 AND a.attnum > 0 AND NOT a.attisdropped \
+     WHERE n.nspname = $1 AND c.relname = $2";
+
+/// Relations of the schema that the readers could read without our policy.
+const NEIGHBOUR: &str = "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+     WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND has_any_column_privilege('fence_reader', c.oid, 'SELECT') \
+       AND NOT (c.relrowsecurity AND EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname = 'fence_read')) \
+     ORDER BY 1 LIMIT 1";
+
+/// Puts a table behind the fence in one transaction. The role must have the rights of the table's owner.
 ///
 /// The table's owner no longer sees its rows unless a policy lets it (FORCE): the chain adds one for its own jobs.
-pub async fn protect(connection: &mut PgConnection, table: &ProtectedTable) -> Result<(), sqlx::Error> {
-    let mut transaction = connection.begin().await?;
-    for statement in table.statements() {
-        sqlx::raw_sql(AssertSqlSafe(statement).into_sql_str()).execute(&mut *transaction).await?;
+///
+/// # Errors
+/// [`ProtectError`] names the table and what helps; the table is as before.
+pub async fn protect(connection: &mut PgConnection, table: &ProtectedTable) -> Result<(), ProtectError> {
+    let database = |source| ProtectError::Database { table: table.qualified(), source };
+    let (column, types, expected) = match &table.belongs {
+        Belongs::Store(column) => (column, &["uuid"][..], "uuid"),
+        Belongs::Tenant(column) => (column, &["integer", "bigint", "smallint"][..], "integer"),
+    };
+    let find = sqlx::query_as::<_, Found>(FIND).bind(&table.schema).bind(&table.table).bind(column);
+    let found = find.fetch_optional(&mut *connection).await.map_err(database)?;
+    let name = table.qualified();
+    let Some(found) = found else { return Err(ProtectError::Missing { table: name }) };
+    let (role, kind, owner, owns, column_type, schema_owner, may_grant, reader_enters) = found;
+    if !["r", "p"].contains(&kind.as_str()) {
+        return Err(ProtectError::NotATable { table: name });
     }
-    transaction.commit().await
+    let column_type = column_type.unwrap_or_else(|| "missing".to_owned());
+    if !types.contains(&column_type.as_str()) {
+        return Err(ProtectError::Column { table: name, column: column.clone(), found: column_type, expected });
+    }
+    if !owns {
+        return Err(ProtectError::NotOwner { table: name, owner, role });
+    }
+    if !reader_enters && !may_grant {
+        return Err(ProtectError::NotSchemaOwner {
+            table: name,
+            schema: table.schema.clone(),
+            owner: schema_owner,
+            role,
+        });
+    }
+    let mut transaction = connection.begin().await.map_err(database)?;
+    // Waiting for the exclusive lock keeps everybody else off the table, so not for long.
+    let mut statements = vec!["SET LOCAL lock_timeout = '2s'".to_owned()];
+    if !reader_enters {
+        statements.push(table.schema_grant());
+    }
+    statements.extend(table.table_statements());
+    for statement in statements {
+        let run = sqlx::raw_sql(AssertSqlSafe(statement).into_sql_str()).execute(&mut *transaction);
+        run.await.map_err(database)?;
+    }
+    if !reader_enters {
+        let neighbour = sqlx::query_scalar::<_, String>(NEIGHBOUR).bind(&table.schema);
+        if let Some(neighbour) = neighbour.fetch_optional(&mut *transaction).await.map_err(database)? {
+            return Err(ProtectError::Neighbour { table: name, neighbour });
+        }
+    }
+    transaction.commit().await.map_err(database)
+}
+
+/// Tables that carry our policy, let the readers in by name, and are changeable by the role that asks.
+const OPENED: &str = "SELECT n.nspname::text, c.relname::text \
+      FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
+     WHERE p.polname = 'fence_read' AND n.nspname <> 'fence' AND pg_has_role(c.relowner, 'USAGE') \
+       AND EXISTS (SELECT FROM aclexplode(c.relacl) a JOIN pg_roles r ON r.oid = a.grantee WHERE r.rolname = 'fence_reader') \
+     ORDER BY 1, 2";
+
+/// Takes the readers' rights from tables that [`protect`] once opened and that are listed no longer; returns their
+/// names. The policy and FORCE stay: the chain's own jobs go on as before.
+///
+/// # Errors
+/// What the server answers; tables before that one are done.
+pub async fn withdraw(connection: &mut PgConnection, listed: &[ProtectedTable]) -> Result<Vec<String>, sqlx::Error> {
+    let opened: Vec<(String, String)> = sqlx::query_as(OPENED).fetch_all(&mut *connection).await?;
+    let mut withdrawn = Vec::new();
+    for (schema, table) in opened {
+        let ours = schema == "retail" && is_shipped(&table);
+        if ours || listed.iter().any(|known| known.schema == schema && known.table == table) {
+            continue;
+        }
+        let quoted = |name: &str| name.replace('"', "\"\"");
+        let name = format!("\"{}\".\"{}\"", quoted(&schema), quoted(&table));
+        let revoke = format!("REVOKE ALL ON TABLE {name} FROM fence_reader");
+        sqlx::raw_sql(AssertSqlSafe(revoke).into_sql_str()).execute(&mut *connection).await?;
+        withdrawn.push(format!("{schema}.{table}"));
+    }
+    Ok(withdrawn)
+}
+
+/// Whether the migrations make a table of that name in `retail`.
+fn is_shipped(table: &str) -> bool {
+    STORE_TABLES.iter().map(|(name, _)| name).chain(&TENANT_TABLES).any(|name| *name == table)
 }
 
 #[cfg(test)]
@@ -128,6 +329,7 @@ mod tests {
             "A.b:store=c",
             "a.b:store=c; drop",
             "fence.keys:store=c",
+            "retail.orders:store=store_id",
             "a.b:store=1c",
             "a.:store=c",
         ] {

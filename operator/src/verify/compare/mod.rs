@@ -43,8 +43,19 @@ impl Report<'_> {
         expected: impl Into<String>,
         remedy: impl Into<String>,
     ) {
+        self.add_as(Severity::Unsafe, object, found, expected, remedy);
+    }
+
+    fn add_as(
+        &mut self,
+        severity: Severity,
+        object: impl Into<String>,
+        found: impl Into<String>,
+        expected: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
         self.deviations.push(Deviation {
-            severity: Severity::Unsafe,
+            severity,
             object: object.into(),
             found: found.into(),
             expected: expected.into(),
@@ -230,7 +241,8 @@ impl Report<'_> {
         for function in &self.snapshot.open_builtins {
             let name = function.split('(').next().unwrap_or_default();
             let closes = level::closes(name).unwrap_or("a risk that the strict level takes away");
-            self.add(
+            self.add_as(
+                Severity::Missing,
                 format!("built-in function {function}"),
                 "EXECUTE for PUBLIC",
                 format!("revoked at the strict level; it allows: {closes}"),

@@ -81,7 +81,8 @@ impl Report<'_> {
         for table in &self.expectations.protected {
             if !present.contains(&(table.schema.as_str(), table.table.as_str())) {
                 let found = "the table is missing or fence_reader may not read it";
-                self.add(
+                self.add_as(
+                    Severity::Missing,
                     format!("protected table {table}"),
                     found,
                     "the table behind the fence",
