@@ -24,12 +24,7 @@ impl Backends {
     ///
     /// # Errors
     /// A vault's URL that the client does not take.
-    pub fn new(
-        config: &Config,
-        previous: &Self,
-        factory: &VaultFactory,
-        limits: Limits,
-    ) -> Result<Self, OptionsError> {
+    pub fn new(config: &Config, previous: &Self, factory: &VaultFactory, limits: Limits) -> Result<Self, OptionsError> {
         let databases = config.databases.iter().map(|(name, database)| {
             let kept = previous.databases.get(name).filter(|kept| kept.is_of(database));
             (name.clone(), kept.cloned().unwrap_or_else(|| Arc::new(Database::new(database, limits))))

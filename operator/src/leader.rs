@@ -83,7 +83,8 @@ impl Election {
     /// Gives leadership back, so that another replica need not wait.
     pub async fn release(&self) {
         let Ok(Some(mut lease)) = self.api.get_opt(NAME).await else { return };
-        let Some(spec) = lease.spec.as_mut().filter(|spec| spec.holder_identity.as_ref() == Some(&self.identity)) else {
+        let Some(spec) = lease.spec.as_mut().filter(|spec| spec.holder_identity.as_ref() == Some(&self.identity))
+        else {
             return;
         };
         spec.holder_identity = None;
@@ -135,7 +136,10 @@ impl Election {
             holder_identity: Some(self.identity.clone()),
             // Whole seconds, at least one.
             lease_duration_seconds: Some(i32::try_from(self.duration.as_secs().max(1)).unwrap_or(i32::MAX)),
-            acquire_time: last.filter(|_| mine).and_then(|last| last.acquire_time.clone()).or_else(|| Some(now.clone())),
+            acquire_time: last
+                .filter(|_| mine)
+                .and_then(|last| last.acquire_time.clone())
+                .or_else(|| Some(now.clone())),
             renew_time: Some(now),
             lease_transitions: Some(if mine || last.is_none() { transitions } else { transitions.saturating_add(1) }),
             ..LeaseSpec::default()

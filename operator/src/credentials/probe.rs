@@ -45,7 +45,9 @@ pub enum ProbeError {
         problem: String,
     },
     /// The fence shows another number of stores than the spec has.
-    #[error("login {login} sees {found} stores through the fence, the spec has {expected}; run storefence-operator verify")]
+    #[error(
+        "login {login} sees {found} stores through the fence, the spec has {expected}; run storefence-operator verify"
+    )]
     Stores {
         /// The role.
         login: String,
