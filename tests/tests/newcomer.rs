@@ -84,11 +84,11 @@ fn claims(token: &str) -> Value {
 /// The commands of the README's `sh` blocks.
 fn readme_commands() -> Vec<Vec<String>> {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let word = regex::Regex::new(r#""([^"]*)"|(\S+)"#).unwrap();
     let mut commands = Vec::new();
     for block in readme.split("```sh\n").skip(1) {
         for line in block.split("```").next().unwrap().lines() {
-            let words = regex::Regex::new(r#""([^"]*)"|(\S+)"#).unwrap();
-            let words = words.captures_iter(line).map(|c| c.get(1).or(c.get(2)).unwrap().as_str().to_owned());
+            let words = word.captures_iter(line).map(|c| c.get(1).or(c.get(2)).unwrap().as_str().to_owned());
             commands.push(words.collect());
         }
     }

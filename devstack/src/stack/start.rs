@@ -181,7 +181,20 @@ pub(super) async fn start(options: StackOptions) -> Result<Stack> {
         pids,
     };
     let (cluster, bin_dir) = (database.cluster, options.bin_dir);
-    Ok(Stack { gateway, operator, facts, kube, http, kube_api, key_vault, embeddings, entra, cluster, command, bin_dir })
+    Ok(Stack {
+        gateway,
+        operator,
+        facts,
+        kube,
+        http,
+        kube_api,
+        key_vault,
+        embeddings,
+        entra,
+        cluster,
+        command,
+        bin_dir,
+    })
 }
 
 async fn start_embeddings(options: &StackOptions, authority: &Authority, entra: &Entra) -> Result<EmbeddingsApi> {
