@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use storefence_devstack::{
     entra::principals,
     mcp_client::{Answer, McpClient, Revision},
-    stack::{Stack, StackOptions},
+    stack::{ClusterSource, Stack, StackOptions},
 };
 use tempfile::TempDir;
 
@@ -51,6 +51,10 @@ impl Shared {
         let directory = tempfile::tempdir()?;
         let mut options = StackOptions::new(directory.path().to_owned())?;
         options.progress = |line| eprintln!("{line}");
+        // The same suites against a real cluster, where a divergence of the stand-in shows.
+        if let Some(kubeconfig) = std::env::var_os("STOREFENCE_TEST_KUBECONFIG") {
+            options.cluster = ClusterSource::Kubeconfig(kubeconfig.into());
+        }
         change(&mut options)?;
         let stack = Stack::start(options).await?;
         let database = oracle(&stack.facts().database_url).await?;

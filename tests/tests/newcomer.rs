@@ -177,7 +177,8 @@ async fn up_uses_the_cluster_and_the_database_that_are_there() {
     })
     .await
     .unwrap();
-    assert!(api.counters().get("patch", "retailtenants") > 0, "the tenants are on that cluster");
+    assert!(api.counters().get("patch", "retailtenants") > 0, "the tenants were on that cluster");
+    assert!(api.counters().get("delete", "retailtenants") == 2, "and left it with the stack");
     let client = cluster.connect("chain").await.unwrap();
     let orders: i64 = client.query_one("SELECT count(*) FROM retail.orders", &[]).await.unwrap().get(0);
     assert!(orders > 0, "the rows are in that database");

@@ -10,8 +10,10 @@ mod settings;
 mod start;
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
-    time::Duration,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -54,6 +56,8 @@ pub struct Stack {
     /// The operator's binary with its environment, for commands beside `run`.
     command: Spawn,
     bin_dir: PathBuf,
+    /// RetailTenants in `default` that were applied through the stack.
+    applied: Mutex<BTreeSet<String>>,
 }
 
 impl Stack {
@@ -150,7 +154,10 @@ impl Stack {
     /// # Errors
     /// The API server's words.
     pub async fn apply(&self, yaml: &str) -> Result<Vec<String>> {
-        apply::apply_yaml(&self.kube, yaml).await
+        let applied = apply::apply_yaml(&self.kube, yaml).await?;
+        let mut known = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        known.extend(applied.iter().filter_map(|what| what.strip_prefix("retailtenants/").map(str::to_owned)));
+        Ok(applied)
     }
 
     /// A RetailTenant, if there is one of this name.
@@ -201,7 +208,13 @@ impl Stack {
     }
 
     /// Stops everything in order.
+    ///
+    /// On a cluster that goes on living, the RetailTenants go first, while the operator is there to let them go: the
+    /// database and the vault that they speak of go with the stack.
     pub async fn stop(mut self) {
+        if self.kube_api.is_none() {
+            self.delete_applied().await;
+        }
         let _ = self.gateway.terminate(STOP_TIMEOUT).await;
         let _ = self.operator.terminate(STOP_TIMEOUT).await;
         if let Some(kube_api) = self.kube_api.take() {
@@ -214,6 +227,21 @@ impl Stack {
         self.entra.shutdown().await;
         if let Some(cluster) = self.cluster.take() {
             let _ = cluster.stop().await;
+        }
+    }
+}
+
+impl Stack {
+    async fn delete_applied(&self) {
+        let names = self.applied.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for name in &names {
+            let _ = self.delete("default", name).await;
+        }
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        for name in &names {
+            while matches!(self.get("default", name).await, Ok(Some(_))) && Instant::now() < deadline {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
         }
     }
 }

@@ -24,12 +24,14 @@ pub enum DatabaseSource {
 }
 
 /// Which Kubernetes API to use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClusterSource {
     /// The stand-in.
     StandIn,
     /// The current context of `KUBECONFIG`.
     Current,
+    /// The current context of this kubeconfig.
+    Kubeconfig(PathBuf),
 }
 
 /// Ports that must be these; free ones where not given.

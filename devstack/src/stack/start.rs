@@ -5,6 +5,7 @@ use std::{
     fs,
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -194,6 +195,7 @@ pub(super) async fn start(options: StackOptions) -> Result<Stack> {
         cluster,
         command,
         bin_dir,
+        applied: Mutex::new(tenants.into_iter().collect()),
     })
 }
 
@@ -258,9 +260,18 @@ async fn start_kubernetes(
     directory: &Path,
 ) -> Result<(Option<KubeApi>, Kubeconfigs)> {
     let admin = file(directory, "kubeconfig");
-    if options.cluster == ClusterSource::Current {
-        (options.progress)("using the cluster that KUBECONFIG points at");
-        let current = Kubeconfig::read().context("--cluster current needs KUBECONFIG or ~/.kube/config")?;
+    let own = match &options.cluster {
+        ClusterSource::StandIn => None,
+        ClusterSource::Current => {
+            (options.progress)("using the cluster that KUBECONFIG points at");
+            Some(Kubeconfig::read().context("--cluster current needs KUBECONFIG or ~/.kube/config")?)
+        }
+        ClusterSource::Kubeconfig(path) => {
+            (options.progress)(&format!("using the cluster of {}", path.display()));
+            Some(Kubeconfig::read_from(path)?)
+        }
+    };
+    if let Some(current) = own {
         write_private(&admin, serde_saphyr::to_string(&current)?.as_bytes())?;
         return Ok((None, Kubeconfigs { operator: admin.clone(), gateway: admin.clone(), admin }));
     }
