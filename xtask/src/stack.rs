@@ -1,6 +1,6 @@
 //! The local stack: hands the work to `storefence-devstack`.
 
-use std::{ffi::OsString, process::Command};
+use std::{ffi::OsString, os::unix::process::CommandExt, process::Command};
 
 use anyhow::{Context, Result, bail};
 
@@ -20,19 +20,12 @@ pub fn up(passed: &Passed) -> Result<()> {
     delegate("up", passed)
 }
 
-/// Runs `storefence-devstack COMMAND` and passes its exit code on.
+/// Becomes `storefence-devstack COMMAND`: with no process in between, Ctrl-C reaches it alone and its exit code is ours.
 pub fn delegate(command: &str, passed: &Passed) -> Result<()> {
     let devstack = build::binary("storefence-devstack");
     if !devstack.exists() {
         bail!("nothing is built yet: run `cargo xtask up` first");
     }
-    let mut child = Command::new(&devstack)
-        .arg(command)
-        .args(&passed.args)
-        .current_dir(std::env::current_dir()?)
-        .spawn()
-        .with_context(|| format!("cannot start {}", devstack.display()))?;
-    // Ctrl-C reaches the child as well, which then ends in order; we only wait for it.
-    let status = child.wait()?;
-    std::process::exit(status.code().unwrap_or(1));
+    let error = Command::new(&devstack).arg(command).args(&passed.args).exec();
+    Err(error).with_context(|| format!("cannot start {}", devstack.display()))
 }
