@@ -19,7 +19,8 @@ use super::{World, data};
 
 const PRINCIPALS: usize = 20;
 const TENANTS: usize = 3;
-const CALLS: u64 = 10_000;
+/// How many calls an ordinary run has.
+pub const CALLS: u64 = 10_000;
 const AT_ONCE: usize = 24;
 
 /// Every row says whose it is, in all tables at once.
@@ -41,10 +42,10 @@ struct Tally {
     disconnects: AtomicU64,
 }
 
-pub async fn run(world: &World) -> Result<()> {
+pub async fn run(world: &World, calls: u64) -> Result<()> {
     let callers = callers(world).await?;
     let tally = Tally::default();
-    stream::iter(0..CALLS)
+    stream::iter(0..calls)
         .map(|call| {
             let (callers, tally) = (&callers, &tally);
             async move { one(world, callers, tally, call).await.with_context(|| format!("seed {} call {call}", world.seed)) }
@@ -62,7 +63,7 @@ pub async fn run(world: &World) -> Result<()> {
         count(&tally.disconnects)
     );
     ensure!(
-        count(&tally.answered) > CALLS * 8 / 10 && count(&tally.timeouts) > 0 && count(&tally.disconnects) > 0,
+        count(&tally.answered) > calls * 8 / 10 && count(&tally.timeouts) > 0 && count(&tally.disconnects) > 0,
         "off mix"
     );
     Ok(())

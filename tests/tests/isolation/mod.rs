@@ -10,7 +10,7 @@ mod property;
 
 use std::{env, process::ExitCode};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use storefence_devstack::{postgres::AdminKind, stack::DatabaseSource};
 use storefence_tests::{Shared, Suite};
 
@@ -36,14 +36,48 @@ async fn world(version: u32) -> Result<World> {
     Ok(World { shared, tenants, seed })
 }
 
+/// Suites that a broken fence passes would prove nothing.
+async fn broken(world: &World) -> Result<()> {
+    let admin = world.shared.stack.cluster().context("a cluster of our own")?.connect("retail").await?;
+    let whole = "USING (store_id = ANY ((SELECT fence.visible_stores())::uuid[]))";
+    for (what, damage, repair) in [
+        (
+            "a policy that lets all rows through",
+            "ALTER POLICY fence_read ON retail.orders USING (true)".to_owned(),
+            format!("ALTER POLICY fence_read ON retail.orders {whole}"),
+        ),
+        (
+            "a policy dropped",
+            "DROP POLICY fence_read ON retail.orders".to_owned(),
+            format!("CREATE POLICY fence_read ON retail.orders FOR SELECT TO fence_reader {whole}"),
+        ),
+        (
+            "row-level security off",
+            "ALTER TABLE retail.orders DISABLE ROW LEVEL SECURITY".to_owned(),
+            "ALTER TABLE retail.orders ENABLE ROW LEVEL SECURITY".to_owned(),
+        ),
+    ] {
+        admin.batch_execute(&damage).await?;
+        // For the rows, and not because so short a run has an odd mix of calls.
+        let says = |outcome: Result<()>, words: &str| outcome.is_err_and(|error| format!("{error:#}").contains(words));
+        let by_properties = says(property::run(world, 200).await, "the oracle has");
+        let noticed = (by_properties, says(interleaving::run(world, 200).await, "may see"));
+        admin.batch_execute(&repair).await?;
+        ensure!(noticed == (true, true), "{what}: noticed by properties and interleaving: {noticed:?}");
+    }
+    property::run(world, 200).await.context("whole again")
+}
+
 /// Runs the suite on this version of PostgreSQL.
 pub fn run(version: u32) -> ExitCode {
     Suite::new(|| world(version))
         .expect("the stack starts")
-        .test("a_query_sees_what_the_oracle_lets_it_see", |world| async move { property::run(&world).await })
-        .test(
-            "many_callers_on_few_connections_see_their_own_rows",
-            |world| async move { interleaving::run(&world).await },
-        )
+        .test("a_query_sees_what_the_oracle_lets_it_see", |world| async move {
+            property::run(&world, property::cases()).await
+        })
+        .test("many_callers_on_few_connections_see_their_own_rows", |world| async move {
+            interleaving::run(&world, interleaving::CALLS).await
+        })
+        .test("a_broken_fence_is_noticed_by_both", |world| async move { broken(&world).await })
         .run(|world| world.shared.stop())
 }

@@ -22,8 +22,12 @@ enum Outcome {
     BothFailed,
 }
 
-pub async fn run(world: &World) -> Result<()> {
-    let cases = env::var("STOREFENCE_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(CASES);
+/// How many cases an ordinary run has.
+pub fn cases() -> u64 {
+    env::var("STOREFENCE_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(CASES)
+}
+
+pub async fn run(world: &World, cases: u64) -> Result<()> {
     let outcomes: Vec<Outcome> = stream::iter(0..cases)
         .map(|case| async move { one(world, case).await.with_context(|| format!("seed {} case {case}", world.seed)) })
         .buffer_unordered(AT_ONCE)
