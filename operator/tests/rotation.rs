@@ -104,7 +104,7 @@ async fn an_annotation_rotates_and_the_old_password_is_refused_after_the_overlap
     assert_eq!(world.text("SELECT string_agg(kid::text, ',') FROM fence.context_keys").await, "2");
     assert_eq!(condition_of(&done, "SecretsReady").unwrap().reason, "Reconciled");
     // A second event of the same words counts in the first one.
-    assert_eq!(world.events("retail", "zava").await, ["Reconciled", "RotationInProgress"]);
+    world.expect_events("retail", "zava", &["Reconciled", "RotationInProgress"]).await;
     assert_eq!(operator.metric("storefence_operator_rotations_total{outcome=\"ok\"}").await, 1.0);
     assert_eq!(operator.metric("storefence_operator_rotations_total{outcome=\"error\"}").await, 0.0);
     assert_eq!(operator.metric("storefence_operator_rotation_overdue_seconds").await, 0.0);

@@ -260,6 +260,12 @@ impl World {
         events.into_iter().filter_map(|event| event.reason).collect()
     }
 
+    /// Waits until the reasons of an object's events are these: the operator writes an event after the status.
+    pub async fn expect_events(&self, namespace: &str, name: &str, reasons: &[&str]) {
+        let seen = poll(async || (self.events(namespace, name).await == reasons).then_some(())).await;
+        assert!(seen.is_some(), "{:?}, expected {reasons:?}", self.events(namespace, name).await);
+    }
+
     /// A connection as superuser.
     pub async fn sql(&self) -> tokio_postgres::Client {
         self.cluster.connect(&self.database.name).await.unwrap()
