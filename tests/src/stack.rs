@@ -148,7 +148,8 @@ async fn oracle(url: &str) -> Result<tokio_postgres::Client> {
 
 /// Runs kubectl; `None` where it is not installed.
 pub fn kubectl(kubeconfig: &Path, args: &[&str]) -> Option<Output> {
-    Command::new("kubectl").env("KUBECONFIG", kubeconfig).args(args).output().ok()
+    // The API server may be in this process: waiting must not take its thread away.
+    tokio::task::block_in_place(|| Command::new("kubectl").env("KUBECONFIG", kubeconfig).args(args).output().ok())
 }
 
 /// Polls until the answer is true; fails with `what` after the timeout.

@@ -68,11 +68,10 @@ async fn a_damaged_fence_is_named_and_nobody_is_served_until_it_is_mended() -> R
 /// `storefence-operator verify`: whether it finds nothing, and what it prints.
 fn verify(shared: &Shared) -> Result<(bool, String)> {
     let config = shared.directory().join("operator.yaml");
-    let output = std::process::Command::new(shared.stack.binary("storefence-operator"))
-        .args(["verify", "--database", "retail", "--config"])
-        .arg(config)
-        .env_clear()
-        .output()?;
+    let mut command = std::process::Command::new(shared.stack.binary("storefence-operator"));
+    command.args(["verify", "--database", "retail", "--config"]).arg(config).env_clear();
+    // The database's TLS is served by this process: waiting must not take its thread away.
+    let output = tokio::task::block_in_place(|| command.output())?;
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     ensure!(matches!(output.status.code(), Some(0 | 1)), "verify: {:?} {said}", output.status);
     Ok((output.status.success(), said))
