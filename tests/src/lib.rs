@@ -2,6 +2,7 @@
 //! administrator.
 
 mod oracle;
+pub mod outside;
 mod stack;
 mod suite;
 
