@@ -125,7 +125,9 @@ impl Facts for ControllerFacts {
                     Some("False") => "false",
                     _ => "unknown",
                 };
-                *counts.entry((condition, value)).or_insert(0) += 1;
+                // Only words of the closed list: a status that somebody else wrote must not make labels.
+                let word = found.and_then(|found| Reason::from_word(&found.reason)).map_or("unknown", Reason::as_str);
+                *counts.entry((condition, value, word)).or_insert(0) += 1;
             }
             let view = object.0.as_ref().ok().map(View::of);
             let since = view.and_then(|view| in_force_since(view.credentials?, view.last));

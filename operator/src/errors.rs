@@ -88,6 +88,12 @@ impl Reason {
         Self::InternalError,
     ];
 
+    /// The reason of this word, as it stands in a condition.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == word)
+    }
+
     /// The word.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -1,4 +1,4 @@
-//! Metrics of the operator. Every label has a closed set of values; none names a tenant.
+//! Metrics of the operator. Every label has a closed set of values; none names a tenant. `docs/operator.md` lists them all.
 
 use std::time::Duration;
 
@@ -8,6 +8,16 @@ use crate::{errors::Reason, reconcile::action::Plan};
 
 const BUCKETS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
+/// Outcomes of calls, the same for databases and Key Vaults.
+pub const OUTCOMES: [&str; 6] = ["ok", "not_found", "forbidden", "throttled", "unavailable", "refused"];
+
+/// What can be told apart of the calls to a database.
+pub const DATABASE_OPERATIONS: [&str; 9] =
+    ["connect", "lock", "observe", "apply", "revoke", "login", "probe", "fence", "migrate"];
+
+/// What can be told apart of the calls to a Key Vault.
+pub const VAULT_OPERATIONS: [&str; 8] = ["get", "get_deleted", "list", "set", "update", "recover", "delete", "purge"];
+
 /// All metrics, and the registry they are in.
 pub struct Metrics {
     registry: Registry,
@@ -16,15 +26,53 @@ pub struct Metrics {
     steps: IntCounterVec,
     status_writes: IntCounterVec,
     tenants: IntGaugeVec,
+    drift: IntCounterVec,
     rotations: IntCounterVec,
     rotation_age: IntGauge,
     rotation_overdue: IntGauge,
     vault_calls: IntCounterVec,
     vault_duration: HistogramVec,
+    database_calls: IntCounterVec,
+    database_duration: HistogramVec,
+    circuits: IntGaugeVec,
+    reloads: IntCounterVec,
+    /// 1 while the configuration on disk is not the one in force.
+    pub configuration_refused: IntGauge,
     /// Passes that run now.
     pub running: IntGauge,
+    /// Tenants whose pass is due and has not begun.
+    pub queue_depth: IntGauge,
     /// 1 while this replica works, 0 while it stands by.
     pub leader: IntGauge,
+}
+
+/// Makes metrics and registers them at once.
+struct Maker(Registry);
+
+impl Maker {
+    fn counters(&self, opts: Opts, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+        let made = IntCounterVec::new(opts, labels)?;
+        self.0.register(Box::new(made.clone()))?;
+        Ok(made)
+    }
+
+    fn gauges(&self, opts: Opts, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+        let made = IntGaugeVec::new(opts, labels)?;
+        self.0.register(Box::new(made.clone()))?;
+        Ok(made)
+    }
+
+    fn gauge(&self, opts: Opts) -> Result<IntGauge, prometheus::Error> {
+        let made = IntGauge::with_opts(opts)?;
+        self.0.register(Box::new(made.clone()))?;
+        Ok(made)
+    }
+
+    fn durations(&self, opts: Opts, labels: &[&str]) -> Result<HistogramVec, prometheus::Error> {
+        let made = HistogramVec::new(prometheus::HistogramOpts::from(opts).buckets(BUCKETS.to_vec()), labels)?;
+        self.0.register(Box::new(made.clone()))?;
+        Ok(made)
+    }
 }
 
 impl Metrics {
@@ -33,81 +81,79 @@ impl Metrics {
     /// # Errors
     /// Two metrics of the same name: a defect.
     pub fn new() -> Result<Self, prometheus::Error> {
+        let make = Maker(Registry::new());
+        make.0.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         let name = |name: &str, help: &str| Opts::new(format!("storefence_operator_{name}"), help);
-        let buckets = |opts: Opts| prometheus::HistogramOpts::from(opts).buckets(BUCKETS.to_vec());
         let metrics = Self {
-            registry: Registry::new(),
-            reconciles: IntCounterVec::new(
+            reconciles: make.counters(
                 name("reconcile_total", "Passes over a RetailTenant by the reason they ended with."),
                 &["reason"],
             )?,
-            duration: HistogramVec::new(
-                buckets(name("reconcile_duration_seconds", "Duration of a pass.")),
-                &["outcome"],
-            )?,
-            steps: IntCounterVec::new(
+            duration: make.durations(name("reconcile_duration_seconds", "Duration of a pass."), &["outcome"])?,
+            steps: make.counters(
                 name("steps_total", "Steps taken to bring a tenant to its desired state."),
                 &["backend"],
             )?,
-            status_writes: IntCounterVec::new(
-                name("kubernetes_writes_total", "Writes to the Kubernetes API."),
-                &["object"],
+            status_writes: make
+                .counters(name("kubernetes_writes_total", "Writes to the Kubernetes API."), &["object"])?,
+            tenants: make.gauges(
+                name("tenants", "RetailTenants by condition, its status and its reason."),
+                &["condition", "status", "reason"],
             )?,
-            tenants: IntGaugeVec::new(
-                name("tenants", "RetailTenants by condition and status."),
-                &["condition", "status"],
+            drift: make.counters(
+                name("drift_total", "Deviations from the desired state that were not of the spec's making."),
+                &["outcome"],
             )?,
-            rotations: IntCounterVec::new(
+            rotations: make.counters(
                 name(
                     "rotations_total",
                     "Switches to new credentials, and passes in which a step of a rotation failed.",
                 ),
                 &["outcome"],
             )?,
-            rotation_age: IntGauge::with_opts(name("rotation_age_seconds", "Age of the oldest credentials in force."))?,
-            rotation_overdue: IntGauge::with_opts(name(
+            rotation_age: make.gauge(name("rotation_age_seconds", "Age of the oldest credentials in force."))?,
+            rotation_overdue: make.gauge(name(
                 "rotation_overdue_seconds",
                 "How long the rotation that is most overdue should have begun; 0 where none is.",
             ))?,
-            vault_calls: IntCounterVec::new(
+            vault_calls: make.counters(
                 name("key_vault_calls_total", "Calls to Key Vault by operation and outcome."),
                 &["operation", "outcome"],
             )?,
-            vault_duration: HistogramVec::new(
-                buckets(name("key_vault_call_duration_seconds", "Duration of a call to Key Vault, retries included.")),
-                &["operation"],
+            vault_duration: make
+                .durations(name("key_vault_call_duration_seconds", "Duration of a call to Key Vault."), &["operation"])?,
+            database_calls: make.counters(
+                name("database_calls_total", "Calls to databases by operation and outcome."),
+                &["operation", "outcome"],
             )?,
-            running: IntGauge::with_opts(name("reconciles_running", "Passes that run now."))?,
-            leader: IntGauge::with_opts(name("leader", "1 while this replica works, 0 while it stands by."))?,
+            database_duration: make
+                .durations(name("database_call_duration_seconds", "Duration of a call to a database."), &["operation"])?,
+            circuits: make.gauges(
+                name(
+                    "circuit_open",
+                    "1 while calls to the database or Key Vault of that name in the configuration are held back.",
+                ),
+                &["backend", "name"],
+            )?,
+            reloads: make.counters(
+                name("configuration_reloads_total", "Changed configurations by whether they could be used."),
+                &["outcome"],
+            )?,
+            configuration_refused: make.gauge(name(
+                "configuration_refused",
+                "1 while the configuration on disk cannot be used and the last good one is in force.",
+            ))?,
+            running: make.gauge(name("reconciles_running", "Passes that run now."))?,
+            queue_depth: make.gauge(name("queue_depth", "Tenants whose pass is due and has not begun."))?,
+            leader: make.gauge(name("leader", "1 while this replica works, 0 while it stands by."))?,
+            registry: make.0,
         };
-        let Self {
-            registry,
-            reconciles,
-            duration,
-            steps,
-            status_writes,
-            tenants,
-            rotations,
-            rotation_age,
-            rotation_overdue,
-            vault_calls,
-            vault_duration,
-            running,
-            leader,
-        } = &metrics;
-        registry.register(Box::new(reconciles.clone()))?;
-        registry.register(Box::new(duration.clone()))?;
-        registry.register(Box::new(steps.clone()))?;
-        registry.register(Box::new(status_writes.clone()))?;
-        registry.register(Box::new(tenants.clone()))?;
-        registry.register(Box::new(rotations.clone()))?;
-        registry.register(Box::new(rotation_age.clone()))?;
-        registry.register(Box::new(rotation_overdue.clone()))?;
-        registry.register(Box::new(vault_calls.clone()))?;
-        registry.register(Box::new(vault_duration.clone()))?;
-        registry.register(Box::new(running.clone()))?;
-        registry.register(Box::new(leader.clone()))?;
-        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        metrics.start_at_zero();
+        Ok(metrics)
+    }
+
+    fn start_at_zero(&self) {
+        let Self { reconciles, duration, steps, rotations, status_writes, drift, reloads, .. } = self;
         for reason in Reason::ALL {
             reconciles.with_label_values(&[reason.as_str()]);
         }
@@ -115,12 +161,24 @@ impl Metrics {
             steps.with_label_values(&[backend]);
         }
         for outcome in ["ok", "error"] {
+            duration.with_label_values(&[outcome]);
             rotations.with_label_values(&[outcome]);
+            reloads.with_label_values(&[outcome]);
+        }
+        for outcome in ["found", "mended"] {
+            drift.with_label_values(&[outcome]);
         }
         for object in ["status", "finalizer", "event"] {
             status_writes.with_label_values(&[object]);
         }
-        Ok(metrics)
+        for operation in DATABASE_OPERATIONS {
+            self.database_calls.with_label_values(&[operation, "ok"]);
+            self.database_duration.with_label_values(&[operation]);
+        }
+        for operation in VAULT_OPERATIONS {
+            self.vault_calls.with_label_values(&[operation, "ok"]);
+            self.vault_duration.with_label_values(&[operation]);
+        }
     }
 
     /// Counts a pass.
@@ -134,6 +192,12 @@ impl Metrics {
     pub fn steps(&self, plan: &Plan) {
         self.steps.with_label_values(&["database"]).inc_by(plan.database.len() as u64);
         self.steps.with_label_values(&["key_vault"]).inc_by(plan.secrets.len() as u64);
+    }
+
+    /// Counts deviations that a pass found although the spec had not changed, and those of them that it mended.
+    pub fn drift(&self, found: u64, mended: u64) {
+        self.drift.with_label_values(&["found"]).inc_by(found);
+        self.drift.with_label_values(&["mended"]).inc_by(mended);
     }
 
     /// Counts a switch to new credentials, or a failed step towards it or after it.
@@ -158,11 +222,34 @@ impl Metrics {
         self.vault_duration.with_label_values(&[operation]).observe(duration.as_secs_f64());
     }
 
-    /// Replaces the counts of tenants by condition and status.
-    pub fn tenants(&self, counts: impl IntoIterator<Item = ((&'static str, &'static str), i64)>) {
+    /// Counts a call to a database.
+    pub fn database_call(&self, operation: &'static str, outcome: &'static str, duration: Duration) {
+        self.database_calls.with_label_values(&[operation, outcome]).inc();
+        self.database_duration.with_label_values(&[operation]).observe(duration.as_secs_f64());
+    }
+
+    /// The gauge of one circuit: `database` or `key_vault`, by its name in the configuration.
+    #[must_use]
+    pub fn circuit(&self, backend: &'static str, name: &str) -> IntGauge {
+        self.circuits.with_label_values(&[backend, name])
+    }
+
+    /// Forgets the circuit of a database or Key Vault that the configuration has no longer.
+    pub fn forget_circuit(&self, backend: &'static str, name: &str) {
+        // One that was never there is as good as forgotten.
+        let _ = self.circuits.remove_label_values(&[backend, name]);
+    }
+
+    /// Counts a changed configuration.
+    pub fn reloaded(&self, ok: bool) {
+        self.reloads.with_label_values(&[if ok { "ok" } else { "error" }]).inc();
+    }
+
+    /// Replaces the counts of tenants by condition, status and reason.
+    pub fn tenants(&self, counts: impl IntoIterator<Item = ((&'static str, &'static str, &'static str), i64)>) {
         self.tenants.reset();
-        for ((condition, status), count) in counts {
-            self.tenants.with_label_values(&[condition, status]).set(count);
+        for ((condition, status, reason), count) in counts {
+            self.tenants.with_label_values(&[condition, status, reason]).set(count);
         }
     }
 
