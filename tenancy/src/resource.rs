@@ -27,6 +27,8 @@ pub const STORES_MAX: usize = 500;
 pub const PRINCIPALS_MAX: usize = 64;
 /// Longest `gateway.statementTimeout`.
 pub const STATEMENT_TIMEOUT_MAX: Duration = Duration::from_secs(60);
+/// Longest `gateway.cacheTtl`.
+pub const CACHE_TTL_MAX: Duration = Duration::from_secs(3600);
 
 /// Claims that a rule may not name, with what to use instead. The first five are changeable or reusable (Microsoft:
 /// "never use these for authorization"); the rest have fields of their own that know their pitfalls.
@@ -304,6 +306,14 @@ pub struct GatewayLimits {
     #[serde(default = "default_tenant_concurrent_calls")]
     #[schemars(range(min = 1, max = 100_000))]
     pub tenant_concurrent_calls: u32,
+
+    /// How long an answer may be given again to callers of the same scope, `1s` to `1h`; no answer is kept where absent.
+    /// Answers are then up to that old.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 24), regex(pattern = "^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,8}s)?$"))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('1h')")
+        .message("cacheTtl must be 1s to 1h"))]
+    pub cache_ttl: Option<String>,
 }
 
 impl Default for GatewayLimits {
@@ -316,6 +326,7 @@ impl Default for GatewayLimits {
             concurrent_calls: default_concurrent_calls(),
             tenant_requests_per_minute: None,
             tenant_concurrent_calls: default_tenant_concurrent_calls(),
+            cache_ttl: None,
         }
     }
 }
@@ -353,6 +364,12 @@ impl GatewayLimits {
             _ => Duration::from_secs(5),
         };
         parsed.clamp(Duration::from_millis(100), STATEMENT_TIMEOUT_MAX)
+    }
+
+    /// `cacheTtl`; a text that the schema would refuse counts as absent.
+    #[must_use]
+    pub fn cache_ttl(&self) -> Option<Duration> {
+        self.cache_ttl.as_deref().and_then(hours_minutes_seconds).filter(|ttl| *ttl <= CACHE_TTL_MAX)
     }
 }
 

@@ -123,6 +123,22 @@ fn statement_timeouts_outside_100ms_to_60s_are_refused() {
     }
 }
 
+#[test]
+fn answers_are_kept_for_1s_to_1h_or_not_at_all() {
+    let parsed: RetailTenantSpec = serde_json::from_value(valid()).unwrap();
+    assert_eq!(parsed.gateway.cache_ttl(), None, "nothing is kept unless asked for");
+    for (text, seconds) in
+        [("5m", Some(300)), ("1s", Some(1)), ("1h", Some(3600)), ("0s", None), ("61m", None), ("1m1h", None)]
+    {
+        let mut spec = valid();
+        spec["gateway"]["cacheTtl"] = text.into();
+        let said = cel(&spec, None);
+        assert!(text == "1m1h" || said.is_empty() == seconds.is_some(), "{text}: {said}");
+        let parsed: RetailTenantSpec = serde_json::from_value(spec).unwrap();
+        assert_eq!(parsed.gateway.cache_ttl().map(|ttl| ttl.as_secs()), seconds, "{text}");
+    }
+}
+
 /// The schema validator of `kube` looks at CEL rules alone, so the bounds are read off the schema.
 #[test]
 fn quotas_have_bounds_and_defaults() {
