@@ -2,18 +2,22 @@
 //!
 //! The schema and its CEL rules are the first check; every message is written for the person at `kubectl apply`.
 
+mod policy;
+mod status;
+
 use std::{fmt, time::Duration};
 
-use k8s_openapi::{
-    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
-    apimachinery::pkg::apis::meta::v1::{Condition, Time},
-};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{CustomResource, CustomResourceExt, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::credentials::Slot;
+pub use policy::{AdoptionPolicy, DeletionPolicy, Mode};
+pub use status::{
+    ContextKeyVersion, Credentials, DRIFT_HISTORY_MAX, DriftOutcome, DriftRecord, LastRotation, LoginSlot,
+    RetailTenantStatus, RotationInProgress,
+};
 
 /// API group.
 pub const GROUP: &str = "retail.storefence.dev";
@@ -122,6 +126,29 @@ pub struct RetailTenantSpec {
     /// once.
     #[serde(default)]
     pub rotation: Rotation,
+
+    /// What the operator does about differences between this object and what database and Key Vault hold: `Enforce`
+    /// mends them, `Observe` only reports them in the condition `Drifted` and in `status.driftHistory`, and writes to
+    /// neither.
+    #[serde(default)]
+    pub mode: Mode,
+
+    /// Stops the operator's work on this chain: nothing is read, written, rotated, or cleaned up at deletion, until it is
+    /// `false` again. The gateway goes on serving with what is in force.
+    #[serde(default)]
+    pub suspend: bool,
+
+    /// What happens to roles and secrets that are there already under the names that this chain needs and are not marked
+    /// as this object's: `Never` refuses to touch them, `Adopt` checks them and takes them over.
+    #[serde(default)]
+    pub adoption_policy: AdoptionPolicy,
+
+    /// What happens when this object is deleted. `Revoke`: logins are disabled, their sessions ended, context keys
+    /// removed and secret versions disabled; roles, secrets and the mapping of stores stay. `Retain`: nothing is touched.
+    /// `Delete`: as `Revoke`, then the logins are dropped, the secrets deleted and the chain's rows in schema `fence`
+    /// removed. The chain's data, all rows of schema `retail`, stays in any case.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
 }
 
 /// The Microsoft Entra ID side of a chain.
@@ -431,127 +458,6 @@ fn hours_minutes_seconds(text: &str) -> Option<Duration> {
         }
     }
     (rest.is_empty() && total > 0).then(|| Duration::from_secs(total))
-}
-
-/// What the operator last found and did.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RetailTenantStatus {
-    /// `metadata.generation` that the status speaks of.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub observed_generation: Option<i64>,
-
-    /// `Ready`, `DatabaseReady`, `SecretsReady`.
-    #[serde(default)]
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
-    pub conditions: Vec<Condition>,
-
-    /// Stores behind the fence.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stores: Option<i32>,
-
-    /// Principal rules in force.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub principals: Option<i32>,
-
-    /// The credentials that the gateway uses. Absent until the tenant has been Ready once.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub credentials: Option<Credentials>,
-
-    /// The rotation that is under way. Recorded before its first step, so that whoever comes after a crash goes on with
-    /// it; gone with the step to the new credentials.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rotation: Option<RotationInProgress>,
-
-    /// The last step to new credentials.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_rotation: Option<LastRotation>,
-}
-
-/// Where a rotation under way leads.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RotationInProgress {
-    /// The login slot that takes over.
-    pub slot: Slot,
-    /// The key id that takes over.
-    #[schemars(range(min = 1, max = 999_999))]
-    pub kid: u32,
-    /// Value of the annotation that asked for it; absent where the credentials' age did and there was no annotation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub annotation: Option<String>,
-    /// When it began.
-    pub started_at: Time,
-}
-
-/// A rotation that has led to new credentials.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct LastRotation {
-    /// Value of the annotation `retail.storefence.dev/rotate` that is handled; another one asks for a new rotation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub annotation: Option<String>,
-    /// When the new credentials came into force.
-    pub time: Time,
-}
-
-/// Which credentials are in force; the values are in Key Vault.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Credentials {
-    /// The login slot in use.
-    pub active_slot: Slot,
-
-    /// Key id that new contexts are signed with.
-    #[schemars(range(min = 1, max = 999_999))]
-    pub active_kid: u32,
-
-    /// Login slots that have a secret.
-    #[serde(default)]
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["slot"]))]
-    pub slots: Vec<LoginSlot>,
-
-    /// Context keys that the database accepts.
-    #[serde(default)]
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["kid"]))]
-    pub context_keys: Vec<ContextKeyVersion>,
-}
-
-/// One login slot.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct LoginSlot {
-    /// `a` or `b`.
-    pub slot: Slot,
-    /// PostgreSQL role.
-    pub login: String,
-    /// Key Vault secret.
-    pub secret_name: String,
-    /// Its version.
-    pub secret_version: String,
-    /// When the password was set.
-    pub set_at: Time,
-    /// When the slot is disabled, because the other one has taken over.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub retires_at: Option<Time>,
-}
-
-/// One context key.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ContextKeyVersion {
-    /// Key id.
-    #[schemars(range(min = 1, max = 999_999))]
-    pub kid: u32,
-    /// Key Vault secret.
-    pub secret_name: String,
-    /// Its version.
-    pub secret_version: String,
-    /// When it was made.
-    pub created_at: Time,
-    /// Until when the database accepts it, because another one has taken over.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub not_after: Option<Time>,
 }
 
 /// The CustomResourceDefinition as it stands in `crds/`.

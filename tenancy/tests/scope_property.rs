@@ -5,7 +5,10 @@ use serde_json::{Map, Value, json};
 use storefence_tenancy::{
     Claims, RetailTenantSpec, Scope, TenantRules,
     claims::{Groups, TokenKind},
-    resource::{ClaimMatch, ConnectionRef, Entra, GatewayLimits, PrincipalRule, Role, Rotation, Store},
+    resource::{
+        AdoptionPolicy, ClaimMatch, ConnectionRef, DeletionPolicy, Entra, GatewayLimits, Mode, PrincipalRule, Role,
+        Rotation, Store,
+    },
     scope::{NoScope, StoreSet},
 };
 use uuid::Uuid;
@@ -78,6 +81,10 @@ fn spec() -> impl Strategy<Value = RetailTenantSpec> {
                 principals,
                 gateway: GatewayLimits::default(),
                 rotation: Rotation::default(),
+                mode: Mode::default(),
+                suspend: false,
+                adoption_policy: AdoptionPolicy::default(),
+                deletion_policy: DeletionPolicy::default(),
             }
         },
     )
