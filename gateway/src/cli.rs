@@ -18,7 +18,9 @@ use crate::{
     explain,
     http::hosts::{Allowed, InvalidEntry},
     identity::{TokenSettings, authority::Authority},
-    run, telemetry,
+    run,
+    server::tls::Files,
+    telemetry,
 };
 
 /// Wrong usage or configuration.
@@ -83,6 +85,18 @@ struct RunArgs {
     #[arg(long, env = "STOREFENCE_LISTEN", value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
     listen: SocketAddr,
 
+    /// Certificate chain in PEM for --listen, leaf first; read again when it changes. Without it, plain HTTP
+    #[arg(long, env = "STOREFENCE_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+
+    /// Private key in PEM of --tls-cert
+    #[arg(long, env = "STOREFENCE_TLS_KEY", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+
+    /// Most connections of clients; one more is answered with 503
+    #[arg(long, env = "STOREFENCE_MAX_CONNECTIONS", value_name = "NUMBER", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    max_connections: u32,
+
     /// Address for health and metrics
     #[arg(long, env = "STOREFENCE_ADMIN_LISTEN", value_name = "ADDRESS", default_value = "0.0.0.0:9090")]
     admin_listen: SocketAddr,
@@ -130,7 +144,8 @@ struct RunArgs {
     #[arg(long, env = "STOREFENCE_AUDIT_FILE", value_name = "FILE", default_value = "-")]
     audit_file: PathBuf,
 
-    /// Seconds that a client gets to send the headers of a request, and as many again for its body
+    /// Seconds that a client gets for a TLS handshake, for the headers of a request, for its body, and for each part of
+    /// the answer
     #[arg(long, env = "STOREFENCE_CLIENT_TIMEOUT", value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
     client_timeout: u64,
 
@@ -213,6 +228,12 @@ impl CliError {
     }
 }
 
+/// The command line's definition, for the check of its reference.
+#[must_use]
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 /// Parses the command line, does what it says, and reports errors in one sentence.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args = args.into_iter();
@@ -283,6 +304,9 @@ fn settings(args: RunArgs) -> Result<run::Settings, CliError> {
     let RunArgs {
         config,
         listen,
+        tls_cert,
+        tls_key,
+        max_connections,
         admin_listen,
         public_url,
         tokens,
@@ -316,11 +340,19 @@ fn settings(args: RunArgs) -> Result<run::Settings, CliError> {
     if public_url.query().is_some() || public_url.fragment().is_some() || public_url.path() != "/" {
         return Err(invalid("a URL without path, query and fragment is expected; /mcp is added to it"));
     }
+    let tls = match (tls_cert, tls_key) {
+        (Some(certificate), Some(key)) => Some(Files { certificate, key }),
+        (None, None) => None,
+        (None, Some(_)) => return Err(missing("--tls-cert", "STOREFENCE_TLS_CERT", "the certificate of --tls-key")),
+        (Some(_), None) => return Err(missing("--tls-key", "STOREFENCE_TLS_KEY", "the private key of --tls-cert")),
+    };
     let tokens = token_settings(tokens)?;
     let allowed = Allowed::new(&public_url, &allowed_host, &allowed_origin)?;
     Ok(run::Settings {
         config: Config::load(&config)?,
         listen,
+        tls,
+        max_connections: max_connections as usize,
         admin_listen,
         public_url,
         tokens,

@@ -52,10 +52,28 @@ pub struct Metrics {
     pub embeddings: IntCounterVec,
     /// Calls refused by a quota: whose, and which.
     pub quota_refusals: IntCounterVec,
+    /// Operations on Redis, by outcome.
+    pub redis_operations: IntCounterVec,
+    /// 1 while nothing is asked of Redis.
+    pub redis_away: IntGauge,
     /// Audit lines that could not be written.
     pub audit_failures: IntCounter,
     /// Connections closed because the client was slow.
     pub slow_clients: IntCounterVec,
+    /// Connections closed because the client gave up too many requests.
+    pub reset_floods: IntCounter,
+    /// Connections of clients.
+    pub client_connections: IntGauge,
+    /// Connections beyond the cap.
+    pub connections_refused: IntCounter,
+    /// TLS handshakes by outcome.
+    pub handshakes: IntCounterVec,
+    /// Changes of the certificate on disk by outcome.
+    pub certificate_reloads: IntCounterVec,
+    /// 1 while the certificate on disk is the one in use.
+    pub certificate_current: IntGauge,
+    /// End of the certificate's life.
+    pub certificate_expiry: IntGauge,
     /// Requests under way.
     pub in_flight: IntGauge,
 }
@@ -106,8 +124,15 @@ impl Metrics {
         registry.register(Box::new(pool_wait.clone()))?;
         let jwks_age = Gauge::new("storefence_jwks_age_seconds", "Age of the oldest set of signing keys.")?;
         registry.register(Box::new(jwks_age.clone()))?;
+        let gauge = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok(gauge)
+        };
         let in_flight = IntGauge::new("storefence_requests_in_flight", "HTTP requests under way.")?;
         registry.register(Box::new(in_flight.clone()))?;
+        let redis_away = IntGauge::new("storefence_redis_away", "1 while Redis is away and replicas do not share.")?;
+        registry.register(Box::new(redis_away.clone()))?;
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         Ok(Self {
             operations,
@@ -146,11 +171,36 @@ impl Metrics {
                 "Tool calls refused by a quota of a principal or a tenant.",
                 &["scope", "quota"],
             )?,
+            redis_operations: counters("storefence_redis_operations_total", "Operations on Redis.", &["outcome"])?,
+            redis_away,
             audit_failures: counter("storefence_audit_failures_total", "Audit lines that could not be written.")?,
             slow_clients: counters(
                 "storefence_slow_clients_total",
-                "Clients shed because a request did not arrive in time.",
+                "Clients shed because a handshake, a request or the taking of an answer took too long.",
                 &["waiting_for"],
+            )?,
+            reset_floods: counter(
+                "storefence_reset_floods_total",
+                "Connections closed because the client gave up more requests than it let finish.",
+            )?,
+            client_connections: gauge("storefence_client_connections", "Connections of clients, probes and scrapers.")?,
+            connections_refused: counter(
+                "storefence_client_connections_refused_total",
+                "Connections beyond --max-connections, answered with 503 or closed.",
+            )?,
+            handshakes: counters("storefence_tls_handshakes_total", "TLS handshakes of clients.", &["outcome"])?,
+            certificate_reloads: counters(
+                "storefence_tls_certificate_reloads_total",
+                "Changes of the certificate on disk.",
+                &["outcome"],
+            )?,
+            certificate_current: gauge(
+                "storefence_tls_certificate_current",
+                "1 while the certificate on disk is the one in use; 0 where it cannot be used, or without TLS.",
+            )?,
+            certificate_expiry: gauge(
+                "storefence_tls_certificate_expiry_timestamp_seconds",
+                "End of the life of the certificate in use, in Unix time.",
             )?,
             in_flight,
             registry,

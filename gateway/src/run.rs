@@ -36,7 +36,10 @@ use crate::{
     metrics::Metrics,
     questions::Questions,
     quota::Limiter,
-    server::{self, Patience},
+    server::{
+        self, Limits, Server,
+        tls::{CertificateError, Certificates, Files},
+    },
     tenants::{
         directory::Directory,
         watch::{self, Tenants},
@@ -51,6 +54,8 @@ const EMBEDDINGS_TIMEOUT: Duration = Duration::from_secs(5);
 const POOL_WAIT: Duration = Duration::from_secs(5);
 /// How often unused connections are looked for.
 const TIDY: Duration = Duration::from_secs(15);
+/// Connections of the admin address: probes and scrapes.
+const ADMIN_CONNECTIONS: usize = 256;
 /// How long after SIGTERM new connections are still taken: load balancers learn from readiness, with a delay.
 const LAME_DUCK: Duration = Duration::from_millis(500);
 
@@ -61,6 +66,10 @@ pub struct Settings {
     pub config: Config,
     /// Public address.
     pub listen: SocketAddr,
+    /// TLS on the public address.
+    pub tls: Option<Files>,
+    /// Most connections of clients.
+    pub max_connections: usize,
     /// Admin address.
     pub admin_listen: SocketAddr,
     /// URL that clients use.
@@ -104,6 +113,9 @@ pub enum RunError {
     /// The audit log.
     #[error(transparent)]
     Audit(#[from] audit::AuditError),
+    /// The certificate of the public address.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
     /// An address cannot be bound.
     #[error("{flag}: {address} cannot be bound: {source}")]
     Bind {
@@ -123,7 +135,10 @@ impl RunError {
     /// Whether the user's configuration is the cause.
     #[must_use]
     pub const fn is_configuration(&self) -> bool {
-        matches!(self, Self::Azure(_) | Self::Kubernetes(_) | Self::Directory(..) | Self::Audit(_))
+        matches!(
+            self,
+            Self::Azure(_) | Self::Kubernetes(_) | Self::Directory(..) | Self::Audit(_) | Self::Certificate(_)
+        )
     }
 }
 
@@ -149,6 +164,8 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     let Settings {
         config,
         listen,
+        tls,
+        max_connections,
         admin_listen,
         public_url,
         tokens,
@@ -213,6 +230,7 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
         draining: AtomicBool::new(false),
     });
 
+    let tls = tls.map(|files| Certificates::open(files, metrics.clone())).transpose()?;
     let bound = |flag, address| move |source| RunError::Bind { flag, address, source };
     let admin_listener = server::bind(admin_listen, "admin")
         .await
@@ -231,11 +249,16 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     background.spawn(async move { keys.keep_fresh().await });
     background.spawn(tidy(services.clone(), tenants));
     let admin_stop = CancellationToken::new();
-    let patience = Patience { headers: client_timeout, drain: Duration::ZERO };
-    let admin_router = admin::router(admin.clone());
-    background.spawn(server::serve(admin_listener, admin_router, admin_stop.clone(), patience, metrics.clone()));
-    let patience = Patience { headers: client_timeout, drain };
-    let public = tokio::spawn(server::serve(listener, http::router(app), stop.clone(), patience, metrics));
+    let limits = Limits { client: client_timeout, drain: Duration::ZERO, connections: ADMIN_CONNECTIONS };
+    let router = admin::router(admin.clone());
+    let server = Server { listener: admin_listener, tls: None, router, limits, metrics: metrics.clone() };
+    background.spawn(server.serve(admin_stop.clone()));
+    if let Some(tls) = &tls {
+        background.spawn(tls.clone().follow());
+    }
+    let limits = Limits { client: client_timeout, drain, connections: max_connections };
+    let server = Server { listener, tls, router: http::router(app), limits, metrics };
+    let public = tokio::spawn(server.serve(stop.clone()));
 
     tokio::select! {
         _ = terminate.recv() => {}

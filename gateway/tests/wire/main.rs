@@ -14,6 +14,7 @@ mod query;
 mod quota;
 mod slow;
 mod tenants;
+mod tls;
 mod world;
 
 use std::{future::Future, process::ExitCode, sync::Arc};
@@ -61,6 +62,7 @@ fn main() -> Result<ExitCode> {
     tenants::tests(&mut tests);
     operations::tests(&mut tests);
     slow::tests(&mut tests);
+    tls::tests(&mut tests);
     audit::tests(&mut tests);
     quota::tests(&mut tests);
     directory::tests(&mut tests);

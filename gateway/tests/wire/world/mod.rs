@@ -33,6 +33,7 @@ pub struct World {
     pub cluster: Cluster,
     pub http: reqwest::Client,
     pub directory: TempDir,
+    pub authority: Authority,
     client: ClientApp,
 }
 
@@ -73,7 +74,7 @@ impl World {
             .add_root_certificate(reqwest::Certificate::from_pem(authority.pem().as_bytes())?);
         let http = http.build()?;
         let gateway = Gateway::start(directory.path(), &entra, &client, "gateway", &[]).await?;
-        let world = Self { gateway, kube, vault, entra, database, cluster, http, directory, client };
+        let world = Self { gateway, kube, vault, entra, database, cluster, http, directory, authority, client };
         world.install_crd().await?;
         for chain in [&ZAVA, &CONTOSO] {
             world.provision(chain).await?;
@@ -172,7 +173,8 @@ impl World {
 impl Gateway {
     async fn start(directory: &Path, entra: &Entra, client: &ClientApp, name: &str, args: &[&str]) -> Result<Self> {
         let [port, admin_port] = [free_port()?, free_port()?];
-        let url = format!("http://127.0.0.1:{port}");
+        let scheme = if args.contains(&"--tls-cert") { "https" } else { "http" };
+        let url = format!("{scheme}://127.0.0.1:{port}");
         let child = Spawn::new(env!("CARGO_BIN_EXE_storefence-gateway"))
             .args(["run", "--log-format", "json", "--config"])
             .arg(directory.join("config.yaml"))

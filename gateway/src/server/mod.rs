@@ -1,0 +1,206 @@
+//! Listeners and their end: slow clients are shed, calls under way are drained.
+
+mod connection;
+pub mod tls;
+mod watch;
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{Router, response::IntoResponse};
+use http::{StatusCode, header};
+use http_body_util::{BodyExt, Limited};
+use hyper_util::{
+    rt::{TokioExecutor, TokioTimer},
+    server::conn::auto::Builder,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use self::tls::Certificates;
+use crate::metrics::Metrics;
+
+/// Longest wait for a sign of life on HTTP/2.
+const HTTP2_PONG: Duration = Duration::from_secs(10);
+const HTTP2_PING: Duration = Duration::from_secs(20);
+/// Requests of one HTTP/2 connection at a time.
+const HTTP2_STREAMS: u32 = 256;
+/// Streams that a client may have reset before they were looked at, and streams that it may make the server reset.
+const HTTP2_RESETS: (usize, usize) = (20, 256);
+/// Most bytes of a request's headers. The largest Entra token is near 16 KiB in base64.
+const HEADERS_MAX: usize = 64 * 1024;
+/// Connections beyond the cap that are told so at a time; others are closed without a word.
+const TOLD: usize = 64;
+/// What is read of a request that gets no other answer than 503, so that the client comes to read it.
+const BUSY_BODY: usize = 64 * 1024;
+
+/// Binds, and says where: port 0 becomes a free one.
+///
+/// # Errors
+/// The address cannot be bound.
+pub async fn bind(address: SocketAddr, name: &str) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind(address).await?;
+    tracing::info!(address = %listener.local_addr()?, "{name} listening");
+    Ok(listener)
+}
+
+/// What clients may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Longest time for each of these: the TLS handshake; from a connection's start, or its last answer, to the end of
+    /// the next request's headers; taking the next part of an answer.
+    pub client: Duration,
+    /// For calls under way at the end.
+    pub drain: Duration,
+    /// Connections at a time.
+    pub connections: usize,
+}
+
+/// One listener and what it serves.
+pub struct Server {
+    /// Bound.
+    pub listener: TcpListener,
+    /// Without, it speaks plain text.
+    pub tls: Option<Arc<Certificates>>,
+    /// What is served.
+    pub router: Router,
+    /// What clients may take.
+    pub limits: Limits,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+}
+
+/// What a connection needs of its listener.
+struct Shared {
+    builder: Builder<TokioExecutor>,
+    tls: Option<Arc<Certificates>>,
+    router: Router,
+    busy: Router,
+    client: Duration,
+    /// No more requests on connections that are open.
+    leaving: CancellationToken,
+    metrics: Arc<Metrics>,
+}
+
+/// A connection's place among those that the listener takes.
+enum Place {
+    /// To be served.
+    Served(#[expect(dead_code, reason = "held for its Drop")] OwnedSemaphorePermit),
+    /// One too many: to be told so.
+    Told(#[expect(dead_code, reason = "held for its Drop")] OwnedSemaphorePermit),
+}
+
+impl Server {
+    /// Serves until `stop`, then lets calls under way finish, then drops the rest, which cancels their statements at
+    /// the server.
+    pub async fn serve(self, stop: CancellationToken) {
+        let Self { listener, tls, router, limits, metrics } = self;
+        let leaving = CancellationToken::new();
+        let (served, told) = (Arc::new(Semaphore::new(limits.connections)), Arc::new(Semaphore::new(TOLD)));
+        let shared = Arc::new(Shared {
+            builder: builder(limits.client),
+            tls,
+            router,
+            busy: Router::new().fallback(busy),
+            client: limits.client,
+            leaving: leaving.clone(),
+            metrics: metrics.clone(),
+        });
+        let mut connections = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                accepted = listener.accept() => accepted,
+                Some(_) = connections.join_next() => continue,
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of file descriptors, as a rule; the next attempt in a moment may find one.
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            let place = match served.clone().try_acquire_owned() {
+                Ok(place) => Some(Place::Served(place)),
+                Err(_) => {
+                    metrics.connections_refused.inc();
+                    told.clone().try_acquire_owned().ok().map(Place::Told)
+                }
+            };
+            if let Some(place) = place {
+                connections.spawn(shared.clone().connection(stream, place));
+            }
+        }
+        drop(listener);
+        leaving.cancel();
+        let drained = async { while connections.join_next().await.is_some() {} };
+        if tokio::time::timeout(limits.drain, drained).await.is_err() {
+            tracing::warn!(
+                connections = connections.len(),
+                "calls were still under way at the end of the drain; cancelling them"
+            );
+        }
+        connections.shutdown().await;
+    }
+}
+
+impl Shared {
+    async fn connection(self: Arc<Self>, stream: TcpStream, place: Place) {
+        let _ = stream.set_nodelay(true);
+        let Some(tls) = &self.tls else { return self.http(stream, place).await };
+        let handshake = tokio::time::timeout(self.client, tls.acceptor().accept(stream));
+        let outcome = tokio::select! {
+            outcome = handshake => outcome,
+            () = self.leaving.cancelled() => return,
+        };
+        let word = match outcome {
+            Ok(Ok(stream)) => {
+                self.metrics.handshakes.with_label_values(&["ok"]).inc();
+                return self.http(stream, place).await;
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a TLS handshake failed");
+                "failed"
+            }
+            Err(_) => {
+                self.metrics.slow_clients.with_label_values(&["handshake"]).inc();
+                "timeout"
+            }
+        };
+        self.metrics.handshakes.with_label_values(&[word]).inc();
+    }
+}
+
+fn builder(patience: Duration) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(patience).max_buf_size(HEADERS_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(HTTP2_PING)
+        .keep_alive_timeout(HTTP2_PONG)
+        .max_header_list_size(u32::try_from(HEADERS_MAX).unwrap_or(u32::MAX))
+        .max_concurrent_streams(HTTP2_STREAMS)
+        .max_pending_accept_reset_streams(HTTP2_RESETS.0)
+        .max_local_error_reset_streams(HTTP2_RESETS.1);
+    builder
+}
+
+/// The only answer on a connection beyond the cap.
+async fn busy(request: axum::extract::Request) -> axum::response::Response {
+    let older = request.version() < http::Version::HTTP_2;
+    // Closing on what was not read would reset the connection before the client has read the answer.
+    let _ = Limited::new(request.into_body(), BUSY_BODY).collect().await;
+    let body = r#"{"error":"busy","message":"The gateway has too many connections; try again in a moment"}"#;
+    let headers = [(header::CONTENT_TYPE, "application/json"), (header::RETRY_AFTER, "1")];
+    let mut response = (StatusCode::SERVICE_UNAVAILABLE, headers, body).into_response();
+    if older {
+        response.headers_mut().insert(header::CONNECTION, http::HeaderValue::from_static("close"));
+    }
+    response
+}

@@ -1,0 +1,294 @@
+//! What a connection's client does with the server's patience: nothing at all, not reading, asking without waiting.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::Notify,
+};
+
+/// hyper's own answer to slow headers, 408, comes first.
+const SLACK: Duration = Duration::from_millis(500);
+/// Requests that a client may give up beyond those that it lets finish. Each may cost a database connection.
+const GIVEN_UP: usize = 64;
+/// Answers that may be remembered beyond their end.
+const FORGOTTEN: usize = 16;
+
+/// What is known of one connection.
+pub(super) struct Watch {
+    patience: Duration,
+    start: Instant,
+    begun: Notify,
+    /// Whether something was read since the last end of a request.
+    heard: AtomicBool,
+    /// Since when the client takes no bytes, in milliseconds; 0 where it does.
+    blocked: AtomicU64,
+    under_way: AtomicUsize,
+    /// The last end of a request.
+    last: AtomicU64,
+    given_up: AtomicUsize,
+    finished: AtomicUsize,
+    flooded: Notify,
+    answers: Mutex<Vec<Weak<Pace>>>,
+}
+
+/// Since when a part of an answer waits for the client, in milliseconds; 0 while it waits for the server.
+#[derive(Default)]
+struct Pace(AtomicU64);
+
+/// Why a connection is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Nothing was asked for a while.
+    Idle,
+    /// `headers` do not come, or an `answer` is not taken.
+    Slow(&'static str),
+    /// Requests are given up as fast as they come.
+    Resets,
+}
+
+impl Watch {
+    pub(super) fn new(patience: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            patience,
+            start: Instant::now(),
+            begun: Notify::new(),
+            heard: AtomicBool::new(false),
+            blocked: AtomicU64::new(0),
+            under_way: AtomicUsize::new(0),
+            last: AtomicU64::new(0),
+            given_up: AtomicUsize::new(0),
+            finished: AtomicUsize::new(0),
+            flooded: Notify::new(),
+            answers: Mutex::default(),
+        })
+    }
+
+    /// Milliseconds since the start, from 1.
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
+    }
+
+    fn answers(&self) -> MutexGuard<'_, Vec<Weak<Pace>>> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A request has come.
+    pub(super) fn request(self: &Arc<Self>) -> Answer {
+        self.begun.notify_one();
+        self.under_way.fetch_add(1, Ordering::AcqRel);
+        let pace = Arc::<Pace>::default();
+        let mut answers = self.answers();
+        if answers.len() >= FORGOTTEN {
+            answers.retain(|pace| pace.strong_count() > 0);
+        }
+        answers.push(Arc::downgrade(&pace));
+        drop(answers);
+        Answer { watch: self.clone(), pace, finished: AtomicBool::new(false) }
+    }
+
+    /// Whether the next request has begun to come: who sends nothing between two requests is not slow.
+    pub(super) fn has_begun(&self) -> bool {
+        self.heard.load(Ordering::Acquire)
+    }
+
+    /// Waits for a reason to end the connection.
+    pub(super) async fn verdict(self: &Arc<Self>) -> Verdict {
+        if self.last.load(Ordering::Acquire) == 0 && self.under_way.load(Ordering::Acquire) == 0 {
+            // hyper's own timer starts once it knows the protocol. Who sends nothing, or the preface of HTTP/2 and no
+            // request, would hold a connection for ever.
+            tokio::select! {
+                () = self.begun.notified() => {}
+                () = tokio::time::sleep(self.patience + SLACK) => return Verdict::Slow("headers"),
+            }
+        }
+        let tick = (self.patience / 2).max(Duration::from_millis(50));
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(tick) => {}
+                () = self.flooded.notified() => return Verdict::Resets,
+            }
+            if let Some(verdict) = self.look() {
+                return verdict;
+            }
+        }
+    }
+
+    fn look(&self) -> Option<Verdict> {
+        let now = self.now();
+        let patience = u64::try_from(self.patience.as_millis()).unwrap_or(u64::MAX);
+        let too_long = |since: u64| since > 0 && now.saturating_sub(since) >= patience;
+        if too_long(self.blocked.load(Ordering::Acquire)) {
+            return Some(Verdict::Slow("answer"));
+        }
+        let waiting = |pace: &Weak<Pace>| pace.upgrade().is_some_and(|pace| too_long(pace.0.load(Ordering::Acquire)));
+        if self.answers().iter().any(waiting) {
+            return Some(Verdict::Slow("answer"));
+        }
+        // HTTP/1.1 has a timer of its own, which comes first.
+        let idle = self.under_way.load(Ordering::Acquire) == 0
+            && now.saturating_sub(self.last.load(Ordering::Acquire)) >= patience;
+        idle.then_some(Verdict::Idle)
+    }
+}
+
+/// The answer to one request, until its last part was handed on or the request was given up.
+pub(super) struct Answer {
+    watch: Arc<Watch>,
+    pace: Arc<Pace>,
+    finished: AtomicBool,
+}
+
+impl Answer {
+    /// There is something for the client to take.
+    pub(super) fn ready(&self) {
+        self.pace.0.store(self.watch.now(), Ordering::Release);
+    }
+
+    /// The client has taken what there was.
+    pub(super) fn taken(&self) {
+        self.pace.0.store(0, Ordering::Release);
+    }
+
+    /// Nothing more comes.
+    pub(super) fn finished(&self) {
+        self.taken();
+        self.finished.store(true, Ordering::Release);
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        let watch = &self.watch;
+        watch.heard.store(false, Ordering::Release);
+        watch.under_way.fetch_sub(1, Ordering::AcqRel);
+        watch.last.store(watch.now(), Ordering::Release);
+        if *self.finished.get_mut() {
+            watch.finished.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let given_up = watch.given_up.fetch_add(1, Ordering::Relaxed) + 1;
+        if given_up > watch.finished.load(Ordering::Relaxed) + GIVEN_UP {
+            watch.flooded.notify_one();
+        }
+    }
+}
+
+/// A stream that notices when the other side takes nothing.
+pub(super) struct Watched<S> {
+    stream: S,
+    watch: Arc<Watch>,
+}
+
+impl<S> Watched<S> {
+    pub(super) const fn new(stream: S, watch: Arc<Watch>) -> Self {
+        Self { stream, watch }
+    }
+
+    fn note<T>(&self, outcome: Poll<T>) -> Poll<T> {
+        let blocked = &self.watch.blocked;
+        if outcome.is_ready() {
+            blocked.store(0, Ordering::Release);
+        } else {
+            let _ = blocked.compare_exchange(0, self.watch.now(), Ordering::AcqRel, Ordering::Relaxed);
+        }
+        outcome
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let outcome = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            self.watch.heard.store(true, Ordering::Release);
+        }
+        outcome
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.note(outcome)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.note(outcome)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let outcome = Pin::new(&mut self.stream).poll_flush(context);
+        self.note(outcome)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let outcome = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.note(outcome)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use super::{GIVEN_UP, Verdict, Watch};
+
+    const PATIENCE: Duration = Duration::from_millis(100);
+
+    async fn judged(watch: &Arc<Watch>) -> Option<Verdict> {
+        tokio::time::timeout(PATIENCE * 4, watch.verdict()).await.ok()
+    }
+
+    #[tokio::test]
+    async fn who_takes_nothing_is_slow_and_who_waits_is_not() {
+        let watch = Watch::new(PATIENCE);
+        let answer = watch.request();
+        assert_eq!(judged(&watch).await, None, "the server takes its time");
+        answer.ready();
+        assert_eq!(judged(&watch).await, Some(Verdict::Slow("answer")));
+        answer.taken();
+        assert_eq!(judged(&watch).await, None, "the next part is not there yet");
+        answer.finished();
+        drop(answer);
+        assert_eq!(judged(&watch).await, Some(Verdict::Idle));
+    }
+
+    #[tokio::test]
+    async fn requests_that_are_given_up_count_against_those_that_finish() {
+        let watch = Watch::new(Duration::from_secs(60));
+        for _ in 0..GIVEN_UP {
+            drop(watch.request());
+            let answer = watch.request();
+            answer.finished();
+        }
+        for _ in 0..GIVEN_UP * 2 {
+            drop(watch.request());
+        }
+        assert_eq!(judged(&watch).await, None);
+        drop(watch.request());
+        assert_eq!(judged(&watch).await, Some(Verdict::Resets));
+    }
+}
