@@ -13,6 +13,7 @@ pub mod mcp;
 pub mod metrics;
 pub mod questions;
 pub mod quota;
+pub mod redis;
 pub mod run;
 pub mod server;
 pub mod telemetry;

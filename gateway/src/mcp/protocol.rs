@@ -114,14 +114,18 @@ pub fn inspect(headers: &HeaderMap, body: &[u8]) -> Result<Envelope, Refusal> {
 fn check_version(headers: &HeaderMap, params: Option<&Value>, id: &Option<Value>) -> Result<(), Refusal> {
     let mut versions = headers.get_all("mcp-protocol-version").iter();
     let header = match (versions.next(), versions.next()) {
-        (None, _) => HEADERLESS,
-        (Some(one), None) => one.to_str().unwrap_or("not text"),
+        (None, _) => None,
+        (Some(one), None) => Some(one.to_str().unwrap_or("not text")),
         _ => return Err(Refusal::new(-32020, "MCP-Protocol-Version must stand once", id.clone())),
     };
     let in_meta = params.and_then(|params| params.pointer("/_meta/io.modelcontextprotocol~1protocolVersion"));
     let in_meta = in_meta.and_then(Value::as_str);
-    // A header that contradicts the body is rmcp's to refuse (-32020); an unknown version comes first.
-    let requested = in_meta.into_iter().chain([header]);
+    // A contradiction comes before a version that is unknown: nobody knows which of the two was asked for.
+    if header.is_some() && in_meta.is_some() && header != in_meta {
+        let problem = "MCP-Protocol-Version does not match the protocolVersion in _meta";
+        return Err(Refusal::new(-32020, problem, id.clone()));
+    }
+    let requested = in_meta.into_iter().chain([header.unwrap_or(HEADERLESS)]);
     let unknown = requested.into_iter().find(|version| !SUPPORTED.contains(version) && *version != HEADERLESS);
     match unknown {
         None => Ok(()),
@@ -196,7 +200,9 @@ mod tests {
             assert_eq!(refusal.data, Some(json!({"supported": ["2025-11-25", "2026-07-28"], "requested": version})));
         }
         let meta = br#"{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2099-01-01"}}}"#;
-        assert_eq!(inspect(&headers(Some("2026-07-28")), meta).expect_err("unknown").code, -32022);
+        assert_eq!(inspect(&headers(Some("2099-01-01")), meta).expect_err("unknown").code, -32022);
+        assert_eq!(inspect(&headers(Some("2026-07-28")), meta).expect_err("two versions").code, -32020);
+        assert_eq!(inspect(&headers(None), meta).expect_err("unknown in _meta").code, -32022);
         let initialize = br#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"1999-01-01"}}"#;
         assert!(inspect(&headers(Some("1999-01-01")), initialize).is_ok());
     }
