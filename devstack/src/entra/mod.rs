@@ -1,7 +1,7 @@
 //! A stand-in for Microsoft Entra ID: OpenID configuration, key sets, tokens for applications, over TLS.
 //!
-//! The paths, documents and errors are those of `login.microsoftonline.com`. What the real authority does only
-//! after a person has signed in, the stand-in does on request: [`Entra::issue`], or `POST /_standin/token` with
+//! The paths, documents and errors are those of `login.microsoftonline.com`. People sign in on a page with a button for
+//! each sample principal ([`sign_in`]). What the real authority does only after that, the stand-in also does on request: [`Entra::issue`], or `POST /_standin/token` with
 //! `{"tenantId", "principal", "version": 1|2, "claims": {…}, "header": {…}, "expiresIn"}`, answers any token
 //! that a test or a developer asks for.
 
@@ -9,6 +9,7 @@ mod clients;
 mod keys;
 pub mod principals;
 mod routes;
+mod sign_in;
 mod token;
 
 use std::{
@@ -31,6 +32,7 @@ use crate::{
 };
 use clients::Clients;
 use keys::KeyRing;
+use sign_in::SignIn;
 use token::Issuers;
 
 /// What can go wrong in the stand-in.
@@ -75,6 +77,10 @@ pub enum Endpoint {
     Keys,
     /// The token endpoint.
     Token,
+    /// The sign-in page.
+    Authorize,
+    /// Dynamic client registration.
+    Registration,
 }
 
 /// What an endpoint does instead of answering properly.
@@ -116,6 +122,7 @@ impl Entra {
             keys: tokio::task::spawn_blocking(KeyRing::new).await.map_err(|error| Error::Key(error.to_string()))??,
             tenants: [principals::ZAVA_TENANT_ID, principals::CONTOSO_TENANT_ID].map(str::to_owned).into(),
             clients: Clients::default(),
+            sign_in: SignIn::new(),
             faults: HashMap::new(),
             counts: HashMap::new(),
         };
@@ -151,6 +158,16 @@ impl Entra {
         let mut state = self.shared.lock();
         state.tenants.insert(client.tenant_id.clone());
         state.clients.add(client);
+    }
+
+    /// Gives the API one more application ID URI, such as the URL of its gateway, by which clients may ask for its scope.
+    pub fn add_resource(&self, uri: &str) {
+        self.shared.lock().sign_in.add_resource(uri);
+    }
+
+    /// Sets how long codes of the sign-in page are good, from now on; a minute unless set.
+    pub fn set_code_lifetime(&self, lifetime: Duration) {
+        self.shared.lock().sign_in.set_code_lifetime(lifetime);
     }
 
     /// Issues a token.
@@ -251,6 +268,7 @@ struct State {
     keys: KeyRing,
     tenants: HashSet<String>,
     clients: Clients,
+    sign_in: SignIn,
     faults: HashMap<Endpoint, Fault>,
     counts: HashMap<(Endpoint, String), u64>,
 }

@@ -37,6 +37,9 @@ const ZAVA_STAFF_GROUP: &str = "0c47f9e2-d615-4b8a-93e4-f8a20b6d5c71";
 /// A group that everybody at Contoso is in and that no rule names.
 const CONTOSO_STAFF_GROUP: &str = "f35b82d6-170e-4c9f-8a6d-29e4c7b1d058";
 
+/// What a head office sees.
+pub const ALL_STORES: &[&str] = &["all stores"];
+
 /// What sets a sample principal's tokens apart from anybody else's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Grant {
@@ -59,6 +62,10 @@ pub struct Principal {
     pub oid: &'static str,
     /// The name as people read it.
     pub display_name: &'static str,
+    /// The role that the examples give this principal.
+    pub role: &'static str,
+    /// The stores that the examples give this principal, or what stands for all of them.
+    pub stores: &'static [&'static str],
     grant: Grant,
 }
 
@@ -68,6 +75,8 @@ const PRINCIPALS: [Principal; 8] = [
         tenant_id: ZAVA_TENANT_ID,
         oid: "1f0d6b1e-8a52-4c39-9d47-0e6a3b5c7d91",
         display_name: "Hana Ito (Zava head office)",
+        role: "HeadOffice",
+        stores: ALL_STORES,
         grant: Grant::AppRole(HEAD_OFFICE_ROLE),
     },
     Principal {
@@ -75,6 +84,8 @@ const PRINCIPALS: [Principal; 8] = [
         tenant_id: ZAVA_TENANT_ID,
         oid: SEATTLE_MANAGER_OID,
         display_name: "Sam Rivera (Zava Seattle)",
+        role: "StoreManager",
+        stores: &["Seattle"],
         grant: Grant::User,
     },
     Principal {
@@ -82,6 +93,8 @@ const PRINCIPALS: [Principal; 8] = [
         tenant_id: ZAVA_TENANT_ID,
         oid: "8b25f3c7-6d90-4e1a-a2c4-d70f9b8e5163",
         display_name: "Robin Chen (Zava Redmond)",
+        role: "StoreManager",
+        stores: &["Redmond"],
         grant: Grant::Group(REDMOND_MANAGERS_GROUP),
     },
     Principal {
@@ -89,6 +102,8 @@ const PRINCIPALS: [Principal; 8] = [
         tenant_id: ZAVA_TENANT_ID,
         oid: "c6e41a09-f25d-4738-bb60-83d5127fa9ce",
         display_name: "Olga Novak (Zava Online)",
+        role: "StoreManager",
+        stores: &["Online"],
         grant: Grant::Claim("department", "online"),
     },
     Principal {
@@ -96,6 +111,8 @@ const PRINCIPALS: [Principal; 8] = [
         tenant_id: ZAVA_TENANT_ID,
         oid: "30a9d7e4-5c18-4b62-8f7d-e96b04c2a135",
         display_name: "Priya Shah (Zava Puget Sound)",
+        role: "RegionalManager",
+        stores: &["Seattle", "Bellevue", "Tacoma", "Everett", "Redmond", "Kirkland"],
         grant: Grant::Group(PUGET_SOUND_GROUP),
     },
     Principal {
@@ -103,6 +120,8 @@ const PRINCIPALS: [Principal; 8] = [
         tenant_id: ZAVA_TENANT_ID,
         oid: "97f2c05b-e3a6-4d8c-9014-b8617de5f4a0",
         display_name: "Casey Brown (Zava, stores from the directory)",
+        role: "StoreManager",
+        stores: &["Seattle", "Redmond"],
         grant: Grant::Stores(&["Seattle", "Redmond"]),
     },
     Principal {
@@ -110,6 +129,8 @@ const PRINCIPALS: [Principal; 8] = [
         tenant_id: CONTOSO_TENANT_ID,
         oid: "4d1b8e76-a09f-4c53-b2e8-06f7c93d5a12",
         display_name: "Dana Weiss (Contoso head office)",
+        role: "HeadOffice",
+        stores: ALL_STORES,
         grant: Grant::Group(CONTOSO_HEAD_OFFICE_GROUP),
     },
     Principal {
@@ -117,6 +138,8 @@ const PRINCIPALS: [Principal; 8] = [
         tenant_id: CONTOSO_TENANT_ID,
         oid: CONTOSO_DOWNTOWN_OID,
         display_name: "Drew Okafor (Contoso Downtown)",
+        role: "StoreManager",
+        stores: &["Downtown"],
         grant: Grant::User,
     },
 ];
@@ -157,5 +180,35 @@ impl Principal {
             }
         }
         claims
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use storefence_tenancy::{Claims, Scope, TenantRules, resource::RetailTenant};
+
+    use super::*;
+
+    /// The sign-in page must not promise what the examples do not give.
+    #[test]
+    fn roles_and_stores_are_those_of_the_examples() {
+        for principal in all() {
+            let example = if principal.tenant_id == ZAVA_TENANT_ID { "zava" } else { "contoso" };
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../examples/{example}.yaml"));
+            let tenant: RetailTenant = serde_saphyr::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+            let rules = TenantRules::compile(&tenant.spec).unwrap();
+            let mut claims = principal.claims();
+            claims.insert(String::from("tid"), json!(principal.tenant_id));
+            claims.insert(String::from("scp"), json!(SCOPE));
+            let scope = Scope::compute(&Claims::from_payload(claims).unwrap(), &rules).unwrap();
+            assert_eq!(json!(scope.role()), json!(principal.role), "{}", principal.name);
+            for store in &tenant.spec.stores {
+                let promised = principal.stores == ALL_STORES || principal.stores.contains(&store.name.as_str());
+                let given = scope.stores().contains(&store.id.parse().unwrap());
+                assert_eq!(promised, given, "{}: {}", principal.name, store.name);
+            }
+        }
     }
 }

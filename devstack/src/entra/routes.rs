@@ -7,6 +7,7 @@ use axum::{
     body::Bytes,
     extract::{Path, Query, State},
     http::{HeaderMap, StatusCode, header},
+    middleware,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -17,26 +18,33 @@ use uuid::Uuid;
 use super::{
     Endpoint, Fault, Shared, TokenRequest, TokenVersion,
     clients::{self, Refusal, refuse},
-    principals,
+    principals, sign_in,
 };
 
 /// Names that stand for every tenant. Their documents speak of `{tenantid}`.
-const MULTI_TENANT: [&str; 3] = ["common", "organizations", "consumers"];
+pub(super) const MULTI_TENANT: [&str; 3] = ["common", "organizations", "consumers"];
 
 pub(super) fn router(shared: Arc<Shared>) -> Router {
-    Router::new()
+    // What clients in a browser ask for. The pages and `/_standin` are not among it: any site could sign in by itself.
+    let open = Router::new()
+        .route("/.well-known/oauth-authorization-server/{tid}/v2.0", get(authorization_server))
         .route("/{tid}/v2.0/.well-known/openid-configuration", get(configuration_v2))
         .route("/{tid}/.well-known/openid-configuration", get(configuration_v1))
         .route("/{tid}/discovery/v2.0/keys", get(keys_v2))
         .route("/{tid}/discovery/keys", get(keys_v1))
         .route("/{tid}/oauth2/v2.0/token", post(token))
+        .route("/{tid}/oauth2/v2.0/register", post(sign_in::register))
+        .layer(middleware::from_fn(sign_in::open_to_browsers));
+    Router::new()
+        .merge(open)
+        .merge(sign_in::pages())
         .route("/common/discovery/instance", get(instance))
         .route("/_standin/token", post(standin_token))
         .with_state(shared)
 }
 
 /// Counts the request and plays the endpoint's fault, if there is one that replaces the answer.
-async fn begin(shared: &Shared, endpoint: Endpoint, tid: &str) -> Result<(), Response> {
+pub(super) async fn begin(shared: &Shared, endpoint: Endpoint, tid: &str) -> Result<(), Response> {
     let fault = {
         let mut state = shared.lock();
         *state.counts.entry((endpoint, tid.to_owned())).or_default() += 1;
@@ -68,21 +76,62 @@ async fn configuration(shared: &Shared, tid: &str, version: TokenVersion) -> Res
         TokenVersion::V1 => ("discovery/keys", "oauth2"),
         TokenVersion::V2 => ("discovery/v2.0/keys", "oauth2/v2.0"),
     };
-    cached(json!({
+    let mut document = json!({
         "issuer": shared.issuers.issuer(issuer_tid, version),
         "token_endpoint": format!("{base}/{tid}/{oauth}/token"),
         "authorization_endpoint": format!("{base}/{tid}/{oauth}/authorize"),
         "jwks_uri": format!("{base}/{tid}/{keys}"),
         "token_endpoint_auth_methods_supported": ["client_secret_post", "private_key_jwt", "client_secret_basic"],
-        "response_modes_supported": ["query", "fragment", "form_post"],
-        "response_types_supported": ["code", "id_token", "code id_token", "id_token token"],
+        "response_modes_supported": ["query"],
+        "response_types_supported": ["code"],
         "scopes_supported": ["openid", "profile", "email", "offline_access"],
         "subject_types_supported": ["pairwise"],
         "id_token_signing_alg_values_supported": ["RS256"],
         "claims_supported": ["sub", "iss", "aud", "exp", "iat", "nonce", "preferred_username", "name", "tid", "ver"],
         "tenant_region_scope": "NA",
         "cloud_instance_name": "storefence.standin",
-    }))
+    });
+    if version == TokenVersion::V2 {
+        merge(&mut document, offers(base, tid));
+    }
+    cached(document)
+}
+
+/// What both kinds of metadata say about signing people in. The real Entra ID offers no registration.
+fn offers(base: &str, tid: &str) -> Value {
+    json!({
+        "registration_endpoint": format!("{base}/{tid}/oauth2/v2.0/register"),
+        "grant_types_supported": ["authorization_code", "refresh_token", "client_credentials"],
+        "code_challenge_methods_supported": ["S256"],
+        "token_endpoint_auth_methods_supported":
+            ["none", "client_secret_post", "private_key_jwt", "client_secret_basic"],
+        "authorization_response_iss_parameter_supported": true,
+    })
+}
+
+fn merge(document: &mut Value, more: Value) {
+    if let (Value::Object(document), Value::Object(more)) = (document, more) {
+        document.extend(more);
+    }
+}
+
+/// RFC 8414 metadata. Its issuer is the one that the path names, also where that stands for every tenant: clients compare.
+async fn authorization_server(State(shared): State<Arc<Shared>>, Path(tid): Path<String>) -> Response {
+    if let Err(response) = begin(&shared, Endpoint::Configuration, &tid).await {
+        return response;
+    }
+    let base = &shared.issuers.authority;
+    let mut document = json!({
+        "issuer": shared.issuers.issuer(&tid, TokenVersion::V2),
+        "token_endpoint": format!("{base}/{tid}/oauth2/v2.0/token"),
+        "authorization_endpoint": format!("{base}/{tid}/oauth2/v2.0/authorize"),
+        "jwks_uri": format!("{base}/{tid}/discovery/v2.0/keys"),
+        "response_modes_supported": ["query"],
+        "response_types_supported": ["code"],
+        "scopes_supported": ["openid", "profile", "email", "offline_access"],
+    });
+    merge(&mut document, offers(base, &tid));
+    cached(document)
 }
 
 async fn configuration_v2(State(shared): State<Arc<Shared>>, Path(tid): Path<String>) -> Response {
@@ -150,17 +199,21 @@ async fn token(
         return answer_refusal(refuse(900_144, "invalid_request", 400, text));
     }
     let form: HashMap<String, String> = url::form_urlencoded::parse(&body).into_owned().collect();
-    match clients::grant(&shared, &tid, &form) {
-        Ok(token) => (
-            [(header::CACHE_CONTROL, "no-store, no-cache"), (header::PRAGMA, "no-cache")],
-            Json(json!({
+    let answer = match sign_in::grant(&shared, &tid, &form) {
+        Some(answer) => answer,
+        None => clients::grant(&shared, &tid, &form).map(|token| {
+            json!({
                 "token_type": "Bearer",
                 "expires_in": clients::LIFETIME,
                 "ext_expires_in": clients::LIFETIME,
                 "access_token": token,
-            })),
-        )
-            .into_response(),
+            })
+        }),
+    };
+    match answer {
+        Ok(body) => {
+            ([(header::CACHE_CONTROL, "no-store, no-cache"), (header::PRAGMA, "no-cache")], Json(body)).into_response()
+        }
         Err(refusal) => answer_refusal(refusal),
     }
 }

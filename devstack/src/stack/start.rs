@@ -134,7 +134,11 @@ pub(super) async fn start(options: StackOptions) -> Result<Stack> {
     let gateway_port = options.ports.gateway.map_or_else(free_port, Ok)?;
     let admin_port = options.ports.admin.map_or_else(free_port, Ok)?;
     let gateway_url = format!("http://127.0.0.1:{gateway_port}");
-    let scope = format!("{}/{}", principals::APPLICATION_ID_URI, principals::SCOPE);
+    // The URL is an application ID URI of the API and the scope begins with it, or sign-in by a client that sends it as
+    // `resource` would end in AADSTS9010010: docs/entra.md, step 8.
+    let resource = format!("{gateway_url}/mcp");
+    entra.add_resource(&resource);
+    let scope = format!("{resource}/{}", principals::SCOPE);
     let mut gateway = around
         .spawn(GATEWAY, "gateway.log", &gateway_identity, &kubeconfigs.gateway)
         .env("STOREFENCE_CONFIG", &gateway_config)
