@@ -4,6 +4,7 @@
 //! `up` builds with its progress in sight.
 
 mod build;
+mod conformance;
 mod stack;
 mod test;
 
@@ -30,6 +31,8 @@ enum Command {
     Ask(stack::Passed),
     /// Build everything once and run every test; ends with a line `N passed, N failed`
     Test(test::Options),
+    /// Run the official MCP conformance suite, for both revisions of the protocol
+    Conformance(conformance::Options),
     /// Write the CustomResourceDefinitions to crds/
     Crds,
 }
@@ -42,6 +45,7 @@ fn main() -> anyhow::Result<()> {
         Command::Token(passed) => stack::delegate("token", &passed),
         Command::Ask(passed) => stack::delegate("ask", &passed),
         Command::Test(options) => test::run(&options),
+        Command::Conformance(options) => conformance::run(&options),
         Command::Crds => build::crds(),
     }
 }
