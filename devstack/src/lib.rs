@@ -15,6 +15,7 @@ pub mod paths;
 pub mod postgres;
 pub mod process;
 mod random;
+pub mod reference;
 pub mod stack;
 pub mod tls;
 mod wheel;

@@ -56,6 +56,14 @@ pub struct Metrics {
     pub redis_operations: IntCounterVec,
     /// 1 while nothing is asked of Redis.
     pub redis_away: IntGauge,
+    /// Errors of tools, by tool and code.
+    pub tool_errors: IntCounterVec,
+    /// Kept answers that were looked for, by outcome.
+    pub answer_cache: IntCounterVec,
+    /// Bytes of kept answers in memory.
+    pub answer_cache_bytes: IntGauge,
+    /// Statements that took long, by tool.
+    pub slow_statements: IntCounterVec,
     /// Audit lines that could not be written.
     pub audit_failures: IntCounter,
     /// Connections closed because the client was slow.
@@ -134,7 +142,7 @@ impl Metrics {
         let redis_away = IntGauge::new("storefence_redis_away", "1 while Redis is away and replicas do not share.")?;
         registry.register(Box::new(redis_away.clone()))?;
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        Ok(Self {
+        let metrics = Self {
             operations,
             queries: counters("mcp_queries_total", "Statements by kind.", &["query_type"])?,
             query_seconds,
@@ -173,6 +181,10 @@ impl Metrics {
             )?,
             redis_operations: counters("storefence_redis_operations_total", "Operations on Redis.", &["outcome"])?,
             redis_away,
+            tool_errors: counters("mcp_tool_errors_total", "Errors of tools.", &["gen_ai_tool_name", "code"])?,
+            answer_cache: counters("storefence_answer_cache_total", "Kept answers looked for.", &["outcome"])?,
+            answer_cache_bytes: gauge("storefence_answer_cache_bytes", "Bytes of kept answers in memory.")?,
+            slow_statements: counters("storefence_slow_statements_total", "Statements that took long.", &["tool"])?,
             audit_failures: counter("storefence_audit_failures_total", "Audit lines that could not be written.")?,
             slow_clients: counters(
                 "storefence_slow_clients_total",
@@ -204,7 +216,58 @@ impl Metrics {
             )?,
             in_flight,
             registry,
-        })
+        };
+        metrics.begin();
+        Ok(metrics)
+    }
+
+    /// Starts what has labels at zero: a rate needs a first value, and the reference in the documents is made from what
+    /// is there at the start.
+    fn begin(&self) {
+        let known: [(&IntCounterVec, &[&[&str]]); 18] = [
+            (&self.queries, &[&["execute_sales_query"]]),
+            (&self.tokens, &[&["accepted", ""], &["rejected", "missing"]]),
+            (&self.token_cache, &[&["hit"], &["miss"]]),
+            (&self.scopes, &[&["granted"], &["InsufficientScope"], &["NoRule"], &["Ambiguous"]]),
+            (&self.jwks_fetches, &[&["refresh", "ok"], &["unknown_key", "ok"]]),
+            (&self.gate, &[&["ForbiddenName"], &["NotASelect"], &["SeveralStatements"], &["Syntax"]]),
+            (&self.cancels, &[&["disconnect"], &["timeout"], &["broken"]]),
+            (&self.connection_events, &[&["opened"], &["closed"]]),
+            (&self.secrets, &[&["ok"], &["error"]]),
+            (&self.embeddings, &[&["ok"]]),
+            (
+                &self.quota_refusals,
+                &[
+                    &["principal", "rate"],
+                    &["principal", "concurrency"],
+                    &["tenant", "rate"],
+                    &["tenant", "concurrency"],
+                ],
+            ),
+            (&self.redis_operations, &[&["ok"], &["failed"], &["timeout"], &["skipped"], &["probe"]]),
+            (
+                &self.tool_errors,
+                &[&["execute_sales_query", "VALIDATION_ERROR"], &["execute_sales_query", "DATABASE_ERROR"]],
+            ),
+            (&self.answer_cache, &[&["hit"], &["redis_hit"], &["miss"]]),
+            (&self.slow_statements, &[&["execute_sales_query"]]),
+            (&self.slow_clients, &[&["handshake"], &["headers"], &["body"], &["answer"]]),
+            (&self.handshakes, &[&["ok"], &["failed"], &["timeout"]]),
+            (&self.certificate_reloads, &[&["ok"], &["error"]]),
+        ];
+        for (counter, labels) in known {
+            for values in labels {
+                counter.with_label_values(values);
+            }
+        }
+        for state in ["open", "idle", "in_use"] {
+            self.connections.with_label_values(&[state]);
+        }
+        for state in ["served", "waiting", "broken"] {
+            self.tenants.with_label_values(&[state]);
+        }
+        self.operations.with_label_values(&["tools/call", "execute_sales_query", ""]);
+        self.query_seconds.with_label_values(&["ok"]);
     }
 
     /// The text exposition format.

@@ -43,6 +43,16 @@ pub fn binaries() -> Result<()> {
     Ok(())
 }
 
+/// Writes the tables of options and metrics into docs/operations.md.
+pub fn reference() -> Result<()> {
+    for package in ["storefence-gateway", "storefence-operator"] {
+        let mut test = cargo();
+        test.args(["test", "--package", package, "--test", "reference"]).env("STOREFENCE_WRITE_REFERENCE", "1");
+        ensure!(test.status().context("cargo test")?.success(), "a table that is written by hand differs: see above");
+    }
+    Ok(())
+}
+
 /// Writes `crds/`.
 pub fn crds() -> Result<()> {
     binaries()?;

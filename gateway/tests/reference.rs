@@ -1,0 +1,52 @@
+//! docs/operations.md says of settings, metrics and log fields what the code says.
+
+use std::{collections::BTreeSet, path::Path};
+
+use storefence_devstack::reference::{self, Document};
+use storefence_gateway::{cli, metrics::Metrics};
+
+fn sources() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+fn document() -> Document {
+    Document::new("docs/operations.md")
+}
+
+#[test]
+fn every_option_stands_in_the_document() {
+    document().generated("options of storefence-gateway", &reference::options(&cli::command()));
+}
+
+#[test]
+fn every_metric_stands_in_the_document() {
+    let scrape = Metrics::new().expect("metrics").render().expect("text");
+    let families = reference::families(&scrape);
+    // A metric that has no value yet would be missing from the scrape, and from the table.
+    let named = reference::in_sources(&sources(), r#""((?:mcp|storefence)_[a-z_]+_(?:total|seconds|bytes|info))""#);
+    let missing: Vec<_> = named.iter().filter(|name| !families.contains_key(*name)).collect();
+    assert!(missing.is_empty(), "without a value from the start (see Metrics::begin): {missing:?}");
+    assert!(families.values().all(|family| !family.help.is_empty() && !family.kind.is_empty()), "{families:#?}");
+    document().generated("metrics of storefence-gateway", &reference::metrics(&scrape));
+}
+
+#[test]
+fn every_log_field_stands_in_the_document() {
+    document().lists("log fields of storefence-gateway", &reference::log_fields(&sources()));
+}
+
+#[test]
+fn every_audit_field_stands_in_the_document() {
+    let audit = std::fs::read_to_string(sources().join("audit/mod.rs")).expect("a source");
+    let chain = std::fs::read_to_string(sources().join("audit/chain.rs")).expect("a source");
+    let body =
+        audit.split("let rest = json!({").nth(1).and_then(|rest| rest.split("})").next()).expect("the line's fields");
+    let mut names: BTreeSet<String> =
+        body.split('"').skip(1).step_by(2).map(str::to_owned).filter(|name| !name.starts_with('{')).collect();
+    // The number comes first and the chain last, by hand.
+    for (name, text) in [("sequence", &audit), ("previous", &chain), ("hash", &chain)] {
+        assert!(text.contains(&format!("\\\"{name}\\\"")), "{name} is no longer in the line");
+        names.insert(name.to_owned());
+    }
+    document().lists("audit fields", &names);
+}
