@@ -14,6 +14,8 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
 };
 
+use crate::random;
+
 /// Names that every leaf certificate carries, whatever else it is asked for.
 const LOOPBACK: [&str; 3] = ["127.0.0.1", "::1", "localhost"];
 
@@ -51,16 +53,27 @@ pub struct Leaf {
 impl Authority {
     /// Makes a new authority with a fresh ECDSA P-256 key.
     pub fn new() -> Result<Self, Error> {
+        Self::of(KeyPair::generate()?)
+    }
+
+    /// The authority that [`Self::key_pem`] is from: whoever trusted it trusts what is issued from now on.
+    ///
+    /// # Errors
+    /// It is no private key.
+    pub fn restore(key_pem: &str) -> Result<Self, Error> {
+        Self::of(KeyPair::from_pem(key_pem)?)
+    }
+
+    fn of(key: KeyPair) -> Result<Self, Error> {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages =
             vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
-        // Distinct names keep two authorities in one trust store apart.
-        params
-            .distinguished_name
-            .push(DnType::CommonName, format!("Storefence devstack CA {:016x}", rand::random::<u64>()));
+        // Distinct names keep two authorities in one trust store apart; the name of a restored one is the same.
+        let name = random::digest(key.public_key_raw());
+        params.distinguished_name.push(DnType::CommonName, format!("Storefence devstack CA {name}"));
         set_validity(&mut params, AUTHORITY_DAYS);
-        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+        let issuer = CertifiedIssuer::self_signed(params, key)?;
         let pem = issuer.pem();
         Ok(Self { issuer, pem })
     }
@@ -73,6 +86,11 @@ impl Authority {
     /// The authority's own certificate in DER.
     pub fn der(&self) -> &CertificateDer<'static> {
         self.issuer.der()
+    }
+
+    /// The authority's private key in PEM, for [`Self::restore`].
+    pub fn key_pem(&self) -> String {
+        self.issuer.key().serialize_pem()
     }
 
     /// Writes the authority's certificate (never its key) to a file.

@@ -29,6 +29,8 @@ enum Command {
     Token(stack::Passed),
     /// Ask the gateway a question in SQL, as a sample principal
     Ask(stack::Passed),
+    /// The product on a cluster of its own: `kind up`, `kind status`, `kind down`. Needs docker, kind, kubectl and helm
+    Kind(stack::Passed),
     /// Build everything once and run every test; ends with a line `N passed, N failed`
     Test(test::Options),
     /// Run the official MCP conformance suite, for both revisions of the protocol
@@ -44,6 +46,7 @@ fn main() -> anyhow::Result<()> {
         Command::Down(passed) => stack::delegate("down", &passed),
         Command::Token(passed) => stack::delegate("token", &passed),
         Command::Ask(passed) => stack::delegate("ask", &passed),
+        Command::Kind(passed) => stack::kind(&passed),
         Command::Test(options) => test::run(&options),
         Command::Conformance(options) => conformance::run(&options),
         Command::Crds => build::crds(),

@@ -20,6 +20,14 @@ pub fn up(passed: &Passed) -> Result<()> {
     delegate("up", passed)
 }
 
+/// Hands `kind …` over; builds what it is handed to where that is not there yet.
+pub fn kind(passed: &Passed) -> Result<()> {
+    if !build::binary("storefence-devstack").exists() {
+        build::binaries()?;
+    }
+    delegate("kind", passed)
+}
+
 /// Becomes `storefence-devstack COMMAND`: with no process in between, Ctrl-C reaches it alone and its exit code is ours.
 pub fn delegate(command: &str, passed: &Passed) -> Result<()> {
     let devstack = build::binary("storefence-devstack");

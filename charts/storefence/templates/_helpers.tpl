@@ -89,12 +89,8 @@ automountServiceAccountToken: false
 {{- end }}
 {{- end -}}
 
-{{- /* All of a pod's spec that is the same for both parts, but for containers and volumes. */ -}}
-{{- define "storefence.podSpec" -}}
-{{- $values := index .root.Values .part -}}
-serviceAccountName: {{ include "storefence.serviceAccountName" . }}
-automountServiceAccountToken: true
-enableServiceLinks: false
+{{- /* What holds for every pod of the release: the Pod Security Standard "restricted". A dict's user replaces the values'. */ -}}
+{{- define "storefence.podSecurity" -}}
 {{- with .root.Values.image.pullSecrets }}
 imagePullSecrets:
   {{- toYaml . | nindent 2 }}
@@ -104,17 +100,26 @@ priorityClassName: {{ . }}
 {{- end }}
 securityContext:
   runAsNonRoot: true
-  {{- with .root.Values.podSecurityContext.runAsUser }}
+  {{- with default .root.Values.podSecurityContext.runAsUser .user }}
   runAsUser: {{ int64 . }}
   {{- end }}
-  {{- with .root.Values.podSecurityContext.runAsGroup }}
+  {{- with default .root.Values.podSecurityContext.runAsGroup .user }}
   runAsGroup: {{ int64 . }}
   {{- end }}
-  {{- with .root.Values.podSecurityContext.fsGroup }}
+  {{- with default .root.Values.podSecurityContext.fsGroup .user }}
   fsGroup: {{ int64 . }}
   {{- end }}
   seccompProfile:
     type: RuntimeDefault
+{{- end -}}
+
+{{- /* All of a pod's spec that is the same for both parts, but for containers and volumes. */ -}}
+{{- define "storefence.podSpec" -}}
+{{- $values := index .root.Values .part -}}
+serviceAccountName: {{ include "storefence.serviceAccountName" . }}
+automountServiceAccountToken: true
+enableServiceLinks: false
+{{ include "storefence.podSecurity" . }}
 topologySpreadConstraints:
   {{- range $key := list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
   - maxSkew: 1
@@ -190,7 +195,7 @@ capabilities:
   mountPath: /etc/storefence/trust
   readOnly: true
 {{- end }}
-{{- if .root.Values.config.embeddings.apiKeySecret }}
+{{- if (default dict .root.Values.config.embeddings).apiKeySecret }}
 - name: embeddings
   mountPath: /etc/storefence/embeddings
   readOnly: true
@@ -221,7 +226,7 @@ capabilities:
   configMap:
     name: {{ .root.Values.azure.caBundle.configMap }}
 {{- end }}
-{{- with .root.Values.config.embeddings.apiKeySecret }}
+{{- with (default dict .root.Values.config.embeddings).apiKeySecret }}
 - name: embeddings
   secret:
     secretName: {{ .name }}
@@ -277,6 +282,7 @@ readinessProbe:
 
 {{- /* Values that have no default, and those that exclude one another: said in one sentence before anything is installed. */ -}}
 {{- define "storefence.check" -}}
+{{- if and .Values.devstack.enabled (ne .Values.profile "development") -}}{{- fail (printf "devstack.enabled is for development: it hands out tokens for anybody and forgets every row and secret; profile is %s" .Values.profile) -}}{{- end -}}
 {{- if not .Values.gateway.publicUrl -}}{{- fail "gateway.publicUrl is not given: the URL that clients use, without /mcp" -}}{{- end -}}
 {{- if not .Values.gateway.audiences -}}{{- fail "gateway.audiences is empty: the API's client ID, as it stands in aud, is expected" -}}{{- end -}}
 {{- if not .Values.gateway.scopes -}}{{- fail "gateway.scopes is empty: the scope of the API, such as api://APP/Retail.Query, is expected" -}}{{- end -}}

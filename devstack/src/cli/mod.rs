@@ -1,7 +1,8 @@
-//! `storefence-devstack`: the commands behind `cargo xtask up`, `status`, `down`, `token` and `ask`, and the
+//! `storefence-devstack`: the commands behind `cargo xtask up`, `status`, `down`, `token`, `ask` and `kind`, and the
 //! stand-ins alone for containers.
 
 mod ask;
+mod kind;
 mod serve;
 mod status;
 mod token;
@@ -34,6 +35,8 @@ enum Command {
     Token(token::Options),
     /// Ask the gateway a question in SQL, as a sample principal
     Ask(ask::Options),
+    /// The product on a cluster of its own, made by kind
+    Kind(kind::Options),
     /// Serve the stand-ins alone, for containers: see compose.yaml
     Serve(serve::Options),
     /// Tell by the exit code whether `serve` is ready, and wait for others
@@ -68,6 +71,7 @@ pub fn run() -> ExitCode {
             Command::Down(options) => status::down(&options).await,
             Command::Token(options) => token::run(&options).await,
             Command::Ask(options) => ask::run(&options).await,
+            Command::Kind(options) => kind::run(options).await,
             Command::Serve(options) => serve::run(options).await,
             Command::Ready(options) => serve::ready(&options).await,
         }

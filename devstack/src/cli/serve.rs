@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::stack::serve::{ServeOptions, Served, is_ready};
+use crate::stack::serve::{Kubernetes, ServeOptions, Served, is_ready};
 
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -18,21 +18,27 @@ const READY_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) struct Options {
     #[command(flatten)]
     shared: Shared,
-    /// The name under which operator and gateway reach the stand-ins
+    /// The name under which operator and gateway reach the stand-ins (repeatable: further names for certificates)
     #[arg(long, value_name = "NAME", default_value = "localhost")]
-    host: String,
+    host: Vec<String>,
     /// Address to listen on
     #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     listen: IpAddr,
     /// Port of the Kubernetes API
     #[arg(long, value_name = "PORT", default_value_t = 6443)]
     kubernetes_port: u16,
+    /// No Kubernetes API: publish what others need as a ConfigMap and Secrets of the cluster around, whose names begin so
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["kubernetes_port", "apply"])]
+    publish: Option<String>,
     /// Port of the authority
     #[arg(long, value_name = "PORT", default_value_t = 8443)]
     entra_port: u16,
     /// Port of the Key Vault
     #[arg(long, value_name = "PORT", default_value_t = 8444)]
     key_vault_port: u16,
+    /// Port of the embeddings; they are left out if not given
+    #[arg(long, value_name = "PORT")]
+    embeddings_port: Option<u16>,
     /// PostgreSQL, whose administrator `postgres` gets the password in database-password
     #[arg(long, value_name = "HOST:PORT", default_value = "localhost:5432")]
     database: String,
@@ -54,8 +60,19 @@ pub(crate) struct Shared {
 pub(crate) async fn run(options: Options) -> Result<()> {
     let mut terminated = signal(SignalKind::terminate())?;
     let mut interrupted = signal(SignalKind::interrupt())?;
-    let Options { shared, host, listen, kubernetes_port, entra_port, key_vault_port, database, gateway_url, apply } =
-        options;
+    let Options {
+        shared,
+        host,
+        listen,
+        kubernetes_port,
+        publish,
+        entra_port,
+        key_vault_port,
+        embeddings_port,
+        database,
+        gateway_url,
+        apply,
+    } = options;
     let manifests = apply
         .into_iter()
         .map(|path| {
@@ -65,11 +82,12 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         .collect::<Result<_>>()?;
     let served = Served::start(ServeOptions {
         directory: shared.directory,
-        host,
+        hosts: host,
         listen,
-        kubernetes_port,
+        kubernetes: publish.map_or(Kubernetes::StandIn(kubernetes_port), Kubernetes::Around),
         entra_port,
         key_vault_port,
+        embeddings_port,
         database,
         gateway_url,
         manifests,

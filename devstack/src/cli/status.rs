@@ -34,7 +34,7 @@ pub(crate) async fn status(options: &StatusOptions) -> Result<()> {
         for (name, pid) in &facts.pids {
             println!("{name:<12} {:<8} {pid}", if is_alive(*pid) { "running" } else { "ended" });
         }
-        println!("{}", super::up::instructions(&facts));
+        println!("{}", super::up::instructions(&facts, ""));
     }
     let ended: Vec<&str> =
         facts.pids.iter().filter(|(_, pid)| !is_alive(**pid)).map(|(name, _)| name.as_str()).collect();
@@ -58,7 +58,9 @@ pub(crate) async fn down(options: &DownOptions) -> Result<()> {
         }
         Err(error) => return Err(error.into()),
     };
-    let pid = facts.pids["devstack"];
+    let Some(pid) = facts.pids.get("devstack").copied() else {
+        bail!("this stack runs on the kind cluster {}: cargo xtask kind down", facts.cluster.unwrap_or_default());
+    };
     let sent = Command::new("kill").args(["-TERM", &pid.to_string()]).status().context("cannot run kill")?;
     if !sent.success() {
         bail!("the stack's process {pid} could not be signalled");

@@ -51,7 +51,7 @@ enum Cluster {
 pub(crate) async fn run(options: Options) -> Result<()> {
     match StackFacts::read(&options.stack.path) {
         Ok(facts) => {
-            println!("{}", instructions(&facts));
+            println!("{}", instructions(&facts, ""));
             bail!("a stack is running already: stop it with `cargo xtask down`, or name another file with --stack");
         }
         Err(NoStack::NotRunning | NoStack::Ended(_)) => {}
@@ -73,7 +73,7 @@ async fn foreground(options: Options) -> Result<()> {
     };
     stack.facts().write(&path).with_context(|| format!("cannot write {}", path.display()))?;
     println!("ready after {:.1} s\n", begun.elapsed().as_secs_f32());
-    println!("{}\n\nCtrl-C stops the stack.", instructions(stack.facts()));
+    println!("{}\n\nCtrl-C stops the stack.", instructions(stack.facts(), ""));
     let ended = loop {
         tokio::select! {
             _ = interrupted.recv() => break None,
@@ -155,8 +155,8 @@ fn detach(options: &Options) -> Result<()> {
     }
 }
 
-/// What to do with a running stack.
-pub(crate) fn instructions(facts: &StackFacts) -> String {
+/// What to do with a running stack. `options` is added to the commands that need to know which stack.
+pub(crate) fn instructions(facts: &StackFacts, options: &str) -> String {
     let gateway = &facts.gateway_url;
     let names: Vec<&str> = principals::all().iter().map(|principal| principal.name).collect();
     let mcp_json = serde_json::json!({
@@ -168,19 +168,23 @@ pub(crate) fn instructions(facts: &StackFacts) -> String {
         "inputs": [{
             "type": "promptString",
             "id": "token",
-            "description": "Bearer token: cargo xtask token seattle-manager",
+            "description": format!("Bearer token: cargo xtask token seattle-manager{options}"),
             "password": true,
         }],
     });
     let mcp_json = serde_json::to_string_pretty(&mcp_json).unwrap_or_default();
+    // In a cluster nothing leads there from outside.
+    let admin = match facts.admin_url.as_str() {
+        "" => String::new(),
+        url => format!("   (metrics and health: {url})"),
+    };
     format!(
-        "Gateway     {gateway}/mcp   (metrics and health: {admin})\n\
+        "Gateway     {gateway}/mcp{admin}\n\
          Kubernetes  export KUBECONFIG={kubeconfig}\n\
-         Token       cargo xtask token seattle-manager\n\
-         Question    cargo xtask ask --as seattle-manager \"SELECT count(*) FROM retail.orders\"\n\
+         Token       cargo xtask token seattle-manager{options}\n\
+         Question    cargo xtask ask --as seattle-manager{options} \"SELECT count(*) FROM retail.orders\"\n\
          Principals  {principals}\n\n\
          .vscode/mcp.json\n{mcp_json}",
-        admin = facts.admin_url,
         kubeconfig = facts.kubeconfig.display(),
         principals = names.join(", "),
     )

@@ -36,7 +36,11 @@ pub struct StackFacts {
     /// Path of the certificate authority that the stand-ins' certificates are from.
     pub ca_file: PathBuf,
     /// Process IDs by name.
+    #[serde(default)]
     pub pids: BTreeMap<String, u32>,
+    /// Name of the kind cluster that everything runs on; there are no processes here then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
 }
 
 /// No stack to speak to.
@@ -73,7 +77,7 @@ impl StackFacts {
             Err(error) => return Err(unreadable(error)),
         };
         let facts: Self = serde_json::from_slice(&text).map_err(|error| unreadable(error.into()))?;
-        if facts.pids.get("devstack").is_some_and(|pid| is_alive(*pid)) {
+        if facts.cluster.is_some() || facts.pids.get("devstack").is_some_and(|pid| is_alive(*pid)) {
             Ok(facts)
         } else {
             Err(NoStack::Ended(path.to_owned()))

@@ -3,8 +3,10 @@
 //! `cargo xtask up` and the end-to-end tests start the same thing.
 
 mod apply;
+pub mod cluster;
 pub mod facts;
 mod options;
+mod publish;
 pub mod serve;
 mod settings;
 mod start;
@@ -252,6 +254,9 @@ fn file(directory: &Path, name: &str) -> PathBuf {
 }
 
 fn retail_tenants(client: &Client, namespace: &str) -> Api<DynamicObject> {
-    let gvk = GroupVersionKind::gvk("retail.storefence.dev", "v1alpha1", "RetailTenant");
-    Api::namespaced_with(client.clone(), namespace, &ApiResource::from_gvk(&gvk))
+    Api::namespaced_with(client.clone(), namespace, &retail_tenants_resource())
+}
+
+fn retail_tenants_resource() -> ApiResource {
+    ApiResource::from_gvk(&GroupVersionKind::gvk("retail.storefence.dev", "v1alpha1", "RetailTenant"))
 }

@@ -1,5 +1,6 @@
 //! The stand-ins alone, on fixed ports and under a name: for containers, where operator, gateway and PostgreSQL are
-//! services of their own. What these need to know is written to a directory that they share.
+//! services of their own. What these need to know is written to a directory that they share, or published in the cluster
+//! that they all run in.
 
 use std::{
     fs,
@@ -8,15 +9,16 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde_json::json;
 
-use super::{apply, facts::write_private, gateway_rules, operator_rules};
+use super::{apply, facts::write_private, gateway_rules, operator_rules, publish::Published};
 use crate::{
+    embeddings::{EmbeddingsApi, EmbeddingsOptions, Model},
     entra::{ClientApp, Entra, EntraOptions, principals},
     http::Bind,
     key_vault::{KeyVault, KeyVaultOptions, Permissions},
@@ -34,20 +36,30 @@ const ESTABLISHED_TIMEOUT: Duration = Duration::from_secs(10);
 /// Written last: whoever waits for it finds everything else.
 const READY: &str = "stack.json";
 
+/// Which Kubernetes API operator and gateway use.
+pub enum Kubernetes {
+    /// The stand-in, on this port.
+    StandIn(u16),
+    /// The cluster around us: what others need to know is published there, as objects whose names begin with this.
+    Around(String),
+}
+
 /// What to serve, and where.
 pub struct ServeOptions {
-    /// The shared directory.
+    /// The shared directory; with [`Kubernetes::Around`] for ourselves.
     pub directory: PathBuf,
-    /// The name under which others reach the stand-ins.
-    pub host: String,
+    /// The names under which others reach the stand-ins, the one that URLs have first.
+    pub hosts: Vec<String>,
     /// The address to listen on.
     pub listen: IpAddr,
-    /// Port of the Kubernetes API.
-    pub kubernetes_port: u16,
+    /// The Kubernetes API.
+    pub kubernetes: Kubernetes,
     /// Port of the authority.
     pub entra_port: u16,
     /// Port of the Key Vault.
     pub key_vault_port: u16,
+    /// Port of the embeddings; none without.
+    pub embeddings_port: Option<u16>,
     /// `HOST:PORT` of PostgreSQL.
     pub database: String,
     /// Base URL of the gateway, for `stack.json`.
@@ -62,37 +74,48 @@ pub fn is_ready(directory: &Path) -> bool {
     directory.join(READY).is_file()
 }
 
+/// The administrator's URL of a PostgreSQL at `address`.
+pub(super) fn admin_url(password: &str, address: &str) -> String {
+    format!("postgresql://postgres:{password}@{address}/retail?sslmode=disable")
+}
+
 /// The running stand-ins.
 pub struct Served {
     entra: Entra,
     // They serve as long as they are held.
     _key_vault: KeyVault,
-    _kube_api: KubeApi,
+    _embeddings: Option<EmbeddingsApi>,
+    /// None in a cluster.
+    kube_api: Option<KubeApi>,
     directory: PathBuf,
 }
 
 impl Served {
-    /// Starts everything and fills the directory.
+    /// Starts everything and fills the directory, or publishes in the cluster.
     ///
     /// # Errors
-    /// A port is taken, the directory cannot be written, or a manifest is refused.
+    /// A port is taken, the directory cannot be written, a manifest is refused, or the cluster is not to be reached.
     pub async fn start(options: ServeOptions) -> Result<Self> {
-        let ServeOptions { directory, host, listen, kubernetes_port, entra_port, key_vault_port, .. } = &options;
+        let directory = &options.directory;
         let _ = fs::remove_file(directory.join(READY));
         fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
-        let authority = Authority::new()?;
+        let published = match &options.kubernetes {
+            Kubernetes::StandIn(_) => None,
+            Kubernetes::Around(name) => Some(Published::connect(name).await?),
+        };
+        let authority = match &published {
+            Some(published) => published.authority().await?,
+            None => Authority::new()?,
+        };
         let ca_file = directory.join("ca.pem");
         authority.write_pem(&ca_file)?;
-        let bind = |port: u16| Bind::Address(SocketAddr::new(*listen, port));
-        let url = |port: u16| format!("https://{host}:{port}");
-        let names = vec![host.clone()];
 
         let entra = Entra::start(
             &authority,
             EntraOptions {
-                bind: Some(bind(*entra_port)),
-                public_url: Some(url(*entra_port)),
-                names: names.clone(),
+                bind: Some(options.bind(options.entra_port)),
+                public_url: Some(options.url(options.entra_port)),
+                names: options.hosts.clone(),
                 ..EntraOptions::default()
             },
         )
@@ -101,52 +124,53 @@ impl Served {
             &authority,
             &entra,
             KeyVaultOptions {
-                bind: Some(bind(*key_vault_port)),
-                public_url: Some(url(*key_vault_port)),
-                names: names.clone(),
+                bind: Some(options.bind(options.key_vault_port)),
+                public_url: Some(options.url(options.key_vault_port)),
+                names: options.hosts.clone(),
                 ..KeyVaultOptions::default()
             },
         )
         .await?;
+        let embeddings = match options.embeddings_port {
+            Some(port) => Some(options.start_embeddings(port, &authority, &entra).await?),
+            None => None,
+        };
         for (part, permissions) in [("operator", Permissions::officer()), ("gateway", Permissions::user())] {
-            let app = application(part);
+            let app = match &published {
+                Some(published) => published.application(part).await?,
+                None => application(part),
+            };
             key_vault.allow(&app.object_id, permissions);
+            embeddings.iter().for_each(|api| api.allow(&app.object_id));
             entra.add_client(app);
         }
 
-        let mut kube_options = KubeApiOptions::new(&authority)
-            .listen(SocketAddr::new(*listen, *kubernetes_port))
-            .user(User::new("operator", operator_rules()))
-            .user(User::new("gateway", gateway_rules()));
-        kube_options.names = names;
-        let kube_api = KubeApi::start(kube_options).await?;
-        for (name, text) in [
-            ("kubeconfig", Some(kube_api.kubeconfig())),
-            ("kubeconfig-operator", kube_api.kubeconfig_for("operator")),
-            ("kubeconfig-gateway", kube_api.kubeconfig_for("gateway")),
-        ] {
-            let text = text.context("no such user")?.replace(&kube_api.url(), &url(*kubernetes_port));
-            write_private(&directory.join(name), text.as_bytes())?;
+        let (kube_api, database_url) = match (&options.kubernetes, &published) {
+            (Kubernetes::Around(_), Some(published)) => {
+                let url = published.database(&options.database).await?;
+                published.trust(&authority).await?;
+                (None, url)
+            }
+            (Kubernetes::Around(_), None) => bail!("nothing to publish to"),
+            (Kubernetes::StandIn(port), _) => {
+                let (api, url) = options.fill(&authority, *port).await?;
+                (Some(api), url)
+            }
+        };
+        let alone = kube_api.is_some();
+        let served =
+            Self { entra, _key_vault: key_vault, _embeddings: embeddings, kube_api, directory: directory.clone() };
+        if alone {
+            served.write_tokens()?;
+            served.apply(&options).await?;
         }
-        let vaults = json!([{"name": "main", "url": url(*key_vault_port)}]);
-        let password = crate::random::password();
-        write_private(&directory.join("database-password"), password.as_bytes())?;
-        let admin_url = format!("postgresql://postgres:{password}@{}/retail?sslmode=disable", options.database);
-        let operator = json!({"databases": [{"name": "retail", "adminUrl": admin_url}], "keyVaults": vaults});
-        write_private(&directory.join("operator.yaml"), serde_saphyr::to_string(&operator)?.as_bytes())?;
-        let gateway = json!({"keyVaults": vaults});
-        write_private(&directory.join("gateway.yaml"), serde_saphyr::to_string(&gateway)?.as_bytes())?;
-        let served = Self { entra, _key_vault: key_vault, _kube_api: kube_api, directory: directory.clone() };
-        served.write_tokens()?;
-
-        served.apply(&options).await?;
         let facts = json!({
             "gatewayUrl": options.gateway_url,
             "adminUrl": "", "operatorAdminUrl": "",
             "kubeconfig": directory.join("kubeconfig"),
             "issuerUrl": served.entra.url(),
-            "databaseUrl": admin_url,
-            "keyVaultUrl": url(*key_vault_port),
+            "databaseUrl": database_url,
+            "keyVaultUrl": options.url(options.key_vault_port),
             "audience": principals::AUDIENCE,
             "caFile": ca_file,
             "pids": {"devstack": std::process::id()},
@@ -160,8 +184,10 @@ impl Served {
     async fn apply(&self, options: &ServeOptions) -> Result<()> {
         let mut kubeconfig = Kubeconfig::read_from(self.directory.join("kubeconfig"))?;
         // We are where we listen, whatever others call us.
-        for cluster in kubeconfig.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
-            cluster.server = Some(format!("https://127.0.0.1:{}", options.kubernetes_port));
+        if let Kubernetes::StandIn(port) = options.kubernetes {
+            for cluster in kubeconfig.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
+                cluster.server = Some(format!("https://127.0.0.1:{port}"));
+            }
         }
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
         let kube = Client::try_from(config)?;
@@ -192,8 +218,59 @@ impl Served {
     pub async fn run(self) -> Result<()> {
         loop {
             tokio::time::sleep(TOKEN_REFRESH).await;
-            self.write_tokens()?;
+            if self.kube_api.is_some() {
+                self.write_tokens()?;
+            }
         }
+    }
+}
+
+impl ServeOptions {
+    fn bind(&self, port: u16) -> Bind {
+        Bind::Address(SocketAddr::new(self.listen, port))
+    }
+
+    fn url(&self, port: u16) -> String {
+        format!("https://{}:{port}", self.hosts.first().map_or("localhost", String::as_str))
+    }
+
+    async fn start_embeddings(&self, port: u16, authority: &Authority, entra: &Entra) -> Result<EmbeddingsApi> {
+        let model = tokio::task::spawn_blocking(|| Model::shared(&|line| println!("{line}"))).await??;
+        let options = EmbeddingsOptions {
+            bind: Some(self.bind(port)),
+            public_url: Some(self.url(port)),
+            names: self.hosts.clone(),
+            ..EmbeddingsOptions::default()
+        };
+        Ok(EmbeddingsApi::start(authority, entra, model, options).await?)
+    }
+
+    /// Starts the Kubernetes API stand-in and writes what operator, gateway and PostgreSQL read from the directory.
+    async fn fill(&self, authority: &Authority, port: u16) -> Result<(KubeApi, String)> {
+        let directory = &self.directory;
+        let mut kube_options = KubeApiOptions::new(authority)
+            .listen(SocketAddr::new(self.listen, port))
+            .user(User::new("operator", operator_rules()))
+            .user(User::new("gateway", gateway_rules()));
+        kube_options.names = self.hosts.clone();
+        let kube_api = KubeApi::start(kube_options).await?;
+        for (name, text) in [
+            ("kubeconfig", Some(kube_api.kubeconfig())),
+            ("kubeconfig-operator", kube_api.kubeconfig_for("operator")),
+            ("kubeconfig-gateway", kube_api.kubeconfig_for("gateway")),
+        ] {
+            let text = text.context("no such user")?.replace(&kube_api.url(), &self.url(port));
+            write_private(&directory.join(name), text.as_bytes())?;
+        }
+        let vaults = json!([{"name": "main", "url": self.url(self.key_vault_port)}]);
+        let password = crate::random::password();
+        write_private(&directory.join("database-password"), password.as_bytes())?;
+        let url = admin_url(&password, &self.database);
+        let operator = json!({"databases": [{"name": "retail", "adminUrl": url}], "keyVaults": vaults});
+        write_private(&directory.join("operator.yaml"), serde_saphyr::to_string(&operator)?.as_bytes())?;
+        let gateway = json!({"keyVaults": vaults});
+        write_private(&directory.join("gateway.yaml"), serde_saphyr::to_string(&gateway)?.as_bytes())?;
+        Ok((kube_api, url))
     }
 }
 

@@ -30,11 +30,11 @@ use crate::{
     tls::Authority,
 };
 
-const CRD: &str = "retailtenants.retail.storefence.dev";
+pub(super) const CRD: &str = "retailtenants.retail.storefence.dev";
 const GROUP: &str = "retail.storefence.dev";
 const OPERATOR: &str = "storefence-operator";
 const GATEWAY: &str = "storefence-gateway";
-const READY_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Migrations, and loading the sample data on a slow machine.
 const STEP_TIMEOUT: Duration = Duration::from_secs(180);
 const POLL: Duration = Duration::from_millis(20);
@@ -61,7 +61,7 @@ pub(super) async fn start(options: StackOptions) -> Result<Stack> {
     let http = reqwest::Client::builder()
         .add_root_certificate(reqwest::Certificate::from_pem(authority.pem().as_bytes())?)
         .build()?;
-    let entra = Entra::start(&authority, EntraOptions::default()).await?;
+    let entra = Entra::start(&authority, EntraOptions { plain_sign_in: true, ..EntraOptions::default() }).await?;
     let key_vault = KeyVault::start(&authority, &entra, KeyVaultOptions::default()).await?;
     let operator_identity = ClientApp::with_secret(principals::ZAVA_TENANT_ID);
     let gateway_identity = ClientApp::with_secret(principals::ZAVA_TENANT_ID);
@@ -147,6 +147,8 @@ pub(super) async fn start(options: StackOptions) -> Result<Stack> {
         .args(["--admin-listen", &format!("127.0.0.1:{admin_port}")])
         .args(["--public-url", &gateway_url, "--authority", entra.url(), "--scope", &scope])
         .args(["--audience", principals::AUDIENCE, "--audience", principals::APPLICATION_ID_URI])
+        // People sign in where no certificate is in the way of browser and editor.
+        .args(entra.sign_in_url().map(|url| format!("--authorization-server={url}/organizations/v2.0")))
         .envs(options.gateway_env.iter().map(|(name, value)| (name, value)))
         .start()?;
     let admin_url = format!("http://127.0.0.1:{admin_port}");
@@ -162,7 +164,7 @@ pub(super) async fn start(options: StackOptions) -> Result<Stack> {
     }
     for tenant in &tenants {
         say(&format!("waiting until {tenant} is Ready"));
-        wait_tenant(&kube, tenant, &operator).await?;
+        wait_tenant(&kube, tenant, || operator.log_tail(20)).await?;
         wait_served(&http, &admin_url, tenants.len()).await?;
     }
 
@@ -184,6 +186,7 @@ pub(super) async fn start(options: StackOptions) -> Result<Stack> {
         audience: principals::AUDIENCE.to_owned(),
         ca_file,
         pids,
+        cluster: None,
     };
     let (cluster, bin_dir) = (database.cluster, options.bin_dir);
     Ok(Stack {
@@ -297,7 +300,7 @@ async fn start_kubernetes(
     Ok((Some(api), kubeconfigs))
 }
 
-async fn client(kubeconfig: &Path) -> Result<Client> {
+pub(super) async fn client(kubeconfig: &Path) -> Result<Client> {
     let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
     Ok(Client::try_from(config)?)
@@ -329,7 +332,8 @@ async fn wait_ready(http: &reqwest::Client, name: &str, admin_url: &str, child: 
     }
 }
 
-async fn wait_tenant(kube: &Client, name: &str, operator: &Child) -> Result<()> {
+/// `more` is added to the words of a tenant that does not become Ready.
+pub(super) async fn wait_tenant(kube: &Client, name: &str, more: impl Fn() -> String) -> Result<()> {
     let deadline = Instant::now() + READY_TIMEOUT;
     loop {
         let object = retail_tenants(kube, "default").get(name).await?;
@@ -339,7 +343,7 @@ async fn wait_tenant(kube: &Client, name: &str, operator: &Child) -> Result<()> 
         }
         if Instant::now() > deadline {
             let said = format!("{}: {}", ready["reason"], ready["message"]);
-            bail!("{name} is not Ready after {} s ({said}):\n{}", READY_TIMEOUT.as_secs(), operator.log_tail(20));
+            bail!("{name} is not Ready after {} s ({said}):\n{}", READY_TIMEOUT.as_secs(), more());
         }
         tokio::time::sleep(POLL).await;
     }

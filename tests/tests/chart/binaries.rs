@@ -104,6 +104,7 @@ fn the_binaries_take_the_configuration() {
                     .env("AZURE_TENANT_ID", "11111111-2222-4333-8444-555555555555")
                     .env("AZURE_CLIENT_ID", "11111111-2222-4333-8444-555555555555")
                     .env("AZURE_FEDERATED_TOKEN_FILE", &file)
+                    .env("AZURE_CLIENT_SECRET", "secret")
                     .env_remove("STOREFENCE_CA_FILE")
                     .arg("run");
                 if part == "gateway" {

@@ -5,6 +5,7 @@ use k8s_openapi::{
     api::{
         apps::v1::Deployment,
         autoscaling::v2::HorizontalPodAutoscaler,
+        batch::v1::Job,
         core::v1::{ConfigMap, Pod, PodSpec, Service, ServiceAccount},
         networking::v1::{Ingress, NetworkPolicy},
         policy::v1::PodDisruptionBudget,
@@ -20,7 +21,7 @@ use crate::{
     render::{available, helm_binary, helm_template, lint, objects, parse, read, values},
 };
 
-pub const SETS: [&str; 3] = ["minimal", "production", "route"];
+pub const SETS: [&str; 4] = ["minimal", "production", "route", "devstack"];
 
 /// Kinds that the Kubernetes API itself does not have.
 const FOREIGN: [&str; 4] = ["ServiceMonitor", "PodMonitor", "PrometheusRule", "HTTPRoute"];
@@ -73,6 +74,7 @@ fn every_object_is_of_its_kubernetes_type() {
         for object in objects(&values(set)) {
             match kind(&object) {
                 "Deployment" => check::<Deployment>(&object),
+                "Job" => check::<Job>(&object),
                 "HorizontalPodAutoscaler" => check::<HorizontalPodAutoscaler>(&object),
                 "ConfigMap" => check::<ConfigMap>(&object),
                 "Pod" => check::<Pod>(&object),
@@ -95,6 +97,7 @@ fn every_object_is_of_its_kubernetes_type() {
 pub fn pods(objects: &[Value]) -> Vec<(String, PodSpec)> {
     let spec = |value: &Value| serde_json::from_value(value.clone()).unwrap();
     of_kind(objects, "Deployment")
+        .chain(of_kind(objects, "Job"))
         .map(|object| (name(object).to_owned(), spec(&object["spec"]["template"]["spec"])))
         .chain(of_kind(objects, "Pod").map(|object| (name(object).to_owned(), spec(&object["spec"]))))
         .collect()
@@ -108,7 +111,8 @@ fn pods_are_restricted() {
     }
     for set in SETS {
         let pods = pods(&objects(&values(set)));
-        assert_eq!(pods.len(), 3, "operator, gateway, test");
+        // The stand-ins, their database and the sample data beside operator, gateway and test.
+        assert_eq!(pods.len(), if set == "devstack" { 6 } else { 3 }, "{set}");
         for (name, pod) in pods {
             let security = pod.security_context.clone().unwrap_or_default();
             assert_eq!(security.run_as_non_root, Some(true), "{name}");
@@ -158,12 +162,17 @@ fn deployments_are_probed_and_mount_what_they_have() {
             }
             assert_eq!(volumes.len(), mounts.len(), "{set}: {name}: each volume is mounted once");
             let ports: Vec<_> = container.ports.iter().flatten().filter_map(|port| port.name.as_deref()).collect();
-            if name.ends_with("-test") {
+            if name.ends_with("-test") || name.ends_with("-seed") {
                 continue;
             }
             for probe in [&container.startup_probe, &container.liveness_probe, &container.readiness_probe] {
-                let get = probe.as_ref().and_then(|probe| probe.http_get.clone()).unwrap();
-                let port = serde_json::to_value(get.port).unwrap();
+                let probe = probe.as_ref().unwrap_or_else(|| panic!("{name}: a probe is missing"));
+                let get = probe.http_get.as_ref().map(|get| &get.port);
+                let Some(port) = get.or(probe.tcp_socket.as_ref().map(|socket| &socket.port)) else {
+                    assert!(name.contains("-devstack") && probe.exec.is_some(), "{name}");
+                    continue;
+                };
+                let port = serde_json::to_value(port).unwrap();
                 assert!(ports.contains(&port.as_str().unwrap()), "{name}");
             }
         }
@@ -184,6 +193,7 @@ fn selectors_and_references_lead_to_their_objects() {
         let objects = objects(&values(set));
         let selected = |selector: &Value| -> Vec<&str> {
             of_kind(&objects, "Deployment")
+                .chain(of_kind(&objects, "Job"))
                 .filter(|deployment| matches(selector, &deployment["spec"]["template"]["metadata"]["labels"]))
                 .map(name)
                 .collect()
@@ -198,12 +208,17 @@ fn selectors_and_references_lead_to_their_objects() {
             match kind(object) {
                 "Deployment" => {
                     assert_eq!(selected(&spec["selector"]["matchLabels"]), [name(object)], "{what}");
-                    for constraint in spec["template"]["spec"]["topologySpreadConstraints"].as_array().unwrap() {
+                    let constraints = spec["template"]["spec"]["topologySpreadConstraints"].as_array();
+                    for constraint in constraints.into_iter().flatten() {
                         let selector = &constraint["labelSelector"]["matchLabels"];
                         assert_eq!(selected(selector), [name(object)], "{what}");
                     }
+                    assert_eq!(constraints.is_none(), name(object).contains("-devstack"), "{what}: one replica each");
                     let account = spec["template"]["spec"]["serviceAccountName"].as_str().unwrap();
-                    assert!(has("ServiceAccount", account) || account == "existing", "{what}");
+                    assert!(
+                        has("ServiceAccount", account) || ["existing", "default"].contains(&account),
+                        "{what}: {account}"
+                    );
                 }
                 "Service" => {
                     let [deployment] = selected(&spec["selector"])[..] else { panic!("{what}") };

@@ -41,9 +41,13 @@ pub fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// One of `tests/chart/values`.
+/// One of `tests/chart/values`, or the chart's own values for development.
 pub fn values(name: &str) -> Value {
-    serde_saphyr::from_str(&read(&format!("tests/chart/values/{name}.yaml"))).unwrap()
+    let file = match name {
+        "devstack" => "charts/storefence/values-devstack.yaml".to_owned(),
+        name => format!("tests/chart/values/{name}.yaml"),
+    };
+    serde_saphyr::from_str(&read(&file)).unwrap()
 }
 
 /// What renders here, or why nothing does.

@@ -68,6 +68,17 @@ fn wrong_values_are_refused_in_words() {
         ("gateway.httpRoute.enabled", json!(true), "gateway.httpRoute.parentRefs is empty"),
         ("networkPolicy.egress.internet", json!({}), "internet"),
         ("tests.tokenSecret", json!({"name": "token"}), "tokenSecret"),
+        ("profile", json!("staging"), "profile"),
+        ("devstack.enabled", json!(true), "devstack.enabled is for development"),
+        ("devstack.seed", json!(["fabrikam"]), "seed"),
+        ("gateway.auditFile", json!("audit.jsonl"), "auditFile"),
+        ("gateway.clientTimeoutSeconds", json!(0), "clientTimeoutSeconds"),
+        ("config.databases", json!([database(json!({"adminUrlFile": "/a", "hardening": "extreme"}))]), "hardening"),
+        (
+            "config.databases",
+            json!([database(json!({"adminUrlFile": "/a", "protectedTables": [{"table": "crm.segments"}]}))]),
+            "protectedTables",
+        ),
     ];
     let sets: Vec<Value> = cases.iter().map(|(path, value, _)| with("minimal", path, value.clone())).collect();
     for ((path, value, words), answer) in cases.iter().zip(render(&sets)) {
@@ -111,6 +122,12 @@ fn every_value_is_used() {
             "gateway.service.nodePort" => json!(30999),
             "monitoring.interval" => json!("7s"),
             "tests.tokenSecret" => json!({"name": "other", "key": "other"}),
+            "devstack.image.digest" => json!(format!("sha256:{}", "0".repeat(64))),
+            "devstack.seed" => json!(["zava"]),
+            "devstack.service.type" => json!("ClusterIP"),
+            "devstack.service.nodePort" => json!(30999),
+            "devstack.resources" | "devstack.postgres.resources" => json!({"requests": {"memory": "1Gi"}}),
+            "gateway.tenantsDirectory" | "gateway.auditFile" => json!("/other"),
             path if path.ends_with(".to") || path.ends_with("From") && path.starts_with("networkPolicy") => peer,
             path if path.ends_with("tolerations") => json!([{"key": "other"}]),
             path if path.ends_with("extraEgress") => json!([{"to": peer}]),
@@ -140,18 +157,28 @@ fn every_value_is_used() {
     };
     let present = merge(&defaults(), &production);
     let mut names = Vec::new();
-    let mut sets = vec![production, fixed];
+    let mut sets = vec![production, fixed, values("devstack")];
     for value in documented() {
         let name = value.path.join(".");
+        if name == "profile" {
+            // It changes nothing but what is refused: above.
+            continue;
+        }
         let now = present.pointer(&format!("/{}", value.path.join("/"))).unwrap();
         let changed = sample(&name).unwrap_or_else(|| guess(now));
-        // The number of replicas is the autoscaler's, where there is one.
-        let base = usize::from(name == "gateway.replicas");
+        let base = match name.as_str() {
+            // The number of replicas is the autoscaler's, where there is one.
+            "gateway.replicas" => 1,
+            name if name.starts_with("devstack.") => 2,
+            _ => 0,
+        };
+        let changed = if name == "devstack.enabled" { json!(false) } else { changed };
+        let changed = if name == "devstack.embeddings" { json!(false) } else { changed };
         sets.push(merge(&sets[base], &at(&value.path, changed)));
         names.push((name, base));
     }
     let mut rendered = render(&sets).into_iter();
-    let unchanged = [rendered.next().unwrap(), rendered.next().unwrap()];
+    let unchanged = [rendered.next().unwrap(), rendered.next().unwrap(), rendered.next().unwrap()];
     let unused: Vec<String> = names
         .into_iter()
         .zip(rendered)
@@ -209,6 +236,17 @@ fn the_values_of_the_azure_deployment_fit() {
     for account in of_kind(&objects, "ServiceAccount") {
         assert!(account["metadata"]["annotations"]["azure.workload.identity/client-id"].is_string(), "{account}");
     }
+}
+
+/// What `cargo xtask kind up --no-model` sets: nobody embeds, nobody is asked to.
+#[test]
+fn the_stand_ins_without_a_model() {
+    if !available() {
+        return;
+    }
+    let without = json!({"devstack": {"embeddings": false}, "config": {"embeddings": null}});
+    let text = Value::from(objects(&merge(&values("devstack"), &without))).to_string();
+    assert!(!text.contains("embeddings-port") && !text.contains("text-embedding"), "{text}");
 }
 
 /// A name of the release that is as long as Helm lets it be leaves names that Kubernetes takes.
