@@ -400,6 +400,38 @@ async fn registrations_that_are_refused() {
 }
 
 #[tokio::test]
+async fn signing_in_by_plain_http_is_the_same_and_nothing_else_is_there() {
+    let authority = Authority::new().unwrap();
+    let options = EntraOptions { plain_sign_in: true, ..EntraOptions::default() };
+    let entra = Entra::start(&authority, options).await.unwrap();
+    entra.add_resource(GATEWAY);
+    let http = Client::builder().no_proxy().redirect(Policy::none()).build().unwrap();
+    let plain = entra.sign_in_url().unwrap();
+    let document = format!("{plain}/.well-known/oauth-authorization-server/organizations/v2.0");
+    let document: Value = http.get(document).send().await.unwrap().json().await.unwrap();
+    let issuer = format!("{plain}/organizations/v2.0");
+    assert_eq!(document["issuer"], issuer);
+    for endpoint in ["authorization_endpoint", "token_endpoint", "registration_endpoint"] {
+        assert!(document[endpoint].as_str().unwrap().starts_with(&plain), "{endpoint}");
+    }
+    let s = SignIn { entra, http, base: format!("{plain}/organizations/oauth2/v2.0") };
+    let page = s.ask(&[]).await.text().await.unwrap();
+    let answer = s.press(&page, "principal", "seattle-manager").await;
+    assert_eq!(answer["iss"], issuer);
+    let (status, tokens) = s.redeem(&answer["code"], &[]).await;
+    assert_eq!(status, StatusCode::OK, "{tokens}");
+    let claims = s.entra.verifier().verify(tokens["access_token"].as_str().unwrap(), AUDIENCE).unwrap();
+    assert_eq!(claims["iss"], format!("{}/{ZAVA_TENANT_ID}/v2.0", s.entra.url()), "the token is the authority's");
+    let asked = s.http.post(format!("{plain}/_standin/token")).json(&json!({})).send().await.unwrap();
+    assert_eq!(asked.status(), StatusCode::NOT_FOUND);
+    let keys = s.http.get(format!("{plain}/{ZAVA_TENANT_ID}/discovery/v2.0/keys")).send().await.unwrap();
+    assert_eq!(keys.status(), StatusCode::NOT_FOUND);
+    // A site that points its own name at this machine.
+    let rebound = s.http.get(format!("{}/authorize", s.base)).header(header::HOST, "rebound.example.com");
+    assert_eq!(rebound.send().await.unwrap().status(), StatusCode::MISDIRECTED_REQUEST);
+}
+
+#[tokio::test]
 async fn scripts_of_other_sites_reach_what_clients_need_and_nothing_else() {
     let s = SignIn::new().await;
     let base = s.entra.url();

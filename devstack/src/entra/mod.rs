@@ -66,6 +66,8 @@ pub struct EntraOptions {
     pub sts_url: Option<String>,
     /// Further DNS names for the server's certificate.
     pub names: Vec<String>,
+    /// Whether people may also sign in by plain HTTP on a free loopback port, where no certificate can be in the way.
+    pub plain_sign_in: bool,
 }
 
 /// Which documents a fault concerns.
@@ -99,6 +101,7 @@ pub enum Fault {
 /// A running authority. Dropping it ends the server.
 pub struct Entra {
     server: ServerHandle,
+    plain: Option<ServerHandle>,
     shared: Arc<Shared>,
 }
 
@@ -107,7 +110,7 @@ impl Entra {
     ///
     /// The sample tenants are known from the start.
     pub async fn start(authority: &Authority, options: EntraOptions) -> Result<Self, Error> {
-        let EntraOptions { bind, public_url, sts_url, names } = options;
+        let EntraOptions { bind, public_url, sts_url, names, plain_sign_in } = options;
         let listener = match bind {
             Some(Bind::Listener(listener)) => listener,
             Some(Bind::Address(address)) => std::net::TcpListener::bind(address)?,
@@ -130,12 +133,24 @@ impl Entra {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let tls = authority.server_config(&names)?;
         let server = http::serve(listener, Some(tls), routes::router(Arc::clone(&shared))).await?;
-        Ok(Self { server, shared })
+        let plain = if plain_sign_in {
+            let listener = http::bind_loopback()?;
+            let base = format!("http://{}", listener.local_addr()?);
+            Some(http::serve(listener, None, sign_in::plain(Arc::clone(&shared), &base)).await?)
+        } else {
+            None
+        };
+        Ok(Self { server, plain, shared })
     }
 
     /// The base URL: what products call the authority host, without a trailing slash.
     pub fn url(&self) -> &str {
         &self.shared.issuers.authority
+    }
+
+    /// The base URL of signing in by plain HTTP, if that was asked for.
+    pub fn sign_in_url(&self) -> Option<String> {
+        self.plain.as_ref().map(ServerHandle::url)
     }
 
     /// The server, for cutting it off.
@@ -232,6 +247,9 @@ impl Entra {
     /// Ends the server.
     pub async fn shutdown(self) {
         self.server.shutdown().await;
+        if let Some(plain) = self.plain {
+            plain.shutdown().await;
+        }
     }
 }
 

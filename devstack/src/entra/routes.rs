@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     body::Bytes,
     extract::{Path, Query, State},
     http::{HeaderMap, StatusCode, header},
@@ -18,7 +18,8 @@ use uuid::Uuid;
 use super::{
     Endpoint, Fault, Shared, TokenRequest, TokenVersion,
     clients::{self, Refusal, refuse},
-    principals, sign_in,
+    principals,
+    sign_in::{self, Door},
 };
 
 /// Names that stand for every tenant. Their documents speak of `{tenantid}`.
@@ -38,6 +39,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .merge(open)
         .merge(sign_in::pages())
+        .layer(Extension(Door(shared.issuers.authority.as_str().into())))
         .route("/common/discovery/instance", get(instance))
         .route("/_standin/token", post(standin_token))
         .with_state(shared)
@@ -116,16 +118,20 @@ fn merge(document: &mut Value, more: Value) {
 }
 
 /// RFC 8414 metadata. Its issuer is the one that the path names, also where that stands for every tenant: clients compare.
-async fn authorization_server(State(shared): State<Arc<Shared>>, Path(tid): Path<String>) -> Response {
+pub(super) async fn authorization_server(
+    State(shared): State<Arc<Shared>>,
+    Extension(door): Extension<Door>,
+    Path(tid): Path<String>,
+) -> Response {
     if let Err(response) = begin(&shared, Endpoint::Configuration, &tid).await {
         return response;
     }
-    let base = &shared.issuers.authority;
+    let base = &door.0;
     let mut document = json!({
-        "issuer": shared.issuers.issuer(&tid, TokenVersion::V2),
+        "issuer": door.issuer(&tid),
         "token_endpoint": format!("{base}/{tid}/oauth2/v2.0/token"),
         "authorization_endpoint": format!("{base}/{tid}/oauth2/v2.0/authorize"),
-        "jwks_uri": format!("{base}/{tid}/discovery/v2.0/keys"),
+        "jwks_uri": format!("{}/{tid}/discovery/v2.0/keys", shared.issuers.authority),
         "response_modes_supported": ["query"],
         "response_types_supported": ["code"],
         "scopes_supported": ["openid", "profile", "email", "offline_access"],
@@ -184,7 +190,7 @@ async fn instance(State(shared): State<Arc<Shared>>, Query(query): Query<HashMap
     .into_response()
 }
 
-async fn token(
+pub(super) async fn token(
     State(shared): State<Arc<Shared>>,
     Path(tid): Path<String>,
     headers: HeaderMap,

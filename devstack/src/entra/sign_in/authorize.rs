@@ -3,15 +3,16 @@
 use std::{collections::HashMap, sync::Arc};
 
 use axum::{
+    Extension,
     body::Bytes,
     extract::{Path, RawQuery, State},
     http::{HeaderValue, StatusCode, header},
     response::{Html, IntoResponse, Response},
 };
 
-use super::{AuthorizationRequest, Code, SignIn, page, redirect::RedirectUri, scope::Scope};
+use super::{AuthorizationRequest, Code, Door, SignIn, page, redirect::RedirectUri, scope::Scope};
 use crate::entra::{
-    Endpoint, Shared, TokenVersion,
+    Endpoint, Shared,
     clients::{Refusal, refuse},
     principals::{self, Principal},
     routes::{MULTI_TENANT, begin},
@@ -25,6 +26,7 @@ enum Refused {
 
 pub(super) async fn ask(
     State(shared): State<Arc<Shared>>,
+    Extension(door): Extension<Door>,
     Path(tid): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Response {
@@ -41,12 +43,17 @@ pub(super) async fn ask(
             html(StatusCode::OK, page::sign_in(&shown.0, &shown.1, &people, &handle))
         }
         Err(Refused::Page(refusal)) => refused_page(&refusal),
-        Err(Refused::Client { to, state, refusal }) => answer(&shared, &tid, &to, state.as_deref(), Err(&refusal)),
+        Err(Refused::Client { to, state, refusal }) => answer(&door, &tid, &to, state.as_deref(), Err(&refusal)),
     }
 }
 
 /// The form of the sign-in page. Its name for the request is good once, and no other site can read it.
-pub(super) async fn decide(State(shared): State<Arc<Shared>>, Path(tid): Path<String>, body: Bytes) -> Response {
+pub(super) async fn decide(
+    State(shared): State<Arc<Shared>>,
+    Extension(door): Extension<Door>,
+    Path(tid): Path<String>,
+    body: Bytes,
+) -> Response {
     if let Err(response) = begin(&shared, Endpoint::Authorize, &tid).await {
         return response;
     }
@@ -62,10 +69,10 @@ pub(super) async fn decide(State(shared): State<Arc<Shared>>, Path(tid): Path<St
     let person = people(&tid).into_iter().find(|person| person.name == field("principal"));
     let Some(principal) = person else {
         let refusal = refuse(65_004, "access_denied", 403, "User declined to consent to access the app.");
-        return answer(&shared, &tid, &to, state.as_deref(), Err(&refusal));
+        return answer(&door, &tid, &to, state.as_deref(), Err(&refusal));
     };
     let code = shared.lock().sign_in.codes.insert(Code { request, principal, family: None });
-    answer(&shared, &tid, &to, state.as_deref(), Ok(&code))
+    answer(&door, &tid, &to, state.as_deref(), Ok(&code))
 }
 
 /// Who can sign in at a tenant's endpoint.
@@ -75,7 +82,7 @@ fn people(tid: &str) -> Vec<&'static Principal> {
 }
 
 /// Sends the browser back to the client with a code or an error, and with the issuer (RFC 9207).
-fn answer(shared: &Shared, tid: &str, to: &RedirectUri, state: Option<&str>, code: Result<&str, &Refusal>) -> Response {
+fn answer(door: &Door, tid: &str, to: &RedirectUri, state: Option<&str>, code: Result<&str, &Refusal>) -> Response {
     let description;
     let mut pairs = match code {
         Ok(code) => vec![("code", code)],
@@ -85,7 +92,7 @@ fn answer(shared: &Shared, tid: &str, to: &RedirectUri, state: Option<&str>, cod
         }
     };
     pairs.extend(state.map(|state| ("state", state)));
-    let issuer = shared.issuers.issuer(tid, TokenVersion::V2);
+    let issuer = door.issuer(tid);
     pairs.push(("iss", &issuer));
     match HeaderValue::from_str(&to.with(&pairs)) {
         Ok(location) => {

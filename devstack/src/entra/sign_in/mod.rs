@@ -10,6 +10,7 @@
 
 mod authorize;
 mod cors;
+mod door;
 mod expiring;
 mod page;
 mod redeem;
@@ -22,6 +23,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use axum::{Router, routing::get};
 
 pub(super) use cors::open_to_browsers;
+pub(super) use door::{Door, plain};
 pub(super) use redeem::grant;
 pub(super) use registration::register;
 
