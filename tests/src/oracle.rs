@@ -62,21 +62,30 @@ impl Oracle {
         client
             .batch_execute(&format!(
                 "CREATE FUNCTION fence.visible_stores() RETURNS uuid[] LANGUAGE sql STABLE AS $$ SELECT {stores} $$;
-                 CREATE FUNCTION fence.oracle(query text) RETURNS TABLE (line text) LANGUAGE plpgsql STABLE SECURITY DEFINER
+                 CREATE FUNCTION fence.oracle(query text, named boolean) RETURNS TABLE (line text) LANGUAGE plpgsql STABLE SECURITY DEFINER
                  SET search_path = pg_catalog, retail, public, pg_temp AS $$
                  DECLARE r record; BEGIN
                      PERFORM set_config('fence.context', 'of the oracle', true);
                      FOR r IN EXECUTE query LOOP
-                         line := (SELECT json_agg(value) FROM json_each(row_to_json(r)));
+                         line := row_to_json(r)::text;
+                         IF NOT named THEN line := (SELECT json_agg(value) FROM json_each(line::json)); END IF;
                          RETURN NEXT;
                      END LOOP; END $$;
                  REVOKE ALL ON DATABASE {name} FROM PUBLIC;
                  GRANT USAGE ON SCHEMA retail, fence TO fence_reader; GRANT CREATE ON SCHEMA fence TO fence_reader;
                  GRANT SELECT ON ALL TABLES IN SCHEMA retail TO fence_reader;
-                 ALTER FUNCTION fence.oracle(text) OWNER TO fence_reader; REVOKE CREATE ON SCHEMA fence FROM fence_reader"
+                 ALTER FUNCTION fence.oracle(text, boolean) OWNER TO fence_reader; REVOKE CREATE ON SCHEMA fence FROM fence_reader"
             ))
             .await?;
         Ok(Self { client })
+    }
+
+    /// The rows of a statement, each as the JSON text that the fence gives.
+    ///
+    /// # Errors
+    /// PostgreSQL's words on the statement.
+    pub async fn lines(&self, query: &str) -> Result<Vec<String>, tokio_postgres::Error> {
+        Ok(self.run(query, true).await?.into_iter().flatten().collect())
     }
 
     /// The rows of a statement, or the SQLSTATE that it fails with.
@@ -84,18 +93,19 @@ impl Oracle {
     /// # Errors
     /// The oracle itself does not work.
     pub async fn answer(&self, query: &str) -> Result<Result<Vec<Vec<Value>>, String>> {
-        self.client.batch_execute("BEGIN READ ONLY").await?;
-        let answer = self.client.query("SELECT line FROM fence.oracle($1)", &[&query]).await;
-        self.client.batch_execute("ROLLBACK").await?;
-        match answer {
-            Ok(rows) => {
-                let parsed: serde_json::Result<Vec<_>> = rows
-                    .iter()
-                    .map(|row| row.get::<_, Option<&str>>(0).map_or(Ok(Vec::new()), serde_json::from_str))
-                    .collect();
-                Ok(Ok(parsed?))
+        match self.run(query, false).await {
+            Ok(lines) => {
+                let parsed = lines.iter().map(|line| line.as_deref().map_or(Ok(Vec::new()), serde_json::from_str));
+                Ok(Ok(parsed.collect::<serde_json::Result<_>>()?))
             }
             Err(error) => Ok(Err(error.code().context("the oracle is gone")?.code().to_owned())),
         }
+    }
+
+    async fn run(&self, query: &str, named: bool) -> Result<Vec<Option<String>>, tokio_postgres::Error> {
+        self.client.batch_execute("BEGIN READ ONLY").await?;
+        let answer = self.client.query("SELECT line FROM fence.oracle($1, $2)", &[&query, &named]).await;
+        self.client.batch_execute("ROLLBACK").await?;
+        Ok(answer?.iter().map(|row| row.get(0)).collect())
     }
 }

@@ -14,6 +14,7 @@ use super::credentials::Loaded;
 use crate::metrics::Metrics;
 
 const RUN: &str = "SELECT line FROM fence.run_query($1, $2, $3, $4)";
+const REPORT: &str = "SELECT line FROM fence.run_report($1, $2, $3, $4)";
 const SEARCH: &str = "SELECT line FROM fence.search_products($1, $2, $3, $4, $5, $6)";
 const TICKET: &str = "SELECT ticket, pid, epoch FROM fence.ticket()";
 /// Describing a statement has to look names up as the runner does, which knows where pgvector is.
@@ -31,6 +32,7 @@ pub struct Connection {
     cancel: CancelToken,
     tls: Option<MakeRustlsConnect>,
     run: Statement,
+    report: Option<Statement>,
     search: Option<Statement>,
     next_ticket: Statement,
     ticket: Ticket,
@@ -100,7 +102,20 @@ impl Connection {
         let ticket = read_ticket(&client.query_one(&next_ticket, &[]).await?)?;
         let (cancel, ticket_at) = (client.cancel_token(), Instant::now());
         metrics.connection_events.with_label_values(&["opened"]).inc();
-        Ok(Self { client, driver, cancel, tls, run, search: None, next_ticket, ticket, ticket_at, loaded, metrics })
+        Ok(Self {
+            client,
+            driver,
+            cancel,
+            tls,
+            run,
+            report: None,
+            search: None,
+            next_ticket,
+            ticket,
+            ticket_at,
+            loaded,
+            metrics,
+        })
     }
 
     /// The protocol's client.
@@ -113,6 +128,18 @@ impl Connection {
     #[must_use]
     pub const fn run(&self) -> &Statement {
         &self.run
+    }
+
+    /// `fence.run_report`, prepared when first asked for.
+    ///
+    /// # Errors
+    /// The connection broke, or the database is older than this version.
+    pub async fn report(&mut self) -> Result<Statement, tokio_postgres::Error> {
+        if let Some(report) = &self.report {
+            return Ok(report.clone());
+        }
+        let report = self.client.prepare(REPORT).await?;
+        Ok(self.report.insert(report).clone())
     }
 
     /// `fence.search_products`, prepared: when first asked for, since most connections never search.

@@ -1,7 +1,7 @@
 //! One flight: four steps sent together, so that a call takes one round trip.
 //!
-//! `BEGIN READ ONLY` · `fence.run_query` or `fence.search_products` · `ROLLBACK` · `fence.ticket()`. The rollback undoes settings that the
-//! statement made; the ticket ends the life of the context and releases advisory locks.
+//! `BEGIN READ ONLY` · `fence.run_query` or another entry point · `ROLLBACK` · `fence.ticket()`. The rollback undoes
+//! settings that the statement made; the ticket ends the life of the context and releases advisory locks.
 
 use std::time::Duration;
 
@@ -86,6 +86,8 @@ pub struct Search {
 pub enum Call<'a> {
     /// A SELECT, by `fence.run_query`.
     Select(&'a str),
+    /// A SELECT that gathers many rows into few, by `fence.run_report`.
+    Report(&'a str),
     /// By `fence.search_products`.
     Search(&'a Search),
 }
@@ -101,7 +103,7 @@ pub async fn fly(
 ) -> Flight {
     let client = connection.client();
     let sql = match call {
-        Call::Select(sql) => sql,
+        Call::Select(sql) | Call::Report(sql) => sql,
         Call::Search(_) => "",
     };
     let millis = bounds.timeout.as_millis();
@@ -156,7 +158,7 @@ async fn rows(
     let max_rows = i32::try_from(bounds.max_rows).unwrap_or(i32::MAX);
     let max_bytes = i32::try_from(bounds.max_bytes).unwrap_or(i32::MAX);
     let parameters: Vec<&(dyn ToSql + Sync)> = match &call {
-        Call::Select(sql) => vec![&context, sql, &max_rows, &max_bytes],
+        Call::Select(sql) | Call::Report(sql) => vec![&context, sql, &max_rows, &max_bytes],
         Call::Search(Search { vector, model, words, min_similarity }) => {
             vec![&context, vector, model, words, min_similarity, &max_rows]
         }

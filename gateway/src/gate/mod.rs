@@ -104,6 +104,21 @@ fn check_token(text: &str, tokens: &[Token], i: usize, token: Token) -> Result<(
     }
 }
 
+/// Whether the statement gathers rows: it groups, drops duplicates, or calls an aggregate. A hint for how to run it; wrong
+/// for a column or a function of such a name, which does no harm.
+#[must_use]
+pub fn gathers(text: &str) -> bool {
+    let Ok(tokens) = tokens(text) else { return false };
+    tokens.iter().enumerate().any(|(i, token)| {
+        let called = || tokens.get(i + 1).is_some_and(|next| next.kind == Kind::Punctuation(b'('));
+        match (token.kind, name(text, token).as_ref()) {
+            (Kind::Word, "group" | "distinct") => true,
+            (Kind::Word | Kind::Quoted, name) => names::is_aggregate(name) && called(),
+            _ => false,
+        }
+    })
+}
+
 /// Number of arguments in the parentheses that follow; 0 where none do.
 fn arguments(tokens: &[Token]) -> usize {
     let mut depth = 0_usize;
@@ -141,7 +156,7 @@ fn refuse(text: &str, at: usize, reason: &'static str, message: String) -> Refus
 
 #[cfg(test)]
 mod tests {
-    use super::check;
+    use super::{check, gathers};
 
     #[test]
     fn trailing_semicolons_and_comments_go() {
@@ -173,6 +188,27 @@ mod tests {
             let refusal = check(text).expect_err(text);
             assert_eq!((refusal.reason, refusal.position), (reason, position), "{text}: {refusal}");
             assert!(refusal.message.contains(word), "{text}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn gathering_is_seen_in_the_words() {
+        for text in [
+            "SELECT Count(*) FROM orders",
+            "SELECT store_id FROM orders GROUP  BY 1",
+            "WITH x AS (SELECT DISTINCT store_id FROM orders) TABLE x",
+            "SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY total) FROM x",
+            "SELECT regr_slope(a, b) FROM x",
+        ] {
+            assert!(gathers(text), "{text}");
+        }
+        for text in [
+            "SELECT * FROM orders WHERE order_id = 'group by'",
+            "SELECT count FROM x -- sum(1)",
+            "SELECT \"group\" FROM x",
+            "SELECT 1 /*",
+        ] {
+            assert!(!gathers(text), "{text}");
         }
     }
 

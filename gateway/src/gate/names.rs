@@ -26,6 +26,37 @@ impl Why {
 /// `pg_…` names are the server's own; these few are harmless and useful to an analyst.
 const PG_ALLOWED: [&str; 3] = ["pg_typeof", "pg_size_pretty", "pg_column_size"];
 
+/// PostgreSQL's aggregates by name or, for the families, by the beginning of it.
+const AGGREGATES: [&str; 20] = [
+    "count",
+    "sum",
+    "avg",
+    "min",
+    "max",
+    "array_agg",
+    "string_agg",
+    "json_agg",
+    "jsonb_agg",
+    "json_object_agg",
+    "jsonb_object_agg",
+    "bool_and",
+    "bool_or",
+    "every",
+    "mode",
+    "corr",
+    "variance",
+    "bit_and",
+    "bit_or",
+    "any_value",
+];
+const AGGREGATE_FAMILIES: [&str; 6] = ["stddev", "var_", "covar_", "regr_", "percentile_", "range_agg"];
+
+/// Whether a function of this name aggregates.
+#[must_use]
+pub fn is_aggregate(name: &str) -> bool {
+    AGGREGATES.contains(&name) || AGGREGATE_FAMILIES.iter().any(|family| name.starts_with(family))
+}
+
 const CATALOG: [&str; 23] = [
     "information_schema",
     "regclass",

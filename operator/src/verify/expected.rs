@@ -67,7 +67,7 @@ pub struct ExpectedFunction {
 }
 
 /// All functions of schema `fence`.
-pub const FUNCTIONS: [ExpectedFunction; 6] = [
+pub const FUNCTIONS: [ExpectedFunction; 7] = [
     ExpectedFunction {
         name: "visible_stores",
         arguments: "",
@@ -110,6 +110,16 @@ pub const FUNCTIONS: [ExpectedFunction; 6] = [
     },
     ExpectedFunction {
         name: "run_query",
+        arguments: "context text, query text, max_rows integer, max_bytes integer",
+        owner: "fence_reader",
+        volatility: "s",
+        parallel: "u",
+        grantee: "fence_login",
+        owner_executes: false,
+        search_path: "pg_catalog, retail{vector}, pg_temp",
+    },
+    ExpectedFunction {
+        name: "run_report",
         arguments: "context text, query text, max_rows integer, max_bytes integer",
         owner: "fence_reader",
         volatility: "s",

@@ -16,6 +16,8 @@ pub struct Session {
     pub ticket: Ticket,
     /// When a running statement is cancelled from outside.
     pub deadline: Duration,
+    /// The entry point of the fence that runs statements.
+    pub entry: &'static str,
     url: String,
 }
 
@@ -38,13 +40,13 @@ impl Session {
     pub async fn open_url(url: String) -> Self {
         let client = connect(&url).await.unwrap();
         let ticket = ticket(&client).await;
-        Self { client, ticket, deadline: Duration::from_secs(20), url }
+        Self { client, ticket, deadline: Duration::from_secs(20), entry: "run_query", url }
     }
 
     /// A connection in doubt is closed, not used again.
     pub async fn reopen_if_closed(&mut self) {
         if self.client.is_closed() {
-            *self = Self { deadline: self.deadline, ..Self::open_url(self.url.clone()).await };
+            *self = Self { deadline: self.deadline, entry: self.entry, ..Self::open_url(self.url.clone()).await };
         }
     }
 
@@ -65,7 +67,8 @@ impl Session {
         let cancel = self.client.cancel_token();
         let answer = {
             let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] = [&context, &query, &max_rows, &max_bytes];
-            let query = self.client.query("SELECT line FROM fence.run_query($1, $2, $3, $4)", &parameters);
+            let call = format!("SELECT line FROM fence.{}($1, $2, $3, $4)", self.entry);
+            let query = self.client.query(&call, &parameters);
             tokio::pin!(query);
             tokio::select! {
                 answer = &mut query => answer,
