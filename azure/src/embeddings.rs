@@ -10,6 +10,7 @@ use std::{
 };
 
 use azure_core::credentials::TokenCredential;
+use jiff::{Timestamp, fmt::rfc2822::DateTimeParser};
 use reqwest::{Client, StatusCode, header::HeaderMap};
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -359,11 +360,20 @@ fn refused(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> EmbeddingsEr
     }
 }
 
-/// `retry-after-ms` as Azure OpenAI sends it, or `Retry-After` in seconds (RFC 9110, section 10.2.3). The form with a date
-/// would need a clock that agrees with the service's, and none of the services sends it.
+/// `retry-after-ms` as Azure OpenAI sends it, or `Retry-After` in seconds or as a date (RFC 9110, section 10.2.3). A date
+/// is compared with the answer's own `Date`: the clocks of the service and ours need not agree. One that is past means now.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<u64>().ok();
-    number("retry-after-ms").map(Duration::from_millis).or_else(|| number("retry-after").map(Duration::from_secs))
+    let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
+    let number = |name: &str| text(name)?.parse::<u64>().ok();
+    let date = |name: &str| DateTimeParser::new().parse_timestamp(text(name)?).ok();
+    let until = || {
+        let (then, now) = (date("retry-after")?, date("date").unwrap_or_else(Timestamp::now));
+        Some(Duration::try_from(then.duration_since(now)).unwrap_or(Duration::ZERO))
+    };
+    number("retry-after-ms")
+        .map(Duration::from_millis)
+        .or_else(|| number("retry-after").map(Duration::from_secs))
+        .or_else(until)
 }
 
 /// The innermost cause says what happened; reqwest's own text only that something did.
@@ -445,6 +455,17 @@ mod tests {
         headers.insert("retry-after", HeaderValue::from_static("7"));
         let seven = Some(Duration::from_secs(7));
         assert_eq!(refused(StatusCode::TOO_MANY_REQUESTS, &headers, b"").retry(), Some(seven));
+        let dated = |date: Option<&'static str>, after: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.extend(date.map(|date| (reqwest::header::DATE, HeaderValue::from_static(date))));
+            headers.insert("retry-after", HeaderValue::from_static(after));
+            refused(StatusCode::TOO_MANY_REQUESTS, &headers, b"").retry().unwrap()
+        };
+        let (now, later) = ("Sun, 06 Nov 1994 08:49:37 GMT", "Sun, 06 Nov 1994 08:50:00 GMT");
+        assert_eq!(dated(Some(now), later), Some(Duration::from_secs(23)));
+        assert_eq!(dated(Some(later), now), Some(Duration::ZERO));
+        assert_eq!(dated(None, later), Some(Duration::ZERO), "by our own clock");
+        assert_eq!(dated(Some(now), "soon"), None);
         headers.insert("retry-after-ms", HeaderValue::from_static("250"));
         let soon = Some(Duration::from_millis(250));
         assert_eq!(refused(StatusCode::SERVICE_UNAVAILABLE, &headers, b"").retry(), Some(soon));

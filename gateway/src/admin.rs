@@ -7,13 +7,19 @@ use std::sync::{
 
 use axum::{
     Router,
-    extract::State,
+    extract::{RawQuery, State},
     response::{IntoResponse, Response},
     routing::get,
 };
 use http::{StatusCode, header};
 
-use crate::{identity::jwks::KeyStore, metrics::Metrics, tenants::watch::Tenants};
+use crate::{
+    doctor::{self, Doctor},
+    identity::jwks::KeyStore,
+    mcp::tools::Services,
+    metrics::Metrics,
+    tenants::watch::Tenants,
+};
 
 /// What health is made of.
 pub struct Admin {
@@ -23,6 +29,10 @@ pub struct Admin {
     pub keys: Arc<KeyStore>,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// What serves calls.
+    pub services: Arc<Services>,
+    /// Looks at what calls need.
+    pub doctor: Doctor,
     /// SIGTERM came.
     pub draining: AtomicBool,
 }
@@ -45,19 +55,35 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
+        .route("/debug/performance", get(performance))
         .with_state(admin)
 }
 
-async fn ready(State(admin): State<Arc<Admin>>) -> Response {
+/// Readiness, and with `?verbose` what the doctor finds. The findings change nothing about readiness: a database that is
+/// away for all replicas would otherwise take all of them out of service, those tenants included whom it does not concern.
+async fn ready(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> Response {
     let waiting = admin.waiting_for();
-    if waiting.is_empty() {
-        return "ok\n".into_response();
+    let (status, mut text) = if waiting.is_empty() {
+        (StatusCode::OK, "ok\n".to_owned())
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", waiting.join(", ")))
+    };
+    let verbose = query.is_some_and(|query| query.split('&').any(|part| matches!(part, "verbose" | "verbose=true")));
+    if verbose {
+        let findings = admin.doctor.recent(&admin.services.questions).await;
+        text.push_str(&doctor::report(&findings).0);
     }
-    (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", waiting.join(", "))).into_response()
+    (status, text).into_response()
+}
+
+async fn performance(State(admin): State<Arc<Admin>>) -> Response {
+    axum::Json(admin.services.performance.json()).into_response()
 }
 
 async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
     admin.metrics.jwks_age.set(admin.keys.oldest().map_or(0.0, |age| age.as_secs_f64()));
+    let kept = admin.services.answers.bytes().await;
+    admin.metrics.answer_cache_bytes.set(i64::try_from(kept).unwrap_or(i64::MAX));
     match admin.metrics.render() {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),

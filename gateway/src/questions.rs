@@ -46,6 +46,22 @@ impl Questions {
         Self { provider, cache, metrics }
     }
 
+    /// Name of the provider's model; empty where there is no provider.
+    #[must_use]
+    pub fn model(&self) -> &str {
+        self.provider.as_ref().map_or("", Embeddings::model)
+    }
+
+    /// Asks the provider for one vector, past everything that is remembered, and tells the model's name.
+    ///
+    /// # Errors
+    /// [`QuestionError`].
+    pub async fn probe(&self) -> Result<&str, QuestionError> {
+        let provider = self.provider.as_ref().ok_or(QuestionError::NotConfigured)?;
+        provider.embed(&["storefence".to_owned()]).await.map_err(Arc::new)?;
+        Ok(provider.model())
+    }
+
     /// The vector of a text. Callers with the same text wait for one answer; failures are not remembered.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ use std::fmt::Write as _;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
+use zeroize::Zeroizing;
 
 use crate::{TenantId, credentials::ContextKey, scope::StoreSet};
 
@@ -29,6 +30,17 @@ pub struct Ticket {
     pub pid: i32,
     /// The server's clock when the ticket was given, in Unix seconds.
     pub epoch: i64,
+}
+
+/// A key for another purpose, which tells nothing about `key`: HMAC-SHA-256 over `purpose:`. The text of a context begins
+/// with `v1|`, so no signature of a context is ever such a key.
+#[must_use]
+#[allow(clippy::missing_panics_doc)] // HMAC takes a key of any length
+pub fn derive(key: &ContextKey, purpose: &str) -> Zeroizing<[u8; 32]> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key.bytes()).expect("HMAC takes a key of any length");
+    mac.update(purpose.as_bytes());
+    mac.update(b":");
+    Zeroizing::new(mac.finalize().into_bytes().into())
 }
 
 /// Signs the context of one call.
@@ -71,6 +83,15 @@ mod tests {
 
     fn signed(stores: &StoreSet) -> String {
         sign(&ContextKey::new([9; 32]), 3, &"zava".parse().unwrap(), TICKET, 1_800_000_030, stores)
+    }
+
+    #[test]
+    fn derived_keys_differ_by_key_and_purpose() {
+        let (one, other) = (ContextKey::new([9; 32]), ContextKey::new([8; 32]));
+        let keys = [derive(&one, "a"), derive(&one, "b"), derive(&one, "a:"), derive(&other, "a")];
+        let unique: std::collections::HashSet<_> = keys.iter().map(|key| **key).collect();
+        assert_eq!(unique.len(), keys.len());
+        assert_eq!(*derive(&one, "a"), *keys[0]);
     }
 
     #[test]

@@ -250,6 +250,14 @@ impl KeyStore {
         }
     }
 
+    /// Asks the authority for the keys of a directory and keeps nothing of the answer: their number.
+    ///
+    /// # Errors
+    /// [`FetchError`].
+    pub async fn try_fetch(&self, tid: Uuid) -> Result<usize, FetchError> {
+        self.fetch(tid).await.map(|keys| keys.len())
+    }
+
     async fn fetch(&self, tid: Uuid) -> Result<HashMap<String, Key>, FetchError> {
         let request = self.http.get(self.authority.keys_url(tid)).timeout(TIMEOUT);
         let mut response = request.send().await.map_err(|error| FetchError::Unreachable(error.without_url()))?;

@@ -23,11 +23,14 @@ pub struct Limits {
     pub max_bytes: u32,
     /// Longest run of a statement.
     pub timeout: Duration,
+    /// How long an answer may be given again; absent is never.
+    pub cache_ttl: Option<Duration>,
 }
 
 impl From<&GatewayLimits> for Limits {
     fn from(limits: &GatewayLimits) -> Self {
-        Self { max_rows: limits.max_rows, max_bytes: limits.max_result_bytes, timeout: limits.timeout() }
+        let (max_rows, max_bytes) = (limits.max_rows, limits.max_result_bytes);
+        Self { max_rows, max_bytes, timeout: limits.timeout(), cache_ttl: limits.cache_ttl() }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Every row follows from the tenant, the scale and the day on which the data ends: nothing is drawn from a random source.
 //! Seeding a tenant that has orders already changes nothing.
 
+mod bar;
 mod catalogue;
 mod customers;
 mod load;
@@ -13,6 +14,7 @@ mod tenants;
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use sqlx::{Acquire, postgres::PgConnection};
 
+pub use bar::Bar;
 pub use tenants::{SAMPLES, SampleStore, SampleTenant};
 
 /// How much data.

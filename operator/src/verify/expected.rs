@@ -67,7 +67,7 @@ pub struct ExpectedFunction {
 }
 
 /// All functions of schema `fence`.
-pub const FUNCTIONS: [ExpectedFunction; 7] = [
+pub const FUNCTIONS: [ExpectedFunction; 8] = [
     ExpectedFunction {
         name: "visible_stores",
         arguments: "",
@@ -131,6 +131,16 @@ pub const FUNCTIONS: [ExpectedFunction; 7] = [
     ExpectedFunction {
         name: "search_products",
         arguments: "context text, query_vector real[], model_name text, query_words text, min_similarity double precision, max_rows integer",
+        owner: "fence_reader",
+        volatility: "v",
+        parallel: "u",
+        grantee: "fence_login",
+        owner_executes: false,
+        search_path: "pg_catalog, retail{vector}, pg_temp",
+    },
+    ExpectedFunction {
+        name: "plan_hash",
+        arguments: "context text, query text",
         owner: "fence_reader",
         volatility: "v",
         parallel: "u",

@@ -4,6 +4,7 @@
 mod administrator;
 mod documented;
 mod errors;
+mod every_tool;
 mod figures;
 mod products;
 mod questions;
@@ -28,6 +29,8 @@ fn main() -> ExitCode {
         .test("a_new_column_shows_at_once", |s| async move { schemas::migrated(&s).await })
         .test("whoami_tells_role_stores_rules_and_limits", |s| async move { surface::whoami(&s).await })
         .test("wrong_arguments_name_field_value_and_form", |s| async move { errors::arguments(&s).await })
+        .test("every_argument_of_every_tool_is_checked", |s| async move { every_tool::arguments(&s).await })
+        .test("errors_are_counted_by_tool_and_code", |s| async move { every_tool::counted(&s).await })
         .test("foreign_and_unknown_stores_answer_alike", |s| async move { errors::stores(&s).await })
         .test("missing_names_get_the_nearest_valid_ones", |s| async move { errors::names(&s).await })
         .test("a_timeout_quotes_the_statement", |s| async move { errors::timeout(&s).await })

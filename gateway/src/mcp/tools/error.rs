@@ -22,6 +22,22 @@ pub enum Code {
 }
 
 impl Code {
+    const ALL: [Self; 7] = [
+        Self::Validation,
+        Self::Authorization,
+        Self::Timeout,
+        Self::Database,
+        Self::RateLimited,
+        Self::Unavailable,
+        Self::Internal,
+    ];
+
+    /// The code of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|code| code.as_str() == name)
+    }
+
     /// The code on the wire.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

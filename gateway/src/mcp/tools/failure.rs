@@ -3,6 +3,9 @@
 use super::{Caller, Code, ToolError};
 use crate::data::{QueryError, flight::StatementError, pool::PoolError};
 
+/// When to come back where all connections were busy, in seconds: nobody knows how long the statements take.
+const AFTER_BUSY: u64 = 2;
+
 /// Logs a failure under its correlation id and puts it into the caller's words. Timeouts and complaints about a
 /// statement are the caller's own business; anything else is an operator's.
 pub fn told(caller: &Caller, error: QueryError, sql: &str) -> ToolError {
@@ -32,7 +35,7 @@ fn explain(error: QueryError, sql: &str) -> ToolError {
         }
         QueryError::Pool(PoolError::Busy) => {
             let message = "too many statements of this chain are running at once; try again in a few seconds";
-            ToolError::new(Code::RateLimited, message)
+            ToolError { retry_after_seconds: Some(AFTER_BUSY), ..ToolError::new(Code::RateLimited, message) }
         }
         QueryError::Pool(_) | QueryError::Broken(_) | QueryError::Stale(_) | QueryError::Context { .. } => {
             ToolError::new(

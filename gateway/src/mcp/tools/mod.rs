@@ -4,7 +4,7 @@ mod arguments;
 mod current_date;
 mod error;
 mod failure;
-pub(super) mod own;
+pub mod own;
 pub mod period;
 mod recommendations;
 mod sales_query;
@@ -26,8 +26,8 @@ use uuid::Uuid;
 pub use self::error::{Code, ToolError};
 use self::schema::Schemas;
 use crate::{
-    audit::Audit, data::Data, identity::Principal, metrics::Metrics, questions::Questions, quota::Limiter,
-    tenants::Tenant,
+    audit::Audit, cache::Answers, data::Data, identity::Principal, metrics::Metrics, performance::Monitor,
+    questions::Questions, quota::Limiter, tenants::Tenant,
 };
 
 /// Who calls, for which tenant, and what they may see there.
@@ -48,11 +48,15 @@ pub struct Services {
     /// The tools themselves.
     pub tools: Catalogue,
     /// Runs statements.
-    pub data: Data,
+    pub data: Arc<Data>,
     /// Embeds questions.
     pub questions: Questions,
     /// Calls per minute and at a time.
     pub quotas: Limiter,
+    /// Keeps answers.
+    pub answers: Answers,
+    /// Measures statements.
+    pub performance: Arc<Monitor>,
     /// Records calls.
     pub audit: Arc<Audit>,
     /// Counts.
@@ -60,6 +64,11 @@ pub struct Services {
 }
 
 impl Services {
+    /// Counts an error of a tool.
+    pub fn refused(&self, tool: &str, error: &ToolError) {
+        self.metrics.tool_errors.with_label_values(&[tool, error.code.as_str()]).inc();
+    }
+
     /// Records one operation.
     pub fn observe(&self, method: &str, tool: &str, error: &str, started: Instant) {
         let seconds = started.elapsed().as_secs_f64();
@@ -84,6 +93,12 @@ pub trait Tool: Send + Sync {
     /// Its name.
     fn name(&self) -> &str {
         &self.definition().name
+    }
+
+    /// Whether its answers may be kept for callers of the same scope: they come from rows, and neither from the token nor
+    /// from the clock alone.
+    fn is_kept(&self) -> bool {
+        false
     }
 
     /// Does it. Dropping the future ends the work.

@@ -12,7 +12,7 @@ use super::{
     definition, failure,
     schema::{Schemas, nearest},
 };
-use crate::{data::QueryResult, gate};
+use crate::{data::QueryResult, gate, performance::Statement};
 
 /// Runs one SELECT.
 pub struct SalesQuery {
@@ -83,6 +83,10 @@ impl Tool for SalesQuery {
         &self.definition
     }
 
+    fn is_kept(&self) -> bool {
+        true
+    }
+
     fn call<'a>(
         &'a self,
         services: &'a Services,
@@ -98,7 +102,10 @@ impl Tool for SalesQuery {
                 ToolError { position: refusal.position, ..error }
             })?;
             services.metrics.queries.with_label_values(&[self.name()]).inc();
-            let answer = match services.data.query(&caller.tenant, &caller.scope, sql).await {
+            let work = services.data.query(&caller.tenant, &caller.scope, sql);
+            let statement = Statement::Caller { text: &text, sql };
+            let answer = services.performance.measure(&services.data, caller, self.name(), statement, work).await;
+            let answer = match answer {
                 Ok(answer) => answer,
                 Err(error) => {
                     let mut error = failure::told(caller, error, sql);

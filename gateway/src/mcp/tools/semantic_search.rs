@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
 
 use super::{Caller, Code, Services, Tool, ToolError, ToolOutput, arguments::Fields, definition, failure};
-use crate::{data::flight::Search, questions::QuestionError};
+use crate::{data::flight::Search, performance::Statement, questions::QuestionError};
 
 const NAME: &str = "semantic_search_products";
 /// Longest description, in characters. What a product can be compared with is a few sentences.
@@ -109,6 +109,10 @@ impl Tool for SemanticSearch {
         &self.0
     }
 
+    fn is_kept(&self) -> bool {
+        true
+    }
+
     fn call<'a>(
         &'a self,
         services: &'a Services,
@@ -127,7 +131,8 @@ impl Tool for SemanticSearch {
                 min_similarity: f64::from(threshold) / 100.0 - 1e-6,
             };
             let max_rows = max_rows.min(caller.tenant.limits.max_rows);
-            let rows = services.data.search(&caller.tenant, &caller.scope, &search, max_rows).await;
+            let work = services.data.search(&caller.tenant, &caller.scope, &search, max_rows);
+            let rows = services.performance.measure(&services.data, caller, NAME, Statement::Search, work).await;
             let rows = rows.map_err(|error| failure::told(caller, error, NAME))?;
             let products: Vec<Row> = serde_json::from_str(&format!("[{}]", rows.json)).map_err(|error| {
                 tracing::error!(correlation_id = %caller.correlation, %error, "the fence's answer to a search cannot be read");
@@ -171,7 +176,7 @@ fn away(caller: &Caller, error: &QuestionError) -> ToolError {
 }
 
 /// One line of `fence.search_products`. Amounts pass unread, to the last digit.
-type Row = (
+pub(super) type Row = (
     String,
     String,
     String,
@@ -187,24 +192,24 @@ type Row = (
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Product {
-    product_id: String,
-    sku: String,
-    name: String,
-    category: String,
+pub(super) struct Product {
+    pub(super) product_id: String,
+    pub(super) sku: String,
+    pub(super) name: String,
+    pub(super) category: String,
     #[serde(rename = "type")]
-    kind: String,
-    description: String,
-    base_price: Box<RawValue>,
-    similarity_percent: Box<RawValue>,
-    has_words: bool,
-    stock_level: Box<RawValue>,
-    stores: Vec<Stock>,
+    pub(super) kind: String,
+    pub(super) description: String,
+    pub(super) base_price: Box<RawValue>,
+    pub(super) similarity_percent: Box<RawValue>,
+    pub(super) has_words: bool,
+    pub(super) stock_level: Box<RawValue>,
+    pub(super) stores: Vec<Stock>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Stock {
+pub(super) struct Stock {
     store: String,
     stock_level: i64,
 }

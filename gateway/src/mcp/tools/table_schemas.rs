@@ -120,6 +120,10 @@ impl Tool for TableSchemas {
         &self.definition
     }
 
+    fn is_kept(&self) -> bool {
+        true
+    }
+
     fn call<'a>(
         &'a self,
         services: &'a Services,

@@ -8,9 +8,15 @@ use futures::future::BoxFuture;
 use jiff::Timestamp;
 use rmcp::model::{JsonObject, Tool as Definition};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 
-use super::{Caller, Code, Services, Tool, ToolError, ToolOutput, arguments::Fields, definition, own};
+use super::{
+    Caller, Code, Services, Tool, ToolError, ToolOutput,
+    arguments::{Fields, malformed},
+    definition, failure, own,
+    semantic_search::{Product, Row},
+};
+use crate::{data::flight::Search, performance::Statement};
 
 const NAME: &str = "get_product_recommendations";
 const PRODUCT_FORM: &str = "the name, SKU or product_id of a product as a string";
@@ -20,7 +26,7 @@ const PRODUCT_MAX: usize = 200;
 /// What makes a product worth recommending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// It is of the same type or category and costs about as much.
+    /// Its description means about the same; without vectors: same type or category, and about the same price.
     Similar,
     /// It stands in the same orders.
     BoughtTogether,
@@ -30,6 +36,9 @@ pub enum Kind {
 
 const KINDS: [(&str, Kind); 3] =
     [("similar", Kind::Similar), ("bought_together", Kind::BoughtTogether), ("trending", Kind::Trending)];
+
+/// Least cosine of the descriptions of similar products. Below it they have no more in common than any two products.
+const ALIKE: f64 = 0.3;
 
 /// Products that go with one, with score and reason.
 pub struct Recommendations(Definition);
@@ -42,7 +51,8 @@ impl Default for Recommendations {
         Self(definition(
             NAME,
             "Product recommendations",
-            "Products that go with a product: similar (same type or category, near in price), bought_together (in the same \
+            "Products that go with a product: similar (in what they are for; by type, category and price where descriptions have \
+             not been compared), bought_together (in the same \
              orders of your stores) or trending (sold more in your stores in the last 30 days than in the 30 before, in the \
              product's category). Each with a score, the reason in words, and the stock in your stores.",
             json!({
@@ -63,6 +73,7 @@ impl Default for Recommendations {
                         "productId": {"type": "string"}, "sku": {"type": "string"}, "name": {"type": "string"},
                         "category": {"type": "string"}, "type": {"type": "string"}, "price": {"type": "number"},
                         "stock": {"type": "integer", "description": "Units in your stores"},
+                        "similarityPercent": {"type": "number", "description": "How alike the descriptions are in meaning; absent where they have not been compared"},
                         "score": {"type": "number", "description": "Higher is better; compare within one answer only"},
                         "reason": {"type": "string"},
                     }, "required": ["productId", "sku", "name", "score", "reason", "stock"]}},
@@ -74,13 +85,25 @@ impl Default for Recommendations {
 }
 
 /// What the statement answers.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 struct Found {
     /// The product meant, where exactly one is.
     product: Option<Value>,
+    /// Its type, price and stored vector.
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    price: Option<f64>,
+    vector: Option<Stored>,
     /// Names that could be meant.
     candidates: Vec<String>,
     items: Vec<Item>,
+}
+
+/// A vector as it was stored beside the product.
+#[derive(Debug, Deserialize)]
+struct Stored {
+    model: String,
+    values: Vec<f32>,
 }
 
 /// One recommended product with the figures of its kind.
@@ -96,6 +119,8 @@ struct Item {
     price: f64,
     stock: i64,
     score: f64,
+    /// `similar`: how alike the descriptions are, in percent.
+    similarity: Option<f64>,
     /// `similar`: the same type. `price_change`: percent against the product's price.
     same_type: Option<bool>,
     price_change: Option<f64>,
@@ -115,11 +140,15 @@ impl Item {
         if let (Some(now), Some(before)) = (self.now, self.before) {
             return format!("{now} units in the last 30 days, {before} in the 30 days before");
         }
-        let same = if self.same_type == Some(true) {
-            format!("also {}", self.kind)
-        } else {
-            format!("also in {}", self.category)
-        };
+        if let Some(similarity) = self.similarity {
+            return format!("described {similarity} % alike; {}", self.kinship());
+        }
+        self.kinship()
+    }
+
+    fn kinship(&self) -> String {
+        let same =
+            if self.same_type == Some(true) { format!("also {}", self.kind) } else { format!("in {}", self.category) };
         match self.price_change {
             Some(change) if change >= 1.0 => format!("{same}, {change:.0} % dearer"),
             Some(change) if change <= -1.0 => format!("{same}, {:.0} % cheaper", -change),
@@ -129,16 +158,24 @@ impl Item {
     }
 
     fn json(&self) -> Value {
-        json!({
+        let mut json = json!({
             "productId": self.product_id, "sku": self.sku, "name": self.name, "category": self.category, "type": self.kind,
             "price": self.price, "stock": self.stock, "score": self.score, "reason": self.reason(),
-        })
+        });
+        if let Some(similarity) = self.similarity {
+            json["similarityPercent"] = json!(similarity);
+        }
+        json
     }
 }
 
 impl Tool for Recommendations {
     fn definition(&self) -> &Definition {
         &self.0
+    }
+
+    fn is_kept(&self) -> bool {
+        true
     }
 
     fn call<'a>(
@@ -153,23 +190,90 @@ impl Tool for Recommendations {
             let most = fields.whole("max_results", (1, 50), 10)?;
             let product = fields.text("product", PRODUCT_FORM)?.map(|text| text.trim().to_owned());
             let acceptable = |text: &String| !text.is_empty() && text.len() <= PRODUCT_MAX && !text.contains('\0');
-            if product.as_ref().map_or(kind != Kind::Trending, |text| !acceptable(text)) {
-                let message =
-                    format!("product is missing, empty or longer than {PRODUCT_MAX} bytes; {PRODUCT_FORM} is expected");
+            if let Some(text) = product.as_ref().filter(|text| !acceptable(text)) {
+                let form = format!("{PRODUCT_FORM} of at most {PRODUCT_MAX} bytes");
+                return Err(malformed("product", &json!(text), &form));
+            }
+            if product.is_none() && kind != Kind::Trending {
+                let message = format!("product is missing; {PRODUCT_FORM} is expected");
                 return Err(ToolError::new(Code::Validation, message));
             }
             let statement = sql::statement(kind, product.as_deref(), most, Timestamp::now());
             let document = own::document(services, caller, NAME, &statement).await?;
-            let found: Found = serde_json::from_value(document).map_err(|error| {
+            let mut found: Found = serde_json::from_value(document).map_err(|error| {
                 tracing::error!(correlation_id = %caller.correlation, %error, "recommendations cannot be read");
                 ToolError::new(Code::Internal, "the recommendations could not be read")
             })?;
             match (product, &found.product) {
                 (Some(asked), None) => Err(not_one(&asked, &found.candidates)),
-                _ => Ok(render(kind, &found)),
+                _ => {
+                    if let Some(stored) = found.vector.take() {
+                        by_meaning(services, caller, stored, &mut found, most).await?;
+                    }
+                    Ok(render(kind, &found))
+                }
             }
         })
     }
+}
+
+/// Puts the products whose descriptions mean about the same before those of the same category, up to `most`.
+async fn by_meaning(
+    services: &Services,
+    caller: &Caller,
+    stored: Stored,
+    found: &mut Found,
+    most: u32,
+) -> Result<(), ToolError> {
+    let search = Search { vector: stored.values, model: stored.model, words: None, min_similarity: ALIKE };
+    // One more: the product itself is the nearest.
+    let work = services.data.search(&caller.tenant, &caller.scope, &search, most + 1);
+    let rows = services.performance.measure(&services.data, caller, NAME, Statement::Search, work).await;
+    let rows = rows.map_err(|error| failure::told(caller, error, NAME))?;
+    let near: Vec<Row> = serde_json::from_str(&format!("[{}]", rows.json)).map_err(|error| {
+        tracing::error!(correlation_id = %caller.correlation, %error, "the fence's answer to a search cannot be read");
+        ToolError::new(Code::Internal, format!("{NAME} could not read the database's answer"))
+    })?;
+    let own = found.product.as_ref().and_then(|product| product["productId"].as_str()).unwrap_or_default().to_owned();
+    let near = near.into_iter().map(Product::from).filter(|product| product.product_id != own);
+    let items: Vec<_> = near.map(|product| alike(product, found.kind.as_deref(), found.price)).collect();
+    *found = Found { items: merged(items, std::mem::take(&mut found.items), most), ..std::mem::take(found) };
+    Ok(())
+}
+
+fn alike(product: Product, kind: Option<&str>, price: Option<f64>) -> Item {
+    let number = |raw: &RawValue| raw.get().parse::<f64>().unwrap_or(0.0);
+    let (own, similarity) = (number(&product.base_price), number(&product.similarity_percent));
+    let change = price.filter(|price| *price > 0.0).map(|price| ((own - price) / price * 1000.0).round() / 10.0);
+    Item {
+        same_type: Some(kind == Some(product.kind.as_str())),
+        price_change: change,
+        price: own,
+        stock: product.stock_level.get().parse().unwrap_or(0),
+        score: (similarity * 10.0).round() / 1000.0,
+        similarity: Some(similarity),
+        product_id: product.product_id,
+        sku: product.sku,
+        name: product.name,
+        category: product.category,
+        kind: product.kind,
+        together: None,
+        orders: None,
+        now: None,
+        before: None,
+    }
+}
+
+/// The ones compared by meaning, then the others, whose scores are brought below: scores compare within one answer.
+fn merged(mut near: Vec<Item>, rest: Vec<Item>, most: u32) -> Vec<Item> {
+    let least = near.last().map_or(1.0, |item| item.score);
+    let known: std::collections::HashSet<_> = near.iter().map(|item| item.product_id.clone()).collect();
+    near.extend(rest.into_iter().filter(|item| !known.contains(&item.product_id)).map(|mut item| {
+        item.score = (item.score * least * 10_000.0).round() / 10_000.0;
+        item
+    }));
+    near.truncate(most as usize);
+    near
 }
 
 fn not_one(asked: &str, candidates: &[String]) -> ToolError {
@@ -209,10 +313,23 @@ mod tests {
     }
 
     #[test]
+    fn what_was_compared_by_meaning_comes_first() {
+        let of = |id: &str, score: f64| item(&json!({"productId": id, "score": score}));
+        let both = super::merged(vec![of("a", 0.8), of("b", 0.5)], vec![of("b", 0.9), of("c", 1.0), of("d", 0.7)], 3);
+        let ids: Vec<_> = both.iter().map(|item| (item.product_id.as_str(), item.score)).collect();
+        assert_eq!(ids, [("a", 0.8), ("b", 0.5), ("c", 0.5)]);
+        assert_eq!(super::merged(Vec::new(), vec![of("c", 0.9)], 3)[0].score, 0.9);
+    }
+
+    #[test]
     fn reasons_say_why() {
         for (more, reason) in [
             (json!({"sameType": true, "priceChange": -12.3}), "also DRILLS, 12 % cheaper"),
-            (json!({"sameType": false, "priceChange": 0.2}), "also in TOOLS at the same price"),
+            (json!({"sameType": false, "priceChange": 0.2}), "in TOOLS at the same price"),
+            (
+                json!({"similarity": 71.5, "sameType": true, "priceChange": 5.0}),
+                "described 71.5 % alike; also DRILLS, 5 % dearer",
+            ),
             (json!({"together": 3, "orders": 40}), "in 3 of the 40 orders with the product"),
             (json!({"now": 9, "before": 2}), "9 units in the last 30 days, 2 in the 30 days before"),
         ] {

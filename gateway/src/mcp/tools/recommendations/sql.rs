@@ -22,6 +22,13 @@ pub fn statement(kind: Kind, product: Option<&str>, most: u32, now: Timestamp) -
         Kind::BoughtTogether => together(),
         Kind::Trending => trending(product.is_some(), now),
     };
+    let vector = match kind {
+        Kind::Similar => {
+            "(SELECT json_build_object('model', e.model, 'values', e.description_embedding::real[])
+               FROM retail.product_description_embeddings e JOIN target x ON x.product_id = e.product_id)"
+        }
+        Kind::BoughtTogether | Kind::Trending => "NULL",
+    };
     format!(
         "WITH asked AS (SELECT lower({wanted}) AS name),
 matching AS MATERIALIZED (
@@ -34,6 +41,9 @@ target AS MATERIALIZED (
         OR (SELECT count(*) FROM matching x WHERE x.exact) = 0 AND (SELECT count(*) FROM matching) = 1)
 SELECT json_build_object(
     'product', (SELECT json_build_object('productId', product_id, 'sku', sku, 'name', product_name) FROM target),
+    'type', (SELECT t.type_name FROM target x JOIN retail.product_types t ON t.type_id = x.type_id),
+    'price', (SELECT x.base_price FROM target x),
+    'vector', {vector},
     'candidates', (SELECT coalesce(json_agg(label ORDER BY label), '[]') FROM (
         SELECT m.product_name || ' (' || m.sku || ')' AS label FROM matching m ORDER BY 1 LIMIT {CANDIDATES}) m),
     'items', (SELECT coalesce(json_agg(r ORDER BY r.score DESC, r.name, r.sku), '[]') FROM (

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{Caller, Code, Services, ToolError, own};
 
-pub use self::sql::VERSION;
+pub use self::sql::{VERSION, pulse};
 
 /// Databases that are remembered, and for how long: a call that compares versions notices a migration at once, any
 /// other after this time.

@@ -12,6 +12,9 @@ pub fn suggestions(schema: &Schema, sql: &str, message: &str) -> Vec<String> {
     if let Some(name) = between(message, "relation ") {
         return tables(schema, &name);
     }
+    if let Some(name) = message.strip_prefix("missing FROM-clause entry for table ") {
+        return tables(schema, &name.replace('"', "").to_lowercase());
+    }
     let Some(name) = between(message, "column ") else { return Vec::new() };
     let name = name.rsplit('.').next().unwrap_or(&name).to_owned();
     let used = used(schema, sql);
@@ -114,6 +117,9 @@ mod tests {
         assert_eq!(elsewhere, ["order_items.total_amount"], "no table in use has a near one");
         let table = ask("SELECT 1 FROM retail.order", "relation \"retail.order\" does not exist");
         assert_eq!(table, ["retail.orders", "retail.order_items"]);
+        let from =
+            ask("SELECT order_items.total_amount FROM orders", "missing FROM-clause entry for table \"order_items\"");
+        assert_eq!(from.first().map(String::as_str), Some("retail.order_items"));
         assert!(ask("SELECT zzz FROM orders", "column \"zzz\" does not exist").is_empty());
         assert!(ask("SELECT 1", "division by zero").is_empty());
     }

@@ -50,3 +50,18 @@ const TABLES: &str = "(SELECT coalesce(json_agg(json_build_object(
 pub fn schema() -> String {
     format!("SELECT json_build_object('version', {VERSION}, 'tables', {TABLES})")
 }
+
+/// What the fence shows a scope: the version of the schema, of policies and of the fence's own functions, and the stores
+/// that are both in the signed context and still the tenant's.
+pub fn pulse() -> String {
+    format!(
+        "SELECT json_build_object('schema', {VERSION},
+    'fence', (SELECT encode(sha256(convert_to(string_agg(v, ',' ORDER BY v), 'UTF8')), 'hex') FROM (
+        SELECT 'p' || p.oid || ':' || p.xmin FROM pg_policy p
+          JOIN pg_class c ON c.oid = p.polrelid AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'retail')
+        UNION ALL
+        SELECT 'f' || f.oid || ':' || f.xmin FROM pg_proc f
+         WHERE f.pronamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'fence')) s (v)),
+    'stores', (SELECT json_agg(s ORDER BY s) FROM unnest(fence.visible_stores()) s))"
+    )
+}

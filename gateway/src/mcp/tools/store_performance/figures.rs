@@ -136,6 +136,16 @@ impl Figures {
         })
     }
 
+    /// Changes of shares against another window, in percentage points.
+    #[must_use]
+    pub fn points(&self, before: &Self) -> Value {
+        let change = |now: Option<f64>, before: Option<f64>| now.zip(before).map(|(now, before)| round(now - before));
+        json!({
+            "marginPercent": change(self.margin_percent(), before.margin_percent()),
+            "returningPercent": change(self.returning_percent(), before.returning_percent()),
+        })
+    }
+
     /// Changes against another window, in percent.
     #[must_use]
     #[allow(clippy::cast_precision_loss)]
@@ -159,6 +169,10 @@ mod tests {
         assert_eq!((percent(1.0, 3.0), percent(0.0, 0.0), change(5.0, 0.0)), (Some(33.33), None, None));
         assert_eq!(change(75.0, 100.0), Some(-25.0));
         let none = Figures::default();
+        let some = Figures { customers: 4, returning: 1, revenue: 10.0, cost: 5.0, ..none };
+        let less = Figures { customers: 4, returning: 3, revenue: 10.0, cost: 7.5, ..none };
+        assert_eq!(some.points(&less), serde_json::json!({"marginPercent": 25.0, "returningPercent": -50.0}));
+        assert_eq!(some.points(&none)["marginPercent"], serde_json::Value::Null);
         assert_eq!((none.average_order(), none.returning_percent(), none.margin_percent()), (None, None, None));
     }
 }

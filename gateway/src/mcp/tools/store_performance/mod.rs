@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use self::figures::{Figures, Report};
 use super::{
     Caller, Code, Services, Tool, ToolError, ToolOutput,
-    arguments::Fields,
+    arguments::{Fields, malformed},
     definition, own,
     period::{FORM, Period, Window},
     stores,
@@ -64,16 +64,17 @@ fn output() -> Value {
     let compared = json!({"type": "object", "properties": {
         "period": window, "figures": figures,
         "changePercent": {"type": "object", "description": "Change of each figure in percent; null where there was nothing before"},
+        "changePoints": {"type": "object", "description": "Change of marginPercent and returningPercent in percentage points"},
     }});
     json!({
         "type": "object",
         "properties": {
-            "stores": list("Stores with revenue, orders and previousRevenue, the best first"),
+            "stores": list("Stores with revenue, orders, previousRevenue and yearBeforeRevenue, the best first"),
             "period": {"type": "object", "properties": {"name": {"type": "string"}, "from": {"type": "string"}, "to": {"type": "string", "description": "Exclusive; now where the period is not over"}}},
             "figures": figures, "previous": compared, "yearBefore": compared,
-            "topProducts": list("Up to 10, with revenue, units and previousRevenue"),
-            "topCategories": list("Up to 10, with revenue, units and previousRevenue"),
-            "days": list("Revenue and orders of each day"),
+            "topProducts": list("Up to 10, with revenue, units, previousRevenue and yearBeforeRevenue"),
+            "topCategories": list("Up to 10, with revenue, units, previousRevenue and yearBeforeRevenue"),
+            "days": list("Revenue and orders of each day, with the revenue of the day in the same place of the period before and of the year before"),
             "stockOuts": {"type": "object", "properties": {
                 "count": {"type": "integer", "description": "Products out of stock, counted per store"},
                 "items": list("Up to 10, those that sold most in the period first"),
@@ -89,6 +90,10 @@ fn output() -> Value {
 impl Tool for StorePerformance {
     fn definition(&self) -> &Definition {
         &self.0
+    }
+
+    fn is_kept(&self) -> bool {
+        true
     }
 
     fn call<'a>(
@@ -121,10 +126,15 @@ fn period(fields: &mut Fields, now: Timestamp) -> Result<Period, ToolError> {
         (None, None, None) => Period::named("30d", now),
         (Some(name), None, None) => Period::named(&name, now),
         (None, Some(from), Some(to)) => Period::days(&from, &to, now),
-        (Some(_), ..) => Err(ToolError::new(Code::Validation, "give either time_period or from and to, not both")),
+        (Some(name), from, to) => {
+            let (field, value) = if from.is_some() { ("from", from) } else { ("to", to) };
+            let form = format!("either time_period (which is {name:?}) or from and to, not both,");
+            Err(malformed(field, &json!(value), &form))
+        }
         (None, from, _) => {
             let missing = if from.is_none() { "from" } else { "to" };
-            Err(ToolError::new(Code::Validation, format!("{missing} is missing; from and to belong together")))
+            let message = format!("{missing} is missing; {day} is expected, since from and to belong together");
+            Err(ToolError::new(Code::Validation, message))
         }
     }
 }
@@ -136,7 +146,7 @@ fn shown(window: Window) -> Value {
 /// The lists pass as the database wrote them.
 fn render(period: &Period, report: &Report, document: &Value) -> ToolOutput {
     let windows = &report.windows;
-    let compared = |window: Window, before: &Figures| json!({"period": shown(window), "figures": before.json(), "changePercent": windows.current.against(before)});
+    let compared = |window: Window, before: &Figures| json!({"period": shown(window), "figures": before.json(), "changePercent": windows.current.against(before), "changePoints": windows.current.points(before)});
     let insights = insights::insights(report);
     let structured = json!({
         "stores": document["stores"],

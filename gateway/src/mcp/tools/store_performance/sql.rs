@@ -49,23 +49,32 @@ SELECT json_build_object(
         SELECT s.store_name AS name, s.store_id AS \"storeId\",
                coalesce(sum(l.total_amount) FILTER (WHERE l.name = 'current'), 0) AS revenue,
                count(DISTINCT l.order_id) FILTER (WHERE l.name = 'current') AS orders,
-               coalesce(sum(l.total_amount) FILTER (WHERE l.name = 'previous'), 0) AS \"previousRevenue\"
+               coalesce(sum(l.total_amount) FILTER (WHERE l.name = 'previous'), 0) AS \"previousRevenue\",
+               coalesce(sum(l.total_amount) FILTER (WHERE l.name = 'yearBefore'), 0) AS \"yearBeforeRevenue\"
           FROM retail.stores s LEFT JOIN line l ON l.store_id = s.store_id WHERE {stores} GROUP BY s.store_name, s.store_id) r),
     'products', (SELECT coalesce(json_agg(r ORDER BY r.revenue DESC, r.name), '[]') FROM (
-        SELECT p.product_name AS name, p.sku, l.revenue, l.units, l.previous AS \"previousRevenue\" FROM (
+        SELECT p.product_name AS name, p.sku, l.revenue, l.units, l.previous AS \"previousRevenue\", l.year_before AS \"yearBeforeRevenue\" FROM (
             SELECT product_id, sum(total_amount) FILTER (WHERE name = 'current') AS revenue, sum(quantity) FILTER (WHERE name = 'current') AS units,
-                   coalesce(sum(total_amount) FILTER (WHERE name = 'previous'), 0) AS previous
+                   coalesce(sum(total_amount) FILTER (WHERE name = 'previous'), 0) AS previous,
+                   coalesce(sum(total_amount) FILTER (WHERE name = 'yearBefore'), 0) AS year_before
               FROM line GROUP BY product_id) l
           JOIN retail.products p USING (product_id) WHERE l.revenue IS NOT NULL ORDER BY l.revenue DESC, p.product_name LIMIT {TOP}) r),
     'categories', (SELECT coalesce(json_agg(r ORDER BY r.revenue DESC, r.name), '[]') FROM (
-        SELECT c.category_name AS name, l.revenue, l.units, l.previous AS \"previousRevenue\" FROM (
+        SELECT c.category_name AS name, l.revenue, l.units, l.previous AS \"previousRevenue\", l.year_before AS \"yearBeforeRevenue\" FROM (
             SELECT category_id, sum(total_amount) FILTER (WHERE name = 'current') AS revenue, sum(quantity) FILTER (WHERE name = 'current') AS units,
-                   coalesce(sum(total_amount) FILTER (WHERE name = 'previous'), 0) AS previous
+                   coalesce(sum(total_amount) FILTER (WHERE name = 'previous'), 0) AS previous,
+                   coalesce(sum(total_amount) FILTER (WHERE name = 'yearBefore'), 0) AS year_before
               FROM line GROUP BY category_id) l
           JOIN retail.categories c USING (category_id) WHERE l.revenue IS NOT NULL ORDER BY l.revenue DESC, c.category_name LIMIT {TOP}) r),
-    'days', (SELECT coalesce(json_agg(json_build_object('date', d.day, 'revenue', coalesce(l.revenue, 0), 'orders', coalesce(n.orders, 0)) ORDER BY d.day), '[]')
-      FROM (SELECT g::date AS day FROM generate_series({from} AT TIME ZONE 'UTC', ({to} - interval '1 microsecond') AT TIME ZONE 'UTC', interval '1 day') g) d
-      LEFT JOIN (SELECT (order_date AT TIME ZONE 'UTC')::date AS day, sum(total_amount) AS revenue FROM line WHERE name = 'current' GROUP BY 1) l USING (day)
+    'days', (SELECT coalesce(json_agg(json_build_object('date', d.day, 'revenue', coalesce(l.current, 0), 'orders', coalesce(n.orders, 0),
+            'previousRevenue', coalesce(l.previous, 0), 'yearBeforeRevenue', coalesce(l.year_before, 0)) ORDER BY d.day), '[]')
+      FROM (SELECT g::date AS day, g::date - ({from} AT TIME ZONE 'UTC')::date AS place
+              FROM generate_series({from} AT TIME ZONE 'UTC', ({to} - interval '1 microsecond') AT TIME ZONE 'UTC', interval '1 day') g) d
+      LEFT JOIN (SELECT (i.order_date AT TIME ZONE 'UTC')::date - (w.lo AT TIME ZONE 'UTC')::date AS place,
+                        sum(i.total_amount) FILTER (WHERE name = 'current') AS current,
+                        sum(i.total_amount) FILTER (WHERE name = 'previous') AS previous,
+                        sum(i.total_amount) FILTER (WHERE name = 'yearBefore') AS year_before
+                   FROM line i JOIN span w USING (name) GROUP BY 1) l USING (place)
       LEFT JOIN (SELECT (order_date AT TIME ZONE 'UTC')::date AS day, count(*) AS orders FROM sold WHERE name = 'current' GROUP BY 1) n USING (day)),
     'stockOutCount', (SELECT count(*) FROM retail.inventory v WHERE v.stock_level = 0 AND {stock}),
     'stockOuts', (SELECT coalesce(json_agg(r ORDER BY r.\"unitsSold\" DESC, r.name, r.store), '[]') FROM (

@@ -1,6 +1,9 @@
 //! Semantic search through the whole stack, with a real model: what is asked for ranks first, and nobody sees more than
 //! the rows of their chain and the stock of their stores.
 
+mod similar;
+mod transcript;
+
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, ensure};
@@ -25,6 +28,14 @@ fn main() -> ExitCode {
     suite
         .expect("the stack starts")
         .test("expected_products_rank_first", |s| async move { ranking(&s).await })
+        .test("the_conversation_in_the_readme_is_a_real_one", |s| async move { transcript::holds(&s).await })
+        .test("the_documents_example_works", |s| async move {
+            let called = storefence_tests::documented::tool_examples(&s, "jsonc").await?;
+            ensure!(called == [TOOL], "{called:?}");
+            Ok(())
+        })
+        .test("similar_products_are_alike_in_meaning", |s| async move { similar::by_meaning(&s).await })
+        .test("without_vectors_similar_products_are_of_a_kind", |s| async move { similar::without_vectors(&s).await })
         .test("rows_threshold_and_order_are_as_asked", |s| async move { bounds(&s).await })
         .test("hybrid_finds_exact_words_too", |s| async move { hybrid(&s).await })
         .test("no_chain_sees_products_of_another", |s| async move { chains(&s).await })

@@ -1,0 +1,190 @@
+//! Answers that are given again to callers of the same scope, for tenants that ask for it (`spec.gateway.cacheTtl`).
+//!
+//! Who may see what is decided anew for every call: the scope comes from the rules of this moment, and the fence is asked
+//! ("pulse") at most a second before an answer is given again, with a context signed for that scope. So an answer from
+//! before a change of rules, stores, credentials, grants, policies or tables has a key that nobody asks for any more, and
+//! a tenant whom the fence turns away gets its error and no memory of better days. Errors are never kept.
+
+mod key;
+mod sealed;
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use moka::{Expiry, future::Cache};
+use rmcp::model::JsonObject;
+use storefence_tenancy::resource::CACHE_TTL_MAX;
+
+use crate::{
+    audit::meter::{self, Meter},
+    mcp::tools::{Caller, Services, Tool, ToolError, ToolOutput, own, schema},
+    metrics::Metrics,
+    redis::Redis,
+};
+
+/// How long the fence's word about a scope is believed, and for how many scopes.
+const PULSE: (Duration, u64) = (Duration::from_secs(1), 100_000);
+/// Bytes that an entry takes beside its texts.
+const OVERHEAD: usize = 256;
+/// Clocks of replicas may differ by this much.
+const SKEW_MS: u64 = 5_000;
+
+/// An answer as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Kept {
+    structured: String,
+    text: String,
+    /// Rows and bytes that the database sent for it.
+    rows: u64,
+    bytes: u64,
+    /// When it was made, in Unix milliseconds.
+    made_ms: u64,
+}
+
+impl Kept {
+    fn age(&self) -> Duration {
+        Duration::from_millis(now_ms().saturating_sub(self.made_ms))
+    }
+}
+
+fn now_ms() -> u64 {
+    u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0)
+}
+
+/// What `call` answers.
+#[derive(Debug)]
+pub struct Answered {
+    /// The answer.
+    pub output: ToolOutput,
+    /// How old it is, where it was kept.
+    pub age: Option<Duration>,
+}
+
+#[derive(Clone)]
+struct Entry {
+    kept: Arc<Kept>,
+    left: Duration,
+}
+
+/// Each entry lives for what is left of the time that its tenant allows.
+struct Life;
+
+impl Expiry<[u8; 32], Entry> for Life {
+    fn expire_after_create(&self, _: &[u8; 32], entry: &Entry, _: std::time::Instant) -> Option<Duration> {
+        Some(entry.left)
+    }
+}
+
+/// The answers that are kept: in this replica's memory, and in Redis where there is one.
+pub struct Answers {
+    kept: Cache<[u8; 32], Entry>,
+    pulses: Cache<[u8; 32], [u8; 32]>,
+    redis: Option<Redis>,
+    metrics: Arc<Metrics>,
+}
+
+impl Answers {
+    /// Keeps at most this many bytes in memory; 0 keeps none, whatever tenants ask for.
+    #[must_use]
+    pub fn new(bytes: u64, redis: Option<Redis>, metrics: Arc<Metrics>) -> Self {
+        let weight = |_: &[u8; 32], entry: &Entry| {
+            u32::try_from(entry.kept.structured.len() + entry.kept.text.len() + OVERHEAD).unwrap_or(u32::MAX)
+        };
+        let kept = Cache::builder().max_capacity(bytes).weigher(weight).time_to_live(CACHE_TTL_MAX).expire_after(Life);
+        let pulses = Cache::builder().max_capacity(PULSE.1).time_to_live(PULSE.0);
+        Self { kept: kept.build(), pulses: pulses.build(), redis, metrics }
+    }
+
+    /// Bytes kept in memory.
+    pub async fn bytes(&self) -> u64 {
+        self.kept.run_pending_tasks().await;
+        self.kept.weighted_size()
+    }
+
+    fn count(&self, outcome: &str) {
+        self.metrics.answer_cache.with_label_values(&[outcome]).inc();
+    }
+
+    /// What the fence shows this scope now: the version of tables, grants and policies, and the stores. Callers of the
+    /// same scope wait for one answer.
+    async fn pulse(&self, services: &Services, caller: &Caller, scope: [u8; 32]) -> Result<[u8; 32], ToolError> {
+        let asked = Box::pin(async {
+            // Not what the caller asked for: it does not count as theirs.
+            let seen =
+                Arc::<Meter>::default().measure(own::document(services, caller, "cache", &schema::pulse())).await?;
+            let mut fields = key::Fields::new("pulse");
+            fields.add(seen.to_string().as_bytes());
+            Ok(fields.finish())
+        });
+        self.pulses.try_get_with(scope, asked).await.map_err(|error: Arc<ToolError>| (*error).clone())
+    }
+
+    async fn fetch(&self, caller: &Caller, services: &Services, answer: &[u8; 32], ttl: Duration) -> Option<Kept> {
+        let redis = self.redis.as_ref()?;
+        let loaded = services.data.pools().loaded(&caller.tenant)?;
+        let name = sealed::name(&loaded.key, answer);
+        let sealed: Option<Vec<u8>> = redis.run(redis::cmd("GET").arg(&name)).await.ok()?;
+        let kept = sealed::open(&loaded.key, &name, &sealed?);
+        if kept.is_none() {
+            tracing::warn!(tenant = %caller.tenant.id(), "an answer in Redis is not what was put there");
+        }
+        // Redis forgets in time by itself; this holds even where somebody else tells it not to.
+        kept.filter(|kept| kept.made_ms <= now_ms() + SKEW_MS && kept.age() < ttl)
+    }
+
+    async fn share(&self, caller: &Caller, services: &Services, answer: &[u8; 32], kept: &Kept, ttl: Duration) {
+        let Some(redis) = &self.redis else { return };
+        let Some(loaded) = services.data.pools().loaded(&caller.tenant) else { return };
+        let name = sealed::name(&loaded.key, answer);
+        let Some(sealed) = sealed::seal(&loaded.key, &name, kept) else { return };
+        let millis = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        let _: Result<(), _> = redis.run(redis::cmd("SET").arg(&name).arg(sealed).arg("PX").arg(millis)).await;
+    }
+}
+
+/// Calls a tool, or gives a kept answer of it. Callers who ask the same at the same time wait for one answer; if the one
+/// who began goes away, the next takes over.
+///
+/// # Errors
+/// The tool's, or what keeps the fence from being asked.
+pub async fn call(
+    services: &Services,
+    tool: &dyn Tool,
+    caller: &Caller,
+    arguments: JsonObject,
+) -> Result<Answered, ToolError> {
+    let answers = &services.answers;
+    let Some(ttl) = caller.tenant.limits.cache_ttl.filter(|_| tool.is_kept()) else {
+        let output = tool.call(services, caller, arguments).await?;
+        return Ok(Answered { output, age: None });
+    };
+    let scope = key::scope(caller);
+    let pulse = Box::pin(answers.pulse(services, caller, scope)).await?;
+    let key = key::answer(&scope, &pulse, services.questions.model(), tool.name(), &arguments);
+    let mut outcome = "hit";
+    // Boxed: the futures of a database, a cache and Redis in one frame are more than a thread's stack takes kindly.
+    let made = Box::pin(async {
+        if let Some(kept) = Box::pin(answers.fetch(caller, services, &key, ttl)).await {
+            outcome = "redis_hit";
+            let left = ttl.saturating_sub(kept.age());
+            return Ok(Entry { kept: Arc::new(kept), left });
+        }
+        outcome = "miss";
+        let before = meter::totals();
+        let ToolOutput { structured, text } = tool.call(services, caller, arguments).await?;
+        let after = meter::totals();
+        let (rows, bytes) = (after.0 - before.0, after.1 - before.1);
+        let kept = Kept { structured, text, rows, bytes, made_ms: now_ms() };
+        Box::pin(answers.share(caller, services, &key, &kept, ttl)).await;
+        Ok(Entry { kept: Arc::new(kept), left: ttl })
+    });
+    let entry = answers.kept.try_get_with(key, made).await.map_err(|error: Arc<ToolError>| (*error).clone());
+    answers.count(outcome);
+    let kept = entry?.kept;
+    if outcome != "miss" {
+        // What the caller was given counts for the audit, wherever it came from.
+        meter::add(kept.rows, kept.bytes);
+    }
+    let age = (outcome != "miss").then(|| kept.age());
+    Ok(Answered { output: ToolOutput { structured: kept.structured.clone(), text: kept.text.clone() }, age })
+}

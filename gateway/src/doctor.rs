@@ -1,0 +1,389 @@
+//! `storefence-gateway doctor`, and `/readyz?verbose` of a gateway that runs: is everything there that a call needs? One
+//! line each, with what to do about it.
+//!
+//! Database, fence and vault are tried with the credentials of a tenant, as a call would: one tenant for each pair of
+//! database and vault, since most of what breaks breaks for all of them.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::{StreamExt, stream};
+use storefence_azure::OptionsError;
+use storefence_tenancy::{context, scope::StoreSet};
+use tokio::sync::{Mutex, Semaphore};
+
+use crate::{
+    data::{
+        self,
+        connection::{Connection, OpenError},
+        credentials::{CredentialsError, Loaded, Loader},
+        flight::{Bounds, Call, Flight, fly},
+        life::Span,
+    },
+    identity::jwks::KeyStore,
+    metrics::Metrics,
+    questions::{QuestionError, Questions},
+    redis::Redis,
+    run::{self, RunError, Settings, Source, Vaults},
+    tenants::{Tenant, watch::Tenants},
+};
+
+/// How long an examination is believed: probes come every few seconds, and from several sides.
+const BELIEVED: Duration = Duration::from_secs(10);
+/// Longest wait for one check.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// Tenants that are tried at a time, and at most.
+const TRIALS: (usize, usize) = (4, 50);
+/// Life of the context of a trial, in seconds.
+const CONTEXT_SECONDS: i64 = 30;
+
+/// How a check ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// In order.
+    Good,
+    /// Not in order.
+    Bad,
+    /// Not to be told, because of something else.
+    Skipped,
+}
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What was looked at.
+    pub check: &'static str,
+    /// Whether it is in order.
+    pub verdict: Verdict,
+    /// What was seen.
+    pub detail: String,
+    /// What to do.
+    pub remedy: &'static str,
+}
+
+impl Finding {
+    fn good(check: &'static str, detail: impl Into<String>) -> Self {
+        Self { check, verdict: Verdict::Good, detail: detail.into(), remedy: "" }
+    }
+
+    fn bad(check: &'static str, detail: impl Into<String>, remedy: &'static str) -> Self {
+        Self { check, verdict: Verdict::Bad, detail: detail.into(), remedy }
+    }
+
+    fn skipped(check: &'static str, detail: impl Into<String>) -> Self {
+        Self { check, verdict: Verdict::Skipped, detail: detail.into(), remedy: "" }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = match self.verdict {
+            Verdict::Good => "ok",
+            Verdict::Bad => "FAIL",
+            Verdict::Skipped => "skip",
+        };
+        // One line, whatever a server said.
+        let detail: String = self.detail.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        write!(f, "{word:<5} {:<11} {detail}", self.check)?;
+        if self.remedy.is_empty() { Ok(()) } else { write!(f, " -> {}", self.remedy) }
+    }
+}
+
+/// Looks at everything.
+pub struct Doctor {
+    /// Tenants in force.
+    pub tenants: Arc<Tenants>,
+    /// Signing keys.
+    pub keys: Arc<KeyStore>,
+    /// Reads credentials.
+    pub loader: Loader,
+    /// Redis, where there is one.
+    pub redis: Option<Redis>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// The last examination.
+    pub last: Mutex<Option<(Instant, Arc<Vec<Finding>>)>>,
+}
+
+impl Doctor {
+    /// Examines, or tells what the last examination found if that was a moment ago.
+    pub async fn recent(&self, questions: &Questions) -> Arc<Vec<Finding>> {
+        let mut last = self.last.lock().await;
+        if let Some((at, findings)) = &*last
+            && at.elapsed() < BELIEVED
+        {
+            return findings.clone();
+        }
+        let findings = Arc::new(self.examine(questions).await);
+        *last = Some((Instant::now(), findings.clone()));
+        findings
+    }
+
+    /// Examines everything.
+    pub async fn examine(&self, questions: &Questions) -> Vec<Finding> {
+        let (authority, trials, embeddings, redis) =
+            futures::join!(self.authority(), self.trials(), embeddings(questions), self.redis());
+        let mut findings = vec![self.listed()];
+        findings.extend(authority);
+        findings.extend(trials);
+        findings.push(embeddings);
+        findings.push(redis);
+        findings
+    }
+
+    fn listed(&self) -> Finding {
+        let served = self.tenants.load().len();
+        match (self.tenants.is_synced(), served) {
+            (false, _) => Finding::bad(
+                "tenants",
+                "the RetailTenants have not been listed",
+                "is the API server of KUBECONFIG reachable, may this identity list retailtenants, and is the CRD installed? Without a cluster: --tenants",
+            ),
+            (true, 0) => Finding::bad(
+                "tenants",
+                "no RetailTenant is served",
+                "apply one and wait until it is Ready: kubectl get retailtenants -A",
+            ),
+            (true, n) => Finding::good("tenants", format!("{n} served")),
+        }
+    }
+
+    async fn authority(&self) -> Vec<Finding> {
+        let directories = self.tenants.load().directories();
+        if directories.is_empty() {
+            return vec![Finding::skipped("authority", "no tenant names a directory")];
+        }
+        let total = directories.len();
+        let asked = directories.into_iter().take(TRIALS.1).map(|tid| async move {
+            let answer = tokio::time::timeout(PATIENCE, self.keys.try_fetch(tid)).await;
+            match answer {
+                Ok(Ok(keys)) => Ok(keys),
+                Ok(Err(error)) => Err(format!("directory {tid}: {error}")),
+                Err(_) => Err(format!("directory {tid}: no answer in time")),
+            }
+        });
+        let answers: Vec<_> = stream::iter(asked).buffered(TRIALS.0).collect().await;
+        let failed: Vec<_> = answers.iter().filter_map(|answer| answer.as_ref().err()).collect();
+        match failed.first() {
+            None => vec![Finding::good("authority", format!("signing keys of {total} directories"))],
+            Some(first) => vec![Finding::bad(
+                "authority",
+                format!("{} of {total} directories fail; {first}", failed.len()),
+                "is --authority right and let through by proxy and firewall? A private CA belongs into --ca-file",
+            )],
+        }
+    }
+
+    /// One tenant for each pair of database and vault.
+    async fn trials(&self) -> Vec<Finding> {
+        let snapshot = self.tenants.load_full();
+        let mut chosen: BTreeMap<(String, String), Arc<Tenant>> = BTreeMap::new();
+        for tid in snapshot.directories() {
+            for tenant in snapshot.of_directory(tid) {
+                let place = (tenant.database.clone(), tenant.vault.clone());
+                let first = chosen.entry(place).or_insert_with(|| tenant.clone());
+                if tenant.id() < first.id() {
+                    *first = tenant.clone();
+                }
+            }
+        }
+        if chosen.is_empty() {
+            let skipped = |check| Finding::skipped(check, "no tenant to try it with");
+            return ["key-vault", "database", "fence"].map(skipped).into();
+        }
+        let trials = chosen.into_values().take(TRIALS.1).map(|tenant| async move {
+            let late = Finding::bad("database", format!("{}: no answer in time", tenant.database), UNREACHABLE);
+            tokio::time::timeout(PATIENCE, self.trial(&tenant)).await.unwrap_or_else(|_| vec![late])
+        });
+        stream::iter(trials).buffered(TRIALS.0).concat().await
+    }
+
+    async fn trial(&self, tenant: &Tenant) -> Vec<Finding> {
+        let (database, vault, through) = (&tenant.database, &tenant.vault, format!("(through tenant {})", tenant.id()));
+        let skipped = |check, why: &str| Finding::skipped(check, format!("{database}: {why} {through}"));
+        let loaded = match self.loader.load(tenant).await {
+            Ok(loaded) => Arc::new(loaded),
+            Err(error) => {
+                let remedy = match &error {
+                    CredentialsError::Secret { .. } => VAULT,
+                    CredentialsError::Malformed { .. } => ROTATE,
+                    CredentialsError::Tls(_) => "databases[].caFile of the configuration holds the database's CA",
+                };
+                let vault = Finding::bad("key-vault", format!("{vault}: {error} {through}"), remedy);
+                return vec![vault, skipped("database", "no credentials"), skipped("fence", "no credentials")];
+            }
+        };
+        let mut findings = vec![Finding::good("key-vault", format!("{vault}: login and key read {through}"))];
+        // Beside the pools: their budget is for callers, and what they keep open says nothing about a new connection.
+        let budget = Arc::new(Semaphore::new(1)).try_acquire_owned();
+        let Ok(budget) = budget else { return findings };
+        let life = Span { age: PATIENCE, calls: 2 }.begin();
+        let mut connection = match Connection::open(loaded.clone(), life, budget, self.metrics.clone()).await {
+            Ok(connection) => connection,
+            Err(error) => {
+                findings.push(unopened(database, &through, &error));
+                findings.push(skipped("fence", "no connection"));
+                return findings;
+            }
+        };
+        findings.push(Finding::good("database", format!("{database}: a login of the tenant connects {through}")));
+        findings.push(fence(&mut connection, &loaded, tenant, &through).await);
+        findings
+    }
+
+    async fn redis(&self) -> Finding {
+        let Some(redis) = &self.redis else { return Finding::skipped("redis", "not configured (--redis-url)") };
+        match redis.run::<String>(&redis::cmd("PING")).await {
+            Ok(_) => Finding::good("redis", "it answers"),
+            Err(_) => Finding::bad(
+                "redis",
+                "it does not answer; quotas and kept answers are each replica's own until it does",
+                "is --redis-url right, with the password and rediss:// where the server wants them? Redis' log says why it refuses",
+            ),
+        }
+    }
+}
+
+const VAULT: &str = "does the gateway's identity hold the role Key Vault Secrets User there, and do network rules let it through? \
+    A missing secret is the operator's to write: kubectl describe retailtenant";
+const ROTATE: &str =
+    "have new ones made: kubectl annotate retailtenant NAME retail.storefence.dev/rotate=$(date +%s) --overwrite";
+const UNREACHABLE: &str = "is the server up, and do firewall and NetworkPolicy let the gateway through to it?";
+const VERIFY: &str = "compare the fence with what was shipped: storefence-operator verify --database NAME";
+
+/// Why there is no connection, by what the server said.
+fn unopened(database: &str, through: &str, error: &OpenError) -> Finding {
+    let said = match error {
+        OpenError::Postgres(error) => data::describe(error),
+        OpenError::Timeout => error.to_string(),
+    };
+    let remedy = match error {
+        _ if error.is_refused() => ROTATE,
+        OpenError::Postgres(error) if error.code().is_some_and(|code| code.code() == "53300") => {
+            "raise the server's max_connections, or lower --pool-total"
+        }
+        // undefined function or schema: what the gateway prepares on each connection
+        OpenError::Postgres(error) if error.code().is_some_and(|code| matches!(code.code(), "42883" | "3F000")) => {
+            "make the fence: storefence-operator migrate --database NAME"
+        }
+        _ => UNREACHABLE,
+    };
+    Finding::bad("database", format!("{database}: {said} {through}"), remedy)
+}
+
+/// A signed context is accepted, and nothing is read without one.
+async fn fence(connection: &mut Connection, loaded: &Loaded, tenant: &Tenant, through: &str) -> Finding {
+    let database = &tenant.database;
+    let direct = connection.client().batch_execute("SELECT FROM retail.stores LIMIT 1").await;
+    if direct.is_ok() {
+        let detail = format!("{database}: the tenant's login reads tables without the fence {through}");
+        return Finding::bad("fence", detail, VERIFY);
+    }
+    let expires = connection.server_now() + CONTEXT_SECONDS;
+    let context = context::sign(&loaded.key, loaded.kid, tenant.id(), connection.ticket(), expires, &StoreSet::All);
+    let bounds = Bounds { max_rows: 1, max_bytes: 1024, timeout: PATIENCE };
+    let entry = connection.run().clone();
+    let call = Call::Select("SELECT count(*) FROM retail.stores");
+    match fly(connection, &entry, &context, call, bounds, false).await {
+        Flight::Answer(answer) => {
+            let stores = answer.rows.text;
+            Finding::good(
+                "fence",
+                format!("{database}: a signed context shows {stores} stores, none shows none {through}"),
+            )
+        }
+        Flight::Statement(error) => {
+            let remedy = if error.sqlstate == "SF001" { ROTATE } else { VERIFY };
+            Finding::bad("fence", format!("{database}: {error} {through}"), remedy)
+        }
+        Flight::Broken(error) => Finding::bad("fence", format!("{database}: {error} {through}"), UNREACHABLE),
+    }
+}
+
+async fn embeddings(questions: &Questions) -> Finding {
+    match questions.probe().await {
+        Ok(model) => Finding::good("embeddings", format!("{model} answers")),
+        Err(QuestionError::NotConfigured) => {
+            Finding::skipped("embeddings", "not configured; semantic_search_products says so")
+        }
+        Err(QuestionError::Provider(error)) => {
+            let remedy = match error.reason() {
+                "EmbeddingsUnauthorized" => {
+                    "give the gateway's identity the role Cognitive Services OpenAI User, or renew the key in embeddings.apiKeyFile"
+                }
+                "EmbeddingsNotFound" => {
+                    "embeddings.deployment or embeddings.model of the configuration names what exists there"
+                }
+                "EmbeddingsThrottled" => "raise the deployment's tokens per minute",
+                "EmbeddingsUnusable" => {
+                    "the model must give at most 1536 dimensions, and be the one that the operator embeds with"
+                }
+                _ => "is embeddings.endpoint right, and let through by proxy and firewall?",
+            };
+            Finding::bad("embeddings", error.to_string(), remedy)
+        }
+    }
+}
+
+/// Examines by the settings of `run`, without serving, and prints the lines; false where something is not in order.
+///
+/// # Errors
+/// [`RunError`]: the settings are such that nothing can be looked at.
+pub fn run(settings: Settings) -> Result<bool, RunError> {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let (text, well) = runtime.map_err(run::setup)?.block_on(visit(settings))?;
+    print!("{text}");
+    Ok(well)
+}
+
+async fn visit(settings: Settings) -> Result<(String, bool), RunError> {
+    let Settings { config, tokens, tenants: directory, redis, azure, .. } = settings;
+    let metrics = Arc::new(Metrics::new().map_err(run::setup)?);
+    let http = storefence_azure::client(azure.ca_file.as_deref(), run::VAULT_TIMEOUT).map_err(OptionsError::from)?;
+    let keys = Arc::new(KeyStore::new(tokens.authority, http, metrics.clone()));
+    let vaults = Arc::new(Vaults::new(&azure, &config.key_vaults)?);
+    let loader = Loader::new(vaults, config.roots, metrics.clone());
+    let provider = config.embeddings.map(|config| azure.embeddings(&config, run::EMBEDDINGS_TIMEOUT)).transpose()?;
+    let questions = Questions::new(provider, metrics.clone());
+    let redis = redis.map(|url| Redis::new(url, azure.ca_file.as_deref(), metrics.clone())).transpose()?;
+    let tenants = Arc::new(Tenants::default());
+    let following = tokio::spawn(Source::open(directory).await?.follow(tenants.clone(), metrics.clone()));
+    let begun = Instant::now();
+    while !tenants.is_synced() && begun.elapsed() < PATIENCE {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let doctor = Doctor { tenants, keys, loader, redis, metrics, last: Mutex::default() };
+    let findings = doctor.examine(&questions).await;
+    following.abort();
+    Ok(report(&findings))
+}
+
+/// The lines, and whether all is well.
+#[must_use]
+pub fn report(findings: &[Finding]) -> (String, bool) {
+    let text = findings.iter().map(|finding| format!("{finding}\n")).collect();
+    (text, findings.iter().all(|finding| finding.verdict != Verdict::Bad))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Finding, report};
+
+    #[test]
+    fn one_line_each_with_the_remedy() {
+        let good = Finding::good("fence", "fine");
+        let bad = Finding::bad("database", "server\nsaid no", "ask again");
+        let skipped = Finding::skipped("redis", "not configured");
+        let (text, well) = report(&[good.clone(), bad, skipped.clone()]);
+        assert_eq!(
+            text,
+            "ok    fence       fine\nFAIL  database    server said no -> ask again\nskip  redis       not configured\n"
+        );
+        assert!(!well && report(&[good, skipped]).1);
+    }
+}
