@@ -194,11 +194,14 @@ pub fn log_fields(sources: &Path) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for text in rust_files(sources) {
         for start in statement.find_iter(&text) {
-            let is_span = start.as_str().contains("span");
             // A span's name comes before its fields. An event's message ends them; what follows are its arguments.
-            for argument in arguments(&text[start.end()..]).into_iter().skip(usize::from(is_span)) {
+            let mut names_to_come = start.as_str().contains("span");
+            for argument in arguments(&text[start.end()..]) {
                 if argument.trim_start().starts_with('"') {
-                    break;
+                    if !std::mem::take(&mut names_to_come) {
+                        break;
+                    }
+                    continue;
                 }
                 if let Some(names) = field.captures(&argument) {
                     let name = names.get(1).or(names.get(2)).map_or("", |name| name.as_str());

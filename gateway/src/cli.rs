@@ -15,12 +15,14 @@ use url::Url;
 use crate::{
     audit::{self, chain},
     config::{Config, ConfigError},
-    explain,
+    data::life::Span,
+    doctor, explain,
     http::hosts::{Allowed, InvalidEntry},
     identity::{TokenSettings, authority::Authority},
+    redis::RedisUrl,
     run,
     server::tls::Files,
-    telemetry,
+    telemetry::{self, otlp::TraceSettings},
 };
 
 /// Wrong usage or configuration.
@@ -53,6 +55,9 @@ pub enum LogFormat {
 enum Command {
     /// Serve
     Run(Box<RunArgs>),
+    /// Try what calls need, by the options of run: one line each for tenants, authority, Key Vault, database, fence,
+    /// embeddings and Redis, with what to do; exit code 1 where something is not in order
+    Doctor(Box<RunArgs>),
     /// Check the audit log
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -132,6 +137,14 @@ struct RunArgs {
     #[arg(long, env = "STOREFENCE_POOL_IDLE", value_name = "SECONDS", default_value_t = 300)]
     pool_idle: u64,
 
+    /// Seconds after which a database connection is replaced, a little earlier at random
+    #[arg(long, env = "STOREFENCE_POOL_MAX_AGE", value_name = "SECONDS", default_value_t = 1800, value_parser = clap::value_parser!(u64).range(1..=604_800))]
+    pool_max_age: u64,
+
+    /// Calls after which a database connection is replaced, a little earlier at random
+    #[arg(long, env = "STOREFENCE_POOL_MAX_CALLS", value_name = "NUMBER", default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..))]
+    pool_max_calls: u32,
+
     /// Seconds that calls under way get to finish after SIGTERM
     #[arg(long, env = "STOREFENCE_DRAIN", value_name = "SECONDS", default_value_t = 25)]
     drain: u64,
@@ -144,13 +157,42 @@ struct RunArgs {
     #[arg(long, env = "STOREFENCE_AUDIT_FILE", value_name = "FILE", default_value = "-")]
     audit_file: PathBuf,
 
+    /// Redis through which replicas share quotas and kept answers: rediss://[user:password@]host[:port][/database]; each
+    /// replica is on its own where not given
+    #[arg(long, env = "STOREFENCE_REDIS_URL", value_name = "URL", hide_env_values = true)]
+    redis_url: Option<String>,
+
+    #[command(flatten)]
+    traces: TraceArgs,
+
     /// Seconds that a client gets for a TLS handshake, for the headers of a request, for its body, and for each part of
     /// the answer
     #[arg(long, env = "STOREFENCE_CLIENT_TIMEOUT", value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
     client_timeout: u64,
 
+    /// Most bytes of memory for kept answers, for chains that ask for it with spec.gateway.cacheTtl; 0 keeps none
+    #[arg(long, env = "STOREFENCE_CACHE_BYTES", value_name = "BYTES", default_value_t = 32 * 1024 * 1024)]
+    cache_bytes: u64,
+
+    /// Milliseconds from which a statement counts as slow: it is logged, by its SHA-256 and that of its plan
+    #[arg(long, env = "STOREFENCE_SLOW_AFTER", value_name = "MILLISECONDS", default_value_t = 1000)]
+    slow_after: u64,
+
     #[command(flatten)]
     azure: AzureOptions,
+}
+
+/// Traces. What else OpenTelemetry's SDK reads from the environment counts as well.
+#[derive(Debug, Args)]
+struct TraceArgs {
+    /// OpenTelemetry collector that spans are sent to, without /v1/traces (OTLP over HTTP, protobuf); none are made where
+    /// not given
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    otlp_endpoint: Option<String>,
+
+    /// Send the text of statements to the collector, with whatever callers wrote into it
+    #[arg(long, env = "STOREFENCE_TRACE_STATEMENTS")]
+    trace_statements: bool,
 }
 
 /// What makes a token acceptable.
@@ -246,9 +288,15 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    telemetry::init(cli.log_format);
+    // `run` starts it with the export of traces, which needs its runtime.
+    if !matches!(cli.command, Command::Run(_)) {
+        telemetry::init(cli.log_format);
+    }
     let done = match cli.command {
-        Command::Run(args) => settings(*args).and_then(|settings| Ok(run::run(settings)?)).map(|()| true),
+        Command::Run(args) => {
+            settings(*args, cli.log_format).and_then(|settings| Ok(run::run(settings)?)).map(|()| true)
+        }
+        Command::Doctor(args) => settings(*args, cli.log_format).and_then(|settings| Ok(doctor::run(settings)?)),
         Command::Audit(AuditCommand::Verify { file, after }) => verify_audit(&file, after.as_deref()).map(|()| true),
         Command::Explain(args) => explain_settings(*args).and_then(|settings| Ok(explain::explain(&settings)?)),
     };
@@ -300,7 +348,7 @@ fn explain_settings(args: ExplainArgs) -> Result<explain::Settings, CliError> {
 }
 
 /// From what the user wrote to what runs.
-fn settings(args: RunArgs) -> Result<run::Settings, CliError> {
+fn settings(args: RunArgs, log_format: LogFormat) -> Result<run::Settings, CliError> {
     let RunArgs {
         config,
         listen,
@@ -316,10 +364,16 @@ fn settings(args: RunArgs) -> Result<run::Settings, CliError> {
         pool_per_tenant,
         pool_total,
         pool_idle,
+        pool_max_age,
+        pool_max_calls,
         drain,
         tenants,
         audit_file,
+        redis_url,
+        traces,
         client_timeout,
+        cache_bytes,
+        slow_after,
         azure,
     } = args;
     let audit = if audit_file.as_os_str() == "-" { audit::Target::Stdout } else { audit::Target::File(audit_file) };
@@ -346,6 +400,11 @@ fn settings(args: RunArgs) -> Result<run::Settings, CliError> {
         (None, Some(_)) => return Err(missing("--tls-cert", "STOREFENCE_TLS_CERT", "the certificate of --tls-key")),
         (Some(_), None) => return Err(missing("--tls-key", "STOREFENCE_TLS_KEY", "the private key of --tls-cert")),
     };
+    let redis = redis_url.filter(|url| !url.is_empty()).map(|url| RedisUrl::parse(&url)).transpose();
+    let redis = redis.map_err(run::RunError::from)?;
+    let TraceArgs { otlp_endpoint, trace_statements } = traces;
+    let traces = TraceSettings::new(otlp_endpoint.as_deref(), trace_statements, azure.ca_file.clone());
+    let traces = traces.map_err(run::RunError::from)?;
     let tokens = token_settings(tokens)?;
     let allowed = Allowed::new(&public_url, &allowed_host, &allowed_origin)?;
     Ok(run::Settings {
@@ -361,10 +420,16 @@ fn settings(args: RunArgs) -> Result<run::Settings, CliError> {
         pool_per_tenant: pool_per_tenant as usize,
         pool_total: pool_total as usize,
         pool_idle: Duration::from_secs(pool_idle),
+        pool_life: Span { age: Duration::from_secs(pool_max_age), calls: pool_max_calls },
         drain: Duration::from_secs(drain),
         tenants,
         audit,
+        redis,
+        traces,
+        log_format,
         client_timeout: Duration::from_secs(client_timeout),
+        cache_bytes,
+        slow_after: Duration::from_millis(slow_after),
         azure,
     })
 }

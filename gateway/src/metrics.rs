@@ -56,6 +56,8 @@ pub struct Metrics {
     pub redis_operations: IntCounterVec,
     /// 1 while nothing is asked of Redis.
     pub redis_away: IntGauge,
+    /// Batches of spans sent to the collector, by outcome.
+    pub trace_exports: IntCounterVec,
     /// Errors of tools, by tool and code.
     pub tool_errors: IntCounterVec,
     /// Kept answers that were looked for, by outcome.
@@ -181,6 +183,11 @@ impl Metrics {
             )?,
             redis_operations: counters("storefence_redis_operations_total", "Operations on Redis.", &["outcome"])?,
             redis_away,
+            trace_exports: counters(
+                "storefence_trace_exports_total",
+                "Batches of spans that the collector took or did not take.",
+                &["outcome"],
+            )?,
             tool_errors: counters("mcp_tool_errors_total", "Errors of tools.", &["gen_ai_tool_name", "code"])?,
             answer_cache: counters("storefence_answer_cache_total", "Kept answers looked for.", &["outcome"])?,
             answer_cache_bytes: gauge("storefence_answer_cache_bytes", "Bytes of kept answers in memory.")?,
@@ -224,7 +231,7 @@ impl Metrics {
     /// Starts what has labels at zero: a rate needs a first value, and the reference in the documents is made from what
     /// is there at the start.
     fn begin(&self) {
-        let known: [(&IntCounterVec, &[&[&str]]); 18] = [
+        let known: [(&IntCounterVec, &[&[&str]]); 19] = [
             (&self.queries, &[&["execute_sales_query"]]),
             (&self.tokens, &[&["accepted", ""], &["rejected", "missing"]]),
             (&self.token_cache, &[&["hit"], &["miss"]]),
@@ -232,7 +239,7 @@ impl Metrics {
             (&self.jwks_fetches, &[&["refresh", "ok"], &["unknown_key", "ok"]]),
             (&self.gate, &[&["ForbiddenName"], &["NotASelect"], &["SeveralStatements"], &["Syntax"]]),
             (&self.cancels, &[&["disconnect"], &["timeout"], &["broken"]]),
-            (&self.connection_events, &[&["opened"], &["closed"]]),
+            (&self.connection_events, &[&["opened"], &["closed"], &["recycled"]]),
             (&self.secrets, &[&["ok"], &["error"]]),
             (&self.embeddings, &[&["ok"]]),
             (
@@ -245,6 +252,7 @@ impl Metrics {
                 ],
             ),
             (&self.redis_operations, &[&["ok"], &["failed"], &["timeout"], &["skipped"], &["probe"]]),
+            (&self.trace_exports, &[&["ok"], &["failed"]]),
             (
                 &self.tool_errors,
                 &[&["execute_sales_query", "VALIDATION_ERROR"], &["execute_sales_query", "DATABASE_ERROR"]],

@@ -24,21 +24,31 @@ use zeroize::Zeroizing;
 use crate::{
     admin::{self, Admin},
     audit::{self, Audit},
+    cache::Answers,
+    cli::LogFormat,
     config::Config,
     data::{
         Data,
         credentials::{Loader, SecretError, SecretSource},
+        life::Span,
         pool::{PoolSettings, Pools},
     },
+    doctor::Doctor,
     http::{self, App, auth::Access, hosts::Allowed, metadata::Metadata},
     identity::{Identity, TokenSettings, jwks::KeyStore},
     mcp::tools::{Catalogue, Services},
     metrics::Metrics,
+    performance::Monitor,
     questions::Questions,
     quota::Limiter,
+    redis::{Redis, RedisSetupError, RedisUrl},
     server::{
         self, Limits, Server,
         tls::{CertificateError, Certificates, Files},
+    },
+    telemetry::{
+        self,
+        otlp::{TraceError, TraceSettings},
     },
     tenants::{
         directory::Directory,
@@ -47,9 +57,9 @@ use crate::{
 };
 
 /// Longest wait for one answer of Key Vault: a caller waits behind it.
-const VAULT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const VAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for the vector of a question: a caller waits behind it.
-const EMBEDDINGS_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const EMBEDDINGS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for a free database connection.
 const POOL_WAIT: Duration = Duration::from_secs(5);
 /// How often unused connections are looked for.
@@ -86,12 +96,24 @@ pub struct Settings {
     pub pool_total: usize,
     /// Life of an unused connection.
     pub pool_idle: Duration,
+    /// Life of a connection in use.
+    pub pool_life: Span,
     /// Time for calls under way after SIGTERM.
     pub drain: Duration,
     /// Directory of RetailTenant YAML instead of a cluster.
     pub tenants: Option<PathBuf>,
     /// Where audit lines go.
     pub audit: audit::Target,
+    /// What replicas share quotas through.
+    pub redis: Option<RedisUrl>,
+    /// Where spans go.
+    pub traces: Option<TraceSettings>,
+    /// How log lines are written.
+    pub log_format: LogFormat,
+    /// Most bytes of kept answers in memory.
+    pub cache_bytes: u64,
+    /// Statements that take this long are logged.
+    pub slow_after: Duration,
     /// How long clients may take for headers, and again for a body.
     pub client_timeout: Duration,
     /// Our own identity, and trust roots.
@@ -113,6 +135,12 @@ pub enum RunError {
     /// The audit log.
     #[error(transparent)]
     Audit(#[from] audit::AuditError),
+    /// Redis.
+    #[error(transparent)]
+    Redis(#[from] RedisSetupError),
+    /// Traces.
+    #[error(transparent)]
+    Traces(#[from] TraceError),
     /// The certificate of the public address.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
@@ -137,12 +165,18 @@ impl RunError {
     pub const fn is_configuration(&self) -> bool {
         matches!(
             self,
-            Self::Azure(_) | Self::Kubernetes(_) | Self::Directory(..) | Self::Audit(_) | Self::Certificate(_)
+            Self::Azure(_)
+                | Self::Kubernetes(_)
+                | Self::Directory(..)
+                | Self::Audit(_)
+                | Self::Redis(_)
+                | Self::Traces(_)
+                | Self::Certificate(_)
         )
     }
 }
 
-fn setup(error: impl std::fmt::Display) -> RunError {
+pub(crate) fn setup(error: impl std::fmt::Display) -> RunError {
     RunError::Setup(error.to_string())
 }
 
@@ -174,13 +208,20 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
         pool_per_tenant,
         pool_total,
         pool_idle,
+        pool_life,
         drain,
         tenants: directory,
         audit,
+        redis,
+        traces,
+        log_format,
+        cache_bytes,
+        slow_after,
         client_timeout,
         azure,
     } = settings;
     let metrics = Arc::new(Metrics::new().map_err(setup)?);
+    let traces = telemetry::init_with_traces(log_format, traces.as_ref(), &metrics)?;
     let tenants = Arc::new(Tenants::default());
 
     let outgoing = storefence_azure::client(azure.ca_file.as_deref(), VAULT_TIMEOUT).map_err(OptionsError::from)?;
@@ -188,27 +229,27 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     let identity = Identity::new(&tokens, keys.clone(), metrics.clone());
 
     let vaults = Arc::new(Vaults::new(&azure, &config.key_vaults)?);
+    let examined = Loader::new(vaults.clone(), config.roots.clone(), metrics.clone());
     let loader = Loader::new(vaults, config.roots, metrics.clone());
-    let sizes = PoolSettings { per_tenant: pool_per_tenant, total: pool_total, wait: POOL_WAIT, idle: pool_idle };
-    let data = Data::new(Pools::new(sizes, loader, metrics.clone()), metrics.clone());
+    let sizes = PoolSettings {
+        per_tenant: pool_per_tenant,
+        total: pool_total,
+        wait: POOL_WAIT,
+        idle: pool_idle,
+        life: pool_life,
+    };
+    let data = Arc::new(Data::new(Pools::new(sizes, loader, metrics.clone()), metrics.clone()));
     let provider = config.embeddings.map(|config| azure.embeddings(&config, EMBEDDINGS_TIMEOUT)).transpose()?;
     let questions = Questions::new(provider, metrics.clone());
     let audit = Arc::new(Audit::open(&audit, metrics.clone())?);
-    let (tools, quotas) = (Catalogue::default(), Limiter::default());
-    let services = Arc::new(Services { tools, data, questions, quotas, audit, metrics: metrics.clone() });
+    let redis = redis.map(|url| Redis::new(url, azure.ca_file.as_deref(), metrics.clone())).transpose()?;
+    let (tools, quotas) = (Catalogue::default(), Limiter::new(redis.clone()));
+    let answers = Answers::new(cache_bytes, redis.clone(), metrics.clone());
+    let performance = Arc::new(Monitor::new(slow_after, metrics.clone()));
+    let services = Services { tools, data, questions, quotas, answers, performance, audit, metrics: metrics.clone() };
+    let services = Arc::new(services);
 
-    let source = match directory {
-        Some(path) => {
-            let opened = Directory::open(path.clone())
-                .map_err(|error| RunError::Directory(path.display().to_string(), error))?;
-            Source::Directory(opened)
-        }
-        None => {
-            let failed = |error: &dyn std::fmt::Display| RunError::Kubernetes(error.to_string());
-            let config = kube::Config::infer().await.map_err(|error| failed(&error))?;
-            Source::Cluster(kube::Client::try_from(config).map_err(|error| failed(&error))?)
-        }
-    };
+    let source = Source::open(directory).await?;
 
     let metadata = Metadata::new(&public_url, &tokens, authorization_server, tenants.clone());
     let metadata = Arc::new(metadata);
@@ -221,12 +262,22 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
         calls: Arc::default(),
         body_timeout: client_timeout,
         metrics: metrics.clone(),
+        services: services.clone(),
         mcp: http::mcp_service(services.clone(), ending.clone()),
     });
     let admin = Arc::new(Admin {
         tenants: tenants.clone(),
         keys: keys.clone(),
         metrics: metrics.clone(),
+        services: services.clone(),
+        doctor: Doctor {
+            tenants: tenants.clone(),
+            keys: keys.clone(),
+            loader: examined,
+            redis,
+            metrics: metrics.clone(),
+            last: tokio::sync::Mutex::default(),
+        },
         draining: AtomicBool::new(false),
     });
 
@@ -241,10 +292,7 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
 
     // Dropped at the end of this function, which aborts them.
     let mut background = JoinSet::new();
-    match source {
-        Source::Directory(directory) => background.spawn(directory.follow(tenants.clone(), metrics.clone())),
-        Source::Cluster(client) => background.spawn(watch::follow(client, tenants.clone(), metrics.clone())),
-    };
+    background.spawn(source.follow(tenants.clone(), metrics.clone()));
     background.spawn(follow_directories(tenants.clone(), keys.clone()));
     background.spawn(async move { keys.keep_fresh().await });
     background.spawn(tidy(services.clone(), tenants));
@@ -274,14 +322,36 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     services.data.pools().close();
     admin_stop.cancel();
     served.map_err(setup)?;
+    traces.end().await;
     tracing::info!("stopped");
     Ok(())
 }
 
 /// Where tenants come from.
-enum Source {
+pub(crate) enum Source {
     Directory(Directory),
     Cluster(kube::Client),
+}
+
+impl Source {
+    /// The directory, or the cluster where none is given.
+    pub(crate) async fn open(directory: Option<PathBuf>) -> Result<Self, RunError> {
+        let Some(path) = directory else {
+            let failed = |error: &dyn std::fmt::Display| RunError::Kubernetes(error.to_string());
+            let config = kube::Config::infer().await.map_err(|error| failed(&error))?;
+            return Ok(Self::Cluster(kube::Client::try_from(config).map_err(|error| failed(&error))?));
+        };
+        let opened = Directory::open(path.clone());
+        opened.map(Self::Directory).map_err(|error| RunError::Directory(path.display().to_string(), error))
+    }
+
+    /// Follows it for ever.
+    pub(crate) async fn follow(self, tenants: Arc<Tenants>, metrics: Arc<Metrics>) {
+        match self {
+            Self::Directory(directory) => directory.follow(tenants, metrics).await,
+            Self::Cluster(client) => watch::follow(client, tenants, metrics).await,
+        }
+    }
 }
 
 /// Keeps the directories whose keys are held in step with the tenants. Before the first list there is nothing to hold,
@@ -304,10 +374,10 @@ async fn tidy(services: Arc<Services>, tenants: Arc<Tenants>) {
 }
 
 /// The vaults of the configuration, by name.
-struct Vaults(HashMap<String, SecretStore>);
+pub(crate) struct Vaults(HashMap<String, SecretStore>);
 
 impl Vaults {
-    fn new(azure: &AzureOptions, vaults: &HashMap<String, Url>) -> Result<Self, OptionsError> {
+    pub(crate) fn new(azure: &AzureOptions, vaults: &HashMap<String, Url>) -> Result<Self, OptionsError> {
         let credential = azure.credential()?;
         let store = |url: &Url| azure.secret_store(credential.clone(), url, VAULT_TIMEOUT);
         vaults.iter().map(|(name, url)| Ok((name.clone(), store(url)?))).collect::<Result<_, _>>().map(Self)

@@ -14,6 +14,7 @@ tokio::task_local! {
 pub struct Meter {
     rows: AtomicU64,
     bytes: AtomicU64,
+    arrived: AtomicU64,
 }
 
 impl Meter {
@@ -26,6 +27,12 @@ impl Meter {
     #[must_use]
     pub fn rows(&self) -> u64 {
         self.rows.load(Ordering::Relaxed)
+    }
+
+    /// Rows of statements that have not ended yet, too.
+    #[must_use]
+    pub fn arrived(&self) -> u64 {
+        self.arrived.load(Ordering::Relaxed)
     }
 
     /// Bytes of rows.
@@ -41,4 +48,14 @@ pub fn add(rows: u64, bytes: u64) {
         meter.rows.fetch_add(rows, Ordering::Relaxed);
         meter.bytes.fetch_add(bytes, Ordering::Relaxed);
     });
+}
+
+/// A row has come for the call that runs.
+pub fn arrived() {
+    let _ = CURRENT.try_with(|meter| meter.arrived.fetch_add(1, Ordering::Relaxed));
+}
+
+/// Rows and bytes of the call that runs, so far.
+pub fn totals() -> (u64, u64) {
+    CURRENT.try_with(|meter| (meter.rows(), meter.bytes())).unwrap_or_default()
 }

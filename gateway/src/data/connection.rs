@@ -10,12 +10,13 @@ use tokio::{sync::OwnedSemaphorePermit, task::JoinHandle};
 use tokio_postgres::{CancelToken, Client, NoTls, Statement, config::SslMode};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::credentials::Loaded;
+use super::{credentials::Loaded, life::Life};
 use crate::metrics::Metrics;
 
 const RUN: &str = "SELECT line FROM fence.run_query($1, $2, $3, $4)";
 const REPORT: &str = "SELECT line FROM fence.run_report($1, $2, $3, $4)";
 const SEARCH: &str = "SELECT line FROM fence.search_products($1, $2, $3, $4, $5, $6)";
+const PLAN: &str = "SELECT line FROM fence.plan_hash($1, $2)";
 const TICKET: &str = "SELECT ticket, pid, epoch FROM fence.ticket()";
 /// Describing a statement has to look names up as the runner does, which knows where pgvector is.
 const RUNNER_PATH: &str = "SELECT set_config('search_path', substr(c, 13), false) FROM pg_proc, unnest(proconfig) c \
@@ -34,10 +35,12 @@ pub struct Connection {
     run: Statement,
     report: Option<Statement>,
     search: Option<Statement>,
+    plan: Option<Statement>,
     next_ticket: Statement,
     ticket: Ticket,
     ticket_at: Instant,
     loaded: Arc<Loaded>,
+    life: Life,
     metrics: Arc<Metrics>,
 }
 
@@ -73,15 +76,17 @@ impl Connection {
     /// [`OpenError`].
     pub async fn open(
         loaded: Arc<Loaded>,
+        life: Life,
         budget: OwnedSemaphorePermit,
         metrics: Arc<Metrics>,
     ) -> Result<Self, OpenError> {
-        let opening = Self::open_now(loaded, budget, metrics);
+        let opening = Self::open_now(loaded, life, budget, metrics);
         tokio::time::timeout(OPEN_TIMEOUT, opening).await.unwrap_or(Err(OpenError::Timeout))
     }
 
     async fn open_now(
         loaded: Arc<Loaded>,
+        life: Life,
         budget: OwnedSemaphorePermit,
         metrics: Arc<Metrics>,
     ) -> Result<Self, OpenError> {
@@ -110,10 +115,12 @@ impl Connection {
             run,
             report: None,
             search: None,
+            plan: None,
             next_ticket,
             ticket,
             ticket_at,
             loaded,
+            life,
             metrics,
         })
     }
@@ -154,6 +161,18 @@ impl Connection {
         Ok(self.search.insert(search).clone())
     }
 
+    /// `fence.plan_hash`, prepared when first asked for.
+    ///
+    /// # Errors
+    /// The connection broke, or the database is older than this version.
+    pub async fn plan(&mut self) -> Result<Statement, tokio_postgres::Error> {
+        if let Some(plan) = &self.plan {
+            return Ok(plan.clone());
+        }
+        let plan = self.client.prepare(PLAN).await?;
+        Ok(self.plan.insert(plan).clone())
+    }
+
     /// `fence.ticket()`, prepared.
     #[must_use]
     pub const fn next_ticket(&self) -> &Statement {
@@ -187,6 +206,22 @@ impl Connection {
         self.ticket = read_ticket(row)?;
         self.ticket_at = Instant::now();
         Ok(())
+    }
+
+    /// What is left of its life.
+    pub const fn life(&mut self) -> &mut Life {
+        &mut self.life
+    }
+
+    /// Whether there should be no other call on it, though it is sound.
+    #[must_use]
+    pub fn is_spent(&self) -> bool {
+        self.life.is_over()
+    }
+
+    /// Closes a sound connection at the end of its life.
+    pub fn retire(self) {
+        self.metrics.connection_events.with_label_values(&["recycled"]).inc();
     }
 
     /// Whether the server has gone.

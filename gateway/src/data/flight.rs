@@ -9,6 +9,7 @@ use futures::{TryStreamExt, future::OptionFuture, join};
 use tokio_postgres::{Client, Error, Statement, error::ErrorPosition, types::ToSql};
 
 use super::{connection::Connection, rows::Rows};
+use crate::audit::meter;
 
 /// The line that the fence sends where it cut.
 const TRUNCATED: &str = "!truncated";
@@ -90,6 +91,29 @@ pub enum Call<'a> {
     Report(&'a str),
     /// By `fence.search_products`.
     Search(&'a Search),
+    /// The hash of a SELECT's plan, by `fence.plan_hash`.
+    Plan(&'a str),
+}
+
+impl<'a> Call<'a> {
+    /// The text that positions in errors belong to.
+    #[must_use]
+    pub const fn sql(&self) -> &'a str {
+        match self {
+            Self::Select(sql) | Self::Report(sql) => sql,
+            Self::Search(_) | Self::Plan(_) => "",
+        }
+    }
+
+    /// What it is, for traces.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Select(_) | Self::Report(_) => "SELECT",
+            Self::Search(_) => "search_products",
+            Self::Plan(_) => "plan",
+        }
+    }
 }
 
 /// Flies, with the entry point of the call, prepared. `describe` asks for the columns of a SELECT in the same round trip.
@@ -102,10 +126,7 @@ pub async fn fly(
     describe: bool,
 ) -> Flight {
     let client = connection.client();
-    let sql = match call {
-        Call::Select(sql) | Call::Report(sql) => sql,
-        Call::Search(_) => "",
-    };
+    let sql = call.sql();
     let millis = bounds.timeout.as_millis();
     let begin = format!("BEGIN READ ONLY; SET LOCAL statement_timeout = {millis}");
     // Polled in this order the first time, which is the order on the wire. `futures::join!` keeps it, tokio's rotates.
@@ -159,6 +180,7 @@ async fn rows(
     let max_bytes = i32::try_from(bounds.max_bytes).unwrap_or(i32::MAX);
     let parameters: Vec<&(dyn ToSql + Sync)> = match &call {
         Call::Select(sql) | Call::Report(sql) => vec![&context, sql, &max_rows, &max_bytes],
+        Call::Plan(sql) => vec![&context, sql],
         Call::Search(Search { vector, model, words, min_similarity }) => {
             vec![&context, vector, model, words, min_similarity, &max_rows]
         }
@@ -173,6 +195,7 @@ async fn rows(
             truncated = true;
         } else if rows.count < bounds.max_rows && rows.json.len() <= bounds.max_bytes as usize {
             malformed |= rows.push(line).is_err();
+            meter::arrived();
         } else {
             truncated = true;
         }

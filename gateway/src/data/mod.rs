@@ -3,6 +3,7 @@
 pub mod connection;
 pub mod credentials;
 pub mod flight;
+pub mod life;
 pub mod pool;
 mod reports;
 pub mod rows;
@@ -17,6 +18,7 @@ use std::{
 use moka::sync::Cache;
 use sha2::{Digest, Sha256};
 use storefence_tenancy::{Scope, context};
+use tracing::Instrument;
 
 use self::{
     credentials::Loaded,
@@ -25,7 +27,7 @@ use self::{
     reports::Reports,
     rows::Rows,
 };
-use crate::{audit::meter, metrics::Metrics, tenants::Tenant};
+use crate::{audit::meter, metrics::Metrics, telemetry::spans, tenants::Tenant};
 
 /// What the gateway waits beyond the tenant's statement timeout before it cancels on its own account. The server's
 /// timeout comes first, unless the statement switched it off.
@@ -34,6 +36,8 @@ const GRACE: Duration = Duration::from_millis(500);
 const CONTEXT_SECONDS: i64 = 30;
 /// Most rows and bytes of the gateway's own statements: the tenant's limits are for what callers write.
 const OWN: (u32, u32) = (1_000, 8 * 1024 * 1024);
+/// Longest time that planning a statement may take for the sake of the log.
+const PLANNING: Duration = Duration::from_secs(2);
 /// Described statements that are remembered, and for how long: a migration may change what a name means.
 const DESCRIBED: (u64, Duration) = (10_000, Duration::from_secs(60));
 
@@ -88,6 +92,15 @@ impl QueryError {
             Self::Pool(error) => error.reason(),
             Self::Broken(_) | Self::Stale(_) => "Broken",
             Self::Context { .. } => "Context",
+        }
+    }
+
+    /// The SQLSTATE of a refusal by PostgreSQL, or the word for metrics.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Statement(error) => &error.sqlstate,
+            other => other.reason(),
         }
     }
 }
@@ -150,6 +163,17 @@ impl Data {
         Ok(self.select(tenant, scope, sql, bounds, false).await?.rows)
     }
 
+    /// The hash of a statement's plan. For the log alone: which plan is chosen follows from rows that the caller must not
+    /// know of.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn plan(&self, tenant: &Tenant, scope: &Scope, sql: &str) -> Result<String, QueryError> {
+        let bounds = Bounds { max_rows: 1, max_bytes: OWN.1, timeout: PLANNING };
+        let rows = self.run(tenant, scope, Call::Plan(sql), bounds, false).await?.rows;
+        Ok(rows.text)
+    }
+
     /// Runs a SELECT by the entry point that suits it.
     async fn select(
         &self,
@@ -176,6 +200,20 @@ impl Data {
     }
 
     async fn run(
+        &self,
+        tenant: &Tenant,
+        scope: &Scope,
+        call: Call<'_>,
+        bounds: Bounds,
+        describe: bool,
+    ) -> Result<QueryResult, QueryError> {
+        let span = spans::statement(call.kind(), call.sql());
+        let result = self.flown(tenant, scope, call, bounds, describe).instrument(span.clone()).await;
+        spans::rows(&span, result.as_ref().map(|result| u64::from(result.rows.count)).map_err(QueryError::code));
+        result
+    }
+
+    async fn flown(
         &self,
         tenant: &Tenant,
         scope: &Scope,
@@ -227,6 +265,7 @@ impl Data {
             Call::Select(_) => Ok(Ok(connection.run().clone())),
             Call::Report(_) => tokio::time::timeout(bounds.timeout, connection.report()).await,
             Call::Search(_) => tokio::time::timeout(bounds.timeout, connection.search()).await,
+            Call::Plan(_) => tokio::time::timeout(bounds.timeout, connection.plan()).await,
         };
         let entry = match entry {
             Ok(Ok(entry)) => entry,
@@ -282,10 +321,7 @@ impl Data {
 
 /// What the columns of a statement are remembered under.
 fn described_as(tenant: &Tenant, call: Call<'_>) -> [u8; 32] {
-    let sql = match call {
-        Call::Select(sql) | Call::Report(sql) => sql,
-        Call::Search(_) => "",
-    };
+    let sql = call.sql();
     Sha256::new()
         .chain_update(tenant.database.as_bytes())
         .chain_update([0])

@@ -7,12 +7,14 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use prometheus::IntGauge;
 use storefence_tenancy::TenantId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     connection::{Connection, OpenError},
     credentials::{Loaded, Loader},
+    life::Span,
 };
 use crate::{metrics::Metrics, tenants::Tenant};
 
@@ -27,6 +29,8 @@ pub struct PoolSettings {
     pub wait: Duration,
     /// How long a connection may stay unused.
     pub idle: Duration,
+    /// How long it may be used.
+    pub life: Span,
 }
 
 /// How long a refusal is believed before secrets are read again for the same tenant.
@@ -76,11 +80,42 @@ pub struct Pools {
 /// One tenant's connections.
 struct Pool {
     slots: Arc<Semaphore>,
-    idle: Mutex<Vec<(Connection, Instant)>>,
+    idle: Mutex<Vec<Idle>>,
+    idle_gauge: IntGauge,
     loaded: ArcSwapOption<Loaded>,
     loading: tokio::sync::Mutex<Loading>,
     circuit: Mutex<Circuit>,
     used: Mutex<Instant>,
+}
+
+/// A connection that waits for a call.
+struct Idle {
+    connection: Connection,
+    since: Instant,
+    _counted: Counted,
+}
+
+/// One more in a gauge until it is dropped.
+struct Counted(IntGauge);
+
+impl Counted {
+    fn new(gauge: IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Pool {
+    fn keep(&self, connection: Connection) {
+        let counted = Counted::new(self.idle_gauge.clone());
+        locked(&self.idle).push(Idle { connection, since: Instant::now(), _counted: counted });
+    }
 }
 
 /// When secrets were last read again, and last could not be read.
@@ -106,6 +141,7 @@ pub struct Lease {
     pool: Arc<Pool>,
     reused: bool,
     _slot: OwnedSemaphorePermit,
+    _in_use: Counted,
 }
 
 impl Lease {
@@ -125,8 +161,12 @@ impl Lease {
 
     /// Returns a connection whose flight completed.
     pub fn give_back(mut self) {
-        if let Some(connection) = self.connection.take().filter(|connection| !connection.is_closed()) {
-            locked(&self.pool.idle).push((connection, Instant::now()));
+        let Some(mut connection) = self.connection.take().filter(|connection| !connection.is_closed()) else { return };
+        connection.life().spend();
+        if connection.is_spent() {
+            connection.retire();
+        } else {
+            self.pool.keep(connection);
         }
     }
 
@@ -162,6 +202,7 @@ impl Pools {
         let pool = Arc::new(Pool {
             slots: Arc::new(Semaphore::new(self.settings.per_tenant)),
             idle: Mutex::default(),
+            idle_gauge: self.metrics.connections.with_label_values(&["idle"]),
             loaded: ArcSwapOption::empty(),
             loading: tokio::sync::Mutex::default(),
             circuit: Mutex::default(),
@@ -187,7 +228,14 @@ impl Pools {
             None => (self.open(&pool, tenant, loaded).await?, false),
         };
         self.metrics.pool_wait.observe(started.elapsed().as_secs_f64());
-        Ok(Lease { connection: Some(connection), pool, reused, _slot: slot })
+        let in_use = Counted::new(self.metrics.connections.with_label_values(&["in_use"]));
+        Ok(Lease { connection: Some(connection), pool, reused, _slot: slot, _in_use: in_use })
+    }
+
+    /// The credentials in force, as far as a call has read them already.
+    #[must_use]
+    pub fn loaded(&self, tenant: &Tenant) -> Option<Arc<Loaded>> {
+        self.pool(tenant.id()).loaded.load_full().filter(|loaded| loaded.in_force == tenant.credentials)
     }
 
     /// Closes a tenant's idle connections: one of them was found dead, so the others are in doubt.
@@ -287,7 +335,9 @@ impl Pools {
                 waiting.await.map_err(|_| Opening::Busy)?.map_err(|_| Opening::Busy)?
             }
         };
-        Connection::open(loaded, budget, self.metrics.clone()).await.map_err(Opening::Failed)
+        Connection::open(loaded, self.settings.life.begin(), budget, self.metrics.clone())
+            .await
+            .map_err(Opening::Failed)
     }
 
     /// Makes room: the tenant that has not used a connection for longest gives one up.
@@ -295,7 +345,7 @@ impl Pools {
         let pools = locked(&self.pools);
         let oldest = pools
             .values()
-            .filter_map(|pool| Some((locked(&pool.idle).first()?.1, pool)))
+            .filter_map(|pool| Some((locked(&pool.idle).first()?.since, pool)))
             .min_by_key(|(since, _)| *since);
         if let Some((_, pool)) = oldest {
             let mut idle = locked(&pool.idle);
@@ -308,21 +358,24 @@ impl Pools {
     /// Closes what has not been used, and forgets tenants that are gone.
     pub fn tidy(&self, is_served: impl Fn(&TenantId) -> bool) {
         let mut pools = locked(&self.pools);
-        let mut idle_total = 0;
         pools.retain(|id, pool| {
             let mut idle = locked(&pool.idle);
             let served = is_served(id);
             if served {
-                idle.retain(|(connection, since)| !connection.is_closed() && since.elapsed() < self.settings.idle);
+                let mut kept = Vec::with_capacity(idle.len());
+                for one in idle.drain(..) {
+                    if one.connection.is_closed() || one.since.elapsed() >= self.settings.idle {
+                        continue;
+                    }
+                    if one.connection.is_spent() { one.connection.retire() } else { kept.push(one) }
+                }
+                *idle = kept;
             } else {
                 idle.clear();
             }
-            idle_total += idle.len();
             let in_use = pool.slots.available_permits() < self.settings.per_tenant;
             in_use || !idle.is_empty() || (served && locked(&pool.used).elapsed() < self.settings.idle)
         });
-        drop(pools);
-        self.metrics.connections.with_label_values(&["idle"]).set(i64::try_from(idle_total).unwrap_or(i64::MAX));
     }
 
     /// Closes everything that is idle.
@@ -339,7 +392,7 @@ enum Opening {
 /// The connection used last, of the credentials in force; those of former ones are closed on the way.
 fn take_idle(pool: &Pool, loaded: &Arc<Loaded>) -> Option<Connection> {
     let mut idle = locked(&pool.idle);
-    while let Some((connection, _)) = idle.pop() {
+    while let Some(Idle { connection, .. }) = idle.pop() {
         if Arc::ptr_eq(connection.loaded(), loaded) && !connection.is_closed() {
             return Some(connection);
         }

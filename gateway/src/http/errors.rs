@@ -10,6 +10,7 @@ pub fn plain(status: StatusCode) -> Response {
     let message = match status {
         StatusCode::UNSUPPORTED_MEDIA_TYPE => "Content-Type must be application/json",
         StatusCode::PAYLOAD_TOO_LARGE => "The request body is larger than 1 MiB",
+        StatusCode::URI_TOO_LONG => "The URL is longer than 4 KiB",
         StatusCode::REQUEST_TIMEOUT => "The request body did not arrive in time",
         StatusCode::NOT_FOUND => "There is nothing here; the MCP endpoint is /mcp or /{tenantId}/mcp",
         StatusCode::FORBIDDEN => "This Host or Origin is not allowed here",

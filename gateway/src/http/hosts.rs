@@ -11,7 +11,7 @@ use axum::{
 use http::{HeaderMap, StatusCode, Uri, header, uri::Authority};
 use url::Url;
 
-use super::{App, errors};
+use super::{App, errors, limits};
 
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 
@@ -113,8 +113,11 @@ fn origin(text: &str) -> Option<OriginPattern> {
     Some(OriginPattern { scheme: url.scheme().to_owned(), host, port: url.port_or_known_default() })
 }
 
-/// Refuses a request whose Host or Origin is not on the list.
+/// Refuses a request whose URL is too long, or whose Host or Origin is not on the list.
 pub async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    if limits::is_too_long(request.uri()) {
+        return errors::plain(StatusCode::URI_TOO_LONG);
+    }
     if !app.allowed.host(request.uri(), request.headers()) || !app.allowed.origin(request.headers()) {
         tracing::warn!(
             host = ?request.headers().get(header::HOST), origin = ?request.headers().get(header::ORIGIN),

@@ -4,6 +4,7 @@ pub mod auth;
 pub mod calls;
 pub mod errors;
 pub mod hosts;
+pub mod limits;
 pub mod metadata;
 
 use std::{
@@ -20,25 +21,26 @@ use axum::{
     routing::{any, get},
 };
 use bytes::Bytes;
-use http::{HeaderValue, Method, StatusCode, header};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use prometheus::IntGauge;
 use rmcp::transport::streamable_http_server::{
     StreamableHttpServerConfig, StreamableHttpService, session::never::NeverSessionManager,
 };
+use tracing::{Instrument, Span};
 
 use self::{auth::Access, calls::Calls, hosts::Allowed, metadata::Metadata};
 use crate::{
     mcp::{
         handler::Handler,
+        prompts,
         protocol::{self, Envelope, Refusal},
         splice::Slot,
-        tools::Services,
+        tools::{Caller, Services, Tool},
     },
     metrics::Metrics,
+    telemetry::spans::{self, Carrier},
 };
-
-/// Largest request body.
-pub const BODY_MAX: usize = 1024 * 1024;
 
 /// What the routes share.
 pub struct App {
@@ -54,6 +56,8 @@ pub struct App {
     pub body_timeout: Duration,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// The tools behind rmcp.
+    pub services: Arc<Services>,
     /// rmcp.
     pub mcp: StreamableHttpService<Handler, NeverSessionManager>,
 }
@@ -96,15 +100,24 @@ async fn mcp_one_tenant(State(app): State<Arc<App>>, Path(tenant): Path<String>,
     mcp(&app, Some(&tenant), request).await
 }
 
-async fn mcp(app: &App, tenant: Option<&str>, request: Request) -> Response {
-    struct InFlight<'a>(&'a Metrics);
-    impl Drop for InFlight<'_> {
-        fn drop(&mut self) {
-            self.0.in_flight.dec();
-        }
+/// Counts a request until its answer has been handed on.
+struct InFlight(IntGauge);
+
+impl InFlight {
+    fn new(metrics: &Metrics) -> Self {
+        metrics.in_flight.inc();
+        Self(metrics.in_flight.clone())
     }
-    app.metrics.in_flight.inc();
-    let _in_flight = InFlight(&app.metrics);
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+async fn mcp(app: &App, tenant: Option<&str>, request: Request) -> Response {
+    let in_flight = InFlight::new(&app.metrics);
     let caller = match app.access.caller(request.headers(), tenant).await {
         Ok(caller) => Arc::new(caller),
         Err(denied) => return app.access.answer(denied, tenant),
@@ -116,7 +129,7 @@ async fn mcp(app: &App, tenant: Option<&str>, request: Request) -> Response {
         return refusal;
     }
     let (mut parts, body) = request.into_parts();
-    let body = match read(body, app.body_timeout).await {
+    let body = match limits::read(body, app.body_timeout).await {
         Ok(body) => body,
         Err(status) => {
             if status == StatusCode::REQUEST_TIMEOUT {
@@ -143,26 +156,52 @@ async fn mcp(app: &App, tenant: Option<&str>, request: Request) -> Response {
         _ => None,
     };
     let (correlation, started) = (caller.correlation, Instant::now());
+    let span = span(app, &envelope, &parts.headers, &caller);
     // The token goes no further than this.
     parts.headers.remove(header::AUTHORIZATION);
     let slot = Slot::default();
     parts.extensions.insert(caller);
     parts.extensions.insert(slot.clone());
+    parts.extensions.insert(span.clone());
     if let Some(under_way) = &under_way {
         parts.extensions.insert(under_way.cancelled.clone());
     }
-    let response = app.mcp.handle(http::Request::from_parts(parts, Full::new(body))).await;
-    let mut response = finish(response, &slot, &envelope).await;
+    let handling = app.mcp.handle(http::Request::from_parts(parts, Full::new(body)));
+    let response = handling.instrument(span.clone()).await;
+    let mut response = finish(response, &slot, &envelope, (under_way, in_flight)).await;
     // Tools are observed where they run, with their names and outcomes.
     if let Some(method) = envelope.other_method() {
         let error = if response.status().is_success() { "" } else { "refused" };
         let seconds = started.elapsed().as_secs_f64();
         app.metrics.operations.with_label_values(&[method, "", error]).observe(seconds);
     }
+    if !response.status().is_success() {
+        spans::failed(&span, response.status().as_str());
+    }
     if let Ok(value) = HeaderValue::try_from(correlation.to_string()) {
         response.headers_mut().insert("x-correlation-id", value);
     }
     response
+}
+
+/// The span of a request. Names that are not ours are left out: a caller can make them up without end.
+fn span(app: &App, envelope: &Envelope, headers: &HeaderMap, caller: &Caller) -> Span {
+    let method = envelope.known_method().unwrap_or("other");
+    let name = envelope.name.as_deref().unwrap_or_default();
+    let prompt = Some(prompts::known(name)).filter(|prompt| *prompt == name && method == "prompts/get");
+    let tool = app.services.tools.find(name).map(Tool::name).filter(|_| method == "tools/call");
+    let version = headers.get("mcp-protocol-version").and_then(|value| value.to_str().ok());
+    let id = envelope.id.as_ref().map(ToString::to_string).filter(|id| id.len() <= 64);
+    let request = spans::Request {
+        method,
+        tool,
+        prompt,
+        version: version.filter(|version| protocol::SUPPORTED.contains(version)).unwrap_or(protocol::SUPPORTED[0]),
+        id: id.as_deref(),
+        correlation: caller.correlation,
+        tenant: caller.tenant.id().as_str(),
+    };
+    spans::request(request, &envelope.trace, &Carrier::of_headers(headers))
 }
 
 /// 415 and 406 as plain text: what sent this is no MCP client.
@@ -173,30 +212,29 @@ fn media_types(request: &Request) -> Option<Response> {
         .then(|| errors::plain(StatusCode::UNSUPPORTED_MEDIA_TYPE))
 }
 
-async fn read(body: Body, timeout: Duration) -> Result<Bytes, StatusCode> {
-    let limited = Limited::new(body, BODY_MAX);
-    match tokio::time::timeout(timeout, limited.collect()).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => Err(StatusCode::PAYLOAD_TOO_LARGE),
-        Ok(Err(_)) => Err(StatusCode::BAD_REQUEST),
-        Err(_) => Err(StatusCode::REQUEST_TIMEOUT),
-    }
-}
-
 fn json_rpc(refusal: &Refusal) -> Response {
     (refusal.status, [(header::CONTENT_TYPE, "application/json")], refusal.body()).into_response()
 }
 
 type McpBody = http_body_util::combinators::BoxBody<Bytes, std::convert::Infallible>;
 
-/// Puts the result into its place, and gives rmcp's plain texts the form of JSON-RPC.
-async fn finish(response: http::Response<McpBody>, slot: &Slot, envelope: &Envelope) -> Response {
+/// Puts the result into its place, and gives rmcp's plain texts the form of JSON-RPC. `held` is dropped with the answer's
+/// end, which for an event stream is later than this.
+async fn finish(
+    response: http::Response<McpBody>,
+    slot: &Slot,
+    envelope: &Envelope,
+    held: impl Send + 'static,
+) -> Response {
     let (mut parts, body) = response.into_parts();
     let kind = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if kind.starts_with("text/event-stream") {
         parts.headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
         let slot = slot.clone();
-        let body = body.map_frame(move |frame| frame.map_data(|data| slot.splice(&data).unwrap_or(data)));
+        let body = body.map_frame(move |frame| {
+            let _held = &held;
+            frame.map_data(|data| slot.splice_line(&data).unwrap_or(data))
+        });
         return Response::from_parts(parts, Body::new(body));
     }
     let is_json = kind.starts_with("application/json");

@@ -2,6 +2,8 @@
 
 pub mod completions;
 pub mod handler;
+pub mod operation;
+pub mod progress;
 pub mod prompts;
 pub mod protocol;
 pub mod resources;

@@ -3,7 +3,10 @@
 //! rmcp carries results as `serde_json::Value`, which would round `bigint` and `numeric` to a double and copy the rows
 //! several times. The marks are random, so no value that a caller controls can pass for one.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    borrow::Cow,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -43,12 +46,27 @@ impl Slot {
     /// Puts the result in the place of the marks. `None` where the body has no marks.
     #[must_use]
     pub fn splice(&self, body: &[u8]) -> Option<Bytes> {
+        self.put_in(body, |json| Cow::Borrowed(json))
+    }
+
+    /// The same for an event of a stream, whose data has to stay on one line: a column of type `json` holds whatever line
+    /// breaks its writer put between two values.
+    #[must_use]
+    pub fn splice_line(&self, event: &[u8]) -> Option<Bytes> {
+        self.put_in(event, |json| match json.contains(['\n', '\r']) {
+            true => json.replace(['\n', '\r'], " ").into(),
+            false => json.into(),
+        })
+    }
+
+    fn put_in(&self, body: &[u8], form: fn(&str) -> Cow<'_, str>) -> Option<Bytes> {
         let payload = self.0.payload.get()?;
+        let structured = form(&payload.structured);
         let text = serde_json::to_string(&payload.text).ok()?;
-        let mut out = Vec::with_capacity(body.len() + payload.structured.len() + text.len());
+        let mut out = Vec::with_capacity(body.len() + structured.len() + text.len());
         let mut rest = body;
         let mut marks = [
-            (find(body, &self.0.structured_mark), payload.structured.as_str(), self.0.structured_mark.len()),
+            (find(body, &self.0.structured_mark), structured.as_ref(), self.0.structured_mark.len()),
             (find(body, &self.0.text_mark), text.as_str(), self.0.text_mark.len()),
         ];
         marks.sort_unstable_by_key(|(at, ..)| *at);
@@ -89,5 +107,14 @@ mod tests {
             assert_eq!(slot.splice(body.as_bytes()).expect("marks"), expected.as_bytes());
         }
         assert_eq!(slot.splice(b"{}"), None);
+    }
+
+    #[test]
+    fn an_event_stays_on_one_line() {
+        let slot = Slot::default();
+        let (structured, text) = slot.put("{\"rows\":[{\r\n \"a\": \"b\\n\"}]}".to_owned(), "a\nb".to_owned());
+        let event = format!("data: {{\"s\":\"{structured}\",\"t\":\"{text}\"}}\n\n");
+        let spliced = slot.splice_line(event.as_bytes()).expect("marks");
+        assert_eq!(spliced, &b"data: {\"s\":{\"rows\":[{   \"a\": \"b\\n\"}]},\"t\":\"a\\nb\"}\n\n"[..]);
     }
 }

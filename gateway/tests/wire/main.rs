@@ -4,17 +4,26 @@
 //! states that the operator would never leave behind.
 
 mod audit;
+mod cache;
+mod cache_shared;
+mod cancel;
 mod directory;
+mod doctor;
 mod http;
 mod identity;
 mod interleaving;
+mod limits;
 mod operations;
+mod performance;
+mod progress;
 mod protocol;
 mod query;
 mod quota;
+mod quota_shared;
 mod slow;
 mod tenants;
 mod tls;
+mod traces;
 mod world;
 
 use std::{future::Future, process::ExitCode, sync::Arc};
@@ -61,10 +70,19 @@ fn main() -> Result<ExitCode> {
     identity::tests(&mut tests);
     tenants::tests(&mut tests);
     operations::tests(&mut tests);
+    cancel::tests(&mut tests);
+    progress::tests(&mut tests);
     slow::tests(&mut tests);
+    limits::tests(&mut tests);
     tls::tests(&mut tests);
     audit::tests(&mut tests);
     quota::tests(&mut tests);
+    quota_shared::tests(&mut tests);
+    traces::tests(&mut tests);
+    cache::tests(&mut tests);
+    cache_shared::tests(&mut tests);
+    performance::tests(&mut tests);
+    doctor::tests(&mut tests);
     directory::tests(&mut tests);
     interleaving::tests(&mut tests);
     identity::last(&mut tests);

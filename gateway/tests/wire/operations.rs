@@ -7,6 +7,7 @@ use serde_json::json;
 use storefence_devstack::{
     mcp_client::{McpClient, Revision},
     process::Signal,
+    reference::{self, Document},
 };
 use storefence_tenancy::credentials::Slot;
 
@@ -15,15 +16,14 @@ use crate::{
     world::{CONTOSO, World, ZAVA, until},
 };
 
-const ACTIVE: &str =
+pub const ACTIVE: &str =
     "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'storefence-gateway' AND state = 'active'";
 /// Longer than the tenant's second.
-const SLOW: &str = "SELECT count(*) FROM generate_series(1, 100000) a, generate_series(1, 100000) b";
+pub const SLOW: &str = "SELECT count(*) FROM generate_series(1, 100000) a, generate_series(1, 100000) b";
 
 pub fn tests(tests: &mut Tests) {
-    tests.add("a_client_that_goes_away_cancels_at_the_server", disconnect);
-    tests.add("notifications_cancelled_ends_the_statement_and_nobody_elses", cancelled);
     tests.add("slots_keys_and_passwords_change_without_a_failed_call", rotation);
+    tests.add("connections_are_replaced_without_a_failed_call", recycled);
     tests.add("a_vault_that_is_away", vault_away);
     tests.add("a_database_that_is_away_fails_fast_and_comes_back", database_away);
     tests.add("sigterm_drains_and_exits_zero", sigterm);
@@ -45,68 +45,6 @@ fn call(world: &World, gateway: &str, sql: &str) -> Result<reqwest::RequestBuild
 async fn count(world: &World) -> Result<()> {
     ensure!(world.rows("head-office", "SELECT count(*) FROM retail.orders").await? == json!([[15]]));
     Ok(())
-}
-
-async fn disconnect(world: Arc<World>) -> Result<()> {
-    let limits = ZAVA.object()["spec"]["gateway"].clone();
-    world.patch_spec("zava", json!({"gateway": {"statementTimeout": "30s"}})).await?;
-    let database = world.superuser().await?;
-    let active = async || -> Result<bool> { Ok(database.query_one(ACTIVE, &[]).await?.get::<_, i64>(0) > 0) };
-    // The change has to arrive before a call that would outlive the old limit.
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let request = call(&world, &world.gateway.url, SLOW)?;
-    let calling = tokio::spawn(async move { request.send().await.map(|_| ()) });
-    until("the statement runs", Duration::from_secs(5), || async { active().await }).await?;
-    calling.abort();
-    let gone = std::time::Instant::now();
-    until("the statement has ended", Duration::from_secs(2), || async { Ok(!active().await?) }).await?;
-    ensure!(gone.elapsed() < Duration::from_millis(500), "{:?}", gone.elapsed());
-    world.patch_spec("zava", json!({"gateway": limits})).await?;
-    count(&world).await
-}
-
-async fn cancelled(world: Arc<World>) -> Result<()> {
-    let limits = ZAVA.object()["spec"]["gateway"].clone();
-    world.patch_spec("zava", json!({"gateway": {"statementTimeout": "30s"}})).await?;
-    let database = world.superuser().await?;
-    let active = async || -> Result<bool> { Ok(database.query_one(ACTIVE, &[]).await?.get::<_, i64>(0) > 0) };
-    let seattle = world.client_as("seattle-manager")?;
-    until("the longer limit is in force", Duration::from_secs(2), || async {
-        let me = seattle.call_tool("whoami", json!({})).await?;
-        Ok(me.structured()["limits"]["statementTimeoutSeconds"].as_f64() == Some(30.0))
-    })
-    .await?;
-    for revision in Revision::ALL {
-        let (client, other) = (
-            world.client(world.token("seattle-manager")?, "/mcp", revision),
-            world.client(world.token("redmond-manager")?, "/mcp", revision),
-        );
-        let cancel = async |client: &McpClient, id: u32| -> Result<()> {
-            let request = client.request("notifications/cancelled", json!({"requestId": id})).build()?;
-            let body = request.body().and_then(|body| body.as_bytes()).context("a body")?;
-            let mut body: serde_json::Value = serde_json::from_slice(body)?;
-            body.as_object_mut().context("an object")?.remove("id");
-            let answer = client.read(client.request("notifications/cancelled", json!({})).json(&body)).await?;
-            ensure!(answer.status == 202, "{}: {}", answer.status, answer.message);
-            Ok(())
-        };
-        let calling = client.clone();
-        let call = json!({"name": "execute_sales_query", "arguments": {"postgresql_query": SLOW}});
-        let calling = tokio::spawn(async move { calling.send("tools/call", call).await });
-        until("the statement runs", Duration::from_secs(5), || async { active().await }).await?;
-        // The same id of another client, and another id of the same one.
-        cancel(&other, 1).await?;
-        cancel(&client, 2).await?;
-        ensure!(active().await? && !calling.is_finished(), "somebody else cancelled it");
-        cancel(&client, 1).await?;
-        let gone = std::time::Instant::now();
-        until("the statement has ended", Duration::from_secs(2), || async { Ok(!active().await?) }).await?;
-        ensure!(gone.elapsed() < Duration::from_millis(500), "{:?}", gone.elapsed());
-        let answer = calling.await??;
-        ensure!(answer.result().is_null(), "a cancelled call has a result: {}", answer.message);
-    }
-    world.patch_spec("zava", json!({"gateway": limits})).await?;
-    count(&world).await
 }
 
 async fn rotation(world: Arc<World>) -> Result<()> {
@@ -284,6 +222,14 @@ async fn metrics(world: Arc<World>) -> Result<()> {
     ] {
         ensure!(text.contains(name), "{name} is not in\n{text}");
     }
+    // After all that the tests before this one did: what is documented is there, and what is there is documented.
+    let families = reference::families(&text);
+    for (name, family) in &families {
+        ensure!(!family.help.is_empty() && !family.kind.is_empty(), "{name} has no HELP or no TYPE");
+    }
+    Document::new("docs/operations.md").lists("metrics of storefence-gateway", &families.into_keys().collect());
+    let series = text.lines().filter(|line| !line.starts_with('#')).count();
+    ensure!(series < 1500, "{series} series after a few hundred calls: some label is not bounded");
     for value in [ZAVA.id, CONTOSO.id, "Seattle", "seattle-manager"] {
         ensure!(!text.contains(&format!("\"{value}\"")), "a label holds {value}");
     }
@@ -313,5 +259,49 @@ async fn logs(world: Arc<World>) -> Result<()> {
         }
     }
     ensure!(looked_at > 1000, "no log was looked at");
+    Ok(())
+}
+
+/// Connections that are replaced every few calls and every second, under a load of several callers.
+async fn recycled(world: Arc<World>) -> Result<()> {
+    let args = ["--pool-max-calls", "7", "--pool-max-age", "2", "--pool-per-tenant", "3"];
+    let gateway = world.another_gateway("recycled", &args).await?;
+    let event = async |event: &str| {
+        world.metric(&gateway, &format!("storefence_database_connection_events_total{{event=\"{event}\"}}")).await
+    };
+    let started = std::time::Instant::now();
+    let mut callers = tokio::task::JoinSet::new();
+    for principal in ["head-office", "seattle-manager", "contoso-head-office", "head-office"] {
+        let client = world.client_of(&gateway, principal)?;
+        callers.spawn(async move {
+            let mut calls = 0_u32;
+            while started.elapsed() < Duration::from_secs(3) || calls < 100 {
+                let sql = json!({"postgresql_query": "SELECT count(*) FROM retail.orders"});
+                let answer = client.call_tool("execute_sales_query", sql).await?;
+                ensure!(answer.status == 200 && !answer.is_tool_error(), "call {calls}: {}", answer.message);
+                calls += 1;
+            }
+            Ok(calls)
+        });
+    }
+    let mut calls = 0;
+    while let Some(done) = callers.join_next().await {
+        calls += done??;
+    }
+    let replaced = event("recycled").await?;
+    // Between 5 and 7 calls each.
+    ensure!(replaced >= f64::from(calls) / 7.0 - 8.0, "{replaced} connections were replaced in {calls} calls");
+    ensure!(event("opened").await? >= replaced, "more were replaced than opened");
+    let cancels = world.metric(&gateway, "storefence_cancels_total{cause=\"broken\"}").await?;
+    ensure!(cancels == 0.0, "{cancels} connections broke");
+    // Two seconds are at most what one lives, used or not.
+    until("unused ones end, too", Duration::from_secs(30), || async {
+        Ok(world.metric(&gateway, "storefence_database_connections{state=\"open\"}").await? == 0.0)
+    })
+    .await?;
+    for state in ["idle", "in_use"] {
+        let name = format!("storefence_database_connections{{state=\"{state}\"}}");
+        ensure!(world.metric(&gateway, &name).await? == 0.0, "{name} does not count down");
+    }
     Ok(())
 }

@@ -21,7 +21,7 @@ use storefence_devstack::{
 };
 use tempfile::TempDir;
 
-pub use provision::{CONTOSO, ZAVA};
+pub use provision::{CONTOSO, Chain, ZAVA};
 
 /// The parts, in the order in which they end.
 pub struct World {
@@ -148,6 +148,27 @@ impl World {
         Ok(answer.structured()["rows"].clone())
     }
 
+    /// Gives a chain other limits, and waits until they are in force for one of its principals; without limits its own.
+    pub async fn limits(&self, chain: &Chain, principal: &str, limits: Option<Value>) -> Result<()> {
+        let limits = limits.unwrap_or_else(|| chain.object()["spec"]["gateway"].clone());
+        self.patch_spec(chain.id, json!({"gateway": limits})).await?;
+        let client = self.client_as(principal)?;
+        let Some(timeout) = limits["statementTimeout"].as_str().and_then(|text| text.strip_suffix('s')) else {
+            return Ok(());
+        };
+        let seconds: f64 = timeout.parse()?;
+        until("the limits are in force", Duration::from_secs(5), || async {
+            let me = client.call_tool("whoami", json!({})).await?;
+            Ok(me.structured()["limits"]["statementTimeoutSeconds"].as_f64() == Some(seconds))
+        })
+        .await
+    }
+
+    /// The gateway's own identity.
+    pub const fn credentials(&self) -> &ClientApp {
+        &self.client
+    }
+
     /// A superuser's connection.
     pub async fn superuser(&self) -> Result<tokio_postgres::Client> {
         Ok(self.cluster.connect(&self.database.name).await?)
@@ -196,6 +217,8 @@ impl Gateway {
             .env("AZURE_CLIENT_SECRET", client.secret.as_deref().unwrap_or_default())
             .env("KUBECONFIG", directory.join("kubeconfig"))
             .env("RUST_LOG", "debug")
+            .env("OTEL_BSP_SCHEDULE_DELAY", "100")
+            .env("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=wire-tests")
             .log(directory.join(format!("{name}.log")))
             .start()?;
         Ok(Self { child, url, admin: format!("http://127.0.0.1:{admin_port}") })

@@ -1,0 +1,33 @@
+//! How much of a request is taken.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::{StatusCode, Uri};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+
+/// Largest request body.
+const BODY_MAX: usize = 1024 * 1024;
+/// Longest path and query. The longest that has a meaning is that of a tenant's metadata, below 100.
+const URL_MAX: usize = 4 * 1024;
+
+/// Whether a URL is too long to be looked at.
+#[must_use]
+pub fn is_too_long(uri: &Uri) -> bool {
+    uri.path_and_query().is_some_and(|text| text.as_str().len() > URL_MAX)
+}
+
+/// Reads a body, whether its length was announced or not.
+///
+/// # Errors
+/// 413 where it is too large, 408 where it does not come in time, 400 where it ends early.
+pub async fn read(body: Body, timeout: Duration) -> Result<Bytes, StatusCode> {
+    let limited = Limited::new(body, BODY_MAX);
+    match tokio::time::timeout(timeout, limited.collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => Err(StatusCode::PAYLOAD_TOO_LARGE),
+        Ok(Err(_)) => Err(StatusCode::BAD_REQUEST),
+        Err(_) => Err(StatusCode::REQUEST_TIMEOUT),
+    }
+}

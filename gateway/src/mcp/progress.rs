@@ -1,0 +1,51 @@
+//! `notifications/progress` for calls that take long, where the client asked for it with `_meta.progressToken`.
+//!
+//! The first notification turns the answer into an event stream; a call that ends before it is answered as plain JSON.
+
+use std::{
+    convert::Infallible,
+    time::{Duration, Instant},
+};
+
+use rmcp::{RoleServer, model::ProgressNotificationParam, service::RequestContext};
+
+use crate::audit::meter::Meter;
+
+/// From the start of the call to the first notification, and from one to the next.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Reports for as long as the call runs. Progress is the time in seconds: how long a statement will take nobody knows.
+pub async fn report(context: &RequestContext<RoleServer>, meter: &Meter, started: Instant) -> Infallible {
+    let Some(token) = context.meta.get_progress_token() else { return std::future::pending().await };
+    let mut ticks = tokio::time::interval_at(tokio::time::Instant::from_std(started) + PAUSE, PAUSE);
+    // Behind a client that reads slowly there is no use in catching up.
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let seconds = started.elapsed().as_secs_f64();
+        let notification = ProgressNotificationParam::new(token.clone(), (seconds * 1000.0).round() / 1000.0)
+            .with_message(message(seconds, meter.arrived()));
+        // A client that is gone has cancelled the call, too.
+        let _ = context.peer.notify_progress(notification).await;
+    }
+}
+
+fn message(seconds: f64, rows: u64) -> String {
+    match rows {
+        0 => format!("running for {seconds:.0} s"),
+        1 => format!("running for {seconds:.0} s, 1 row so far"),
+        rows => format!("running for {seconds:.0} s, {rows} rows so far"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::message;
+
+    #[test]
+    fn rows_are_named_once_there_are_some() {
+        assert_eq!(message(1.04, 0), "running for 1 s");
+        assert_eq!(message(2.0, 1), "running for 2 s, 1 row so far");
+        assert_eq!(message(61.6, 1200), "running for 62 s, 1200 rows so far");
+    }
+}
