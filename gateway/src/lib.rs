@@ -2,15 +2,18 @@
 
 pub mod admin;
 pub mod audit;
+pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod data;
+pub mod doctor;
 pub mod explain;
 pub mod gate;
 pub mod http;
 pub mod identity;
 pub mod mcp;
 pub mod metrics;
+pub mod performance;
 pub mod questions;
 pub mod quota;
 pub mod redis;

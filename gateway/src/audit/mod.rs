@@ -1,4 +1,4 @@
-//! The audit log: one line per tool call, apart from the log, each chained to the one before (see [`chain`]).
+//! The audit log: one line per tool call, resource read, prompt and completion, apart from the log, each chained to the one before (see [`chain`]).
 //!
 //! Neither tokens nor statements nor rows stand in it; a statement is known by its SHA-256.
 
@@ -37,6 +37,33 @@ pub struct AuditError {
     problem: String,
 }
 
+/// What is recorded. Nothing of it is the caller's own word: what is not known here is `unknown`.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// The MCP method.
+    pub method: &'static str,
+    /// The tool of a tool call.
+    pub tool: Option<&'a str>,
+    /// The resource or prompt of another request.
+    pub target: Option<&'static str>,
+    /// The statement as it was sent; its SHA-256 is recorded.
+    pub statement: Option<&'a str>,
+}
+
+impl<'a> Call<'a> {
+    /// A call of a tool.
+    #[must_use]
+    pub const fn tool(name: &'a str) -> Self {
+        Self { method: "tools/call", tool: Some(name), target: None, statement: None }
+    }
+
+    /// Another request.
+    #[must_use]
+    pub const fn of(method: &'static str, target: &'static str) -> Self {
+        Self { method, tool: None, target: Some(target), statement: None }
+    }
+}
+
 struct Writer {
     out: Box<dyn Write + Send>,
     sequence: u64,
@@ -66,11 +93,14 @@ impl Audit {
 
     /// Begins the record of a call. It is written when the record is finished or, for a call that is given up, dropped.
     #[must_use]
-    pub fn begin(self: &Arc<Self>, caller: Arc<Caller>, tool: &str, statement: Option<&str>) -> Record {
+    pub fn begin(self: &Arc<Self>, caller: Arc<Caller>, call: Call<'_>) -> Record {
+        let Call { method, tool, target, statement } = call;
         Record {
             audit: self.clone(),
             caller,
-            tool: tool.to_owned(),
+            method,
+            tool: tool.map(str::to_owned),
+            target,
             statement: statement.map(|text| chain::sha256(text.as_bytes())),
             started: Instant::now(),
             meter: Arc::default(),
@@ -80,13 +110,14 @@ impl Audit {
 
     /// A call waits for its line: one that cannot be recorded in time holds the caller up rather than going unrecorded.
     fn write(&self, record: &Record) {
-        let Record { caller, tool, statement, started, meter, outcome, .. } = record;
+        let Record { caller, method, tool, target, statement, started, meter, outcome, .. } = record;
         let claims = &caller.principal.claims;
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         // A map of serde_json has no order of its own; a person reads the number first.
         let rest = json!({
             "time": format!("{:.3}", Timestamp::now()), "correlationId": caller.correlation, "tid": claims.tid,
-            "oid": claims.oid, "tenant": caller.tenant.id().as_str(), "rules": caller.scope.rules(), "tool": tool,
+            "oid": claims.oid, "tenant": caller.tenant.id().as_str(), "rules": caller.scope.rules(),
+            "method": method, "tool": tool, "target": target,
             "statementSha256": statement, "rows": meter.rows(), "bytes": meter.bytes(), "outcome": outcome,
             "durationMs": started.elapsed().as_micros() as f64 / 1000.0,
         })
@@ -158,7 +189,9 @@ fn tail(file: &mut File) -> io::Result<(u64, String, bool)> {
 pub struct Record {
     audit: Arc<Audit>,
     caller: Arc<Caller>,
-    tool: String,
+    method: &'static str,
+    tool: Option<String>,
+    target: Option<&'static str>,
     statement: Option<String>,
     started: Instant,
     meter: Arc<Meter>,

@@ -13,6 +13,16 @@ use super::{
 
 const CATEGORIES: &str = "SELECT coalesce(json_agg(category_name ORDER BY category_name), '[]') FROM retail.categories";
 
+/// What is to be completed, by its own name.
+#[must_use]
+pub fn known(request: &CompleteRequestParams) -> &'static str {
+    match &request.r#ref {
+        Reference::Prompt(prompt) => prompts::known(&prompt.name),
+        Reference::Resource(resource) => resources::known(&resource.uri),
+        _ => "unknown",
+    }
+}
+
 /// Values for one argument that begin with, or contain, what is written already.
 ///
 /// # Errors

@@ -13,11 +13,16 @@ use rmcp::{
     service::RequestContext,
 };
 use serde_json::Value;
-use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
+
+use crate::{
+    audit::Call,
+    cache::{self, Answered},
+};
 
 use super::{
-    completions, prompts, resources,
+    completions,
+    operation::Operation,
+    prompts, resources,
     splice::Slot,
     tools::{Caller, Services, ToolError},
 };
@@ -29,6 +34,8 @@ const INSTRUCTIONS: &str = "Answers questions about one retail chain from its Po
     last quarter.";
 /// How long a client may keep a list or a resource, in milliseconds.
 const LIST_TTL: u64 = 60_000;
+/// In `_meta` of an answer that was kept: how many seconds ago it was made.
+const CACHE_AGE: &str = "retail.storefence.dev/cacheAgeSeconds";
 
 /// One per process; cheap to clone, as rmcp makes one per request.
 #[derive(Clone)]
@@ -44,7 +51,8 @@ impl Handler {
     }
 }
 
-fn parts(context: &RequestContext<RoleServer>) -> Option<&http::request::Parts> {
+/// The HTTP request behind an MCP request, with what the door put there.
+pub(super) fn parts(context: &RequestContext<RoleServer>) -> Option<&http::request::Parts> {
     context.extensions.get::<http::request::Parts>()
 }
 
@@ -116,7 +124,11 @@ impl ServerHandler for Handler {
         request: GetPromptRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<GetPromptResponse, ErrorData> {
-        Ok(prompts::get(request, &*caller(&context)?)?.into())
+        let caller = caller(&context)?;
+        let call = Call::of("prompts/get", prompts::known(&request.name));
+        let operation = Operation::begin(&self.services, &caller, &context, call);
+        let got = operation.complete(&context, async { prompts::get(request, &caller) }).await?;
+        Ok(got.into())
     }
 
     async fn list_resources(
@@ -147,10 +159,10 @@ impl ServerHandler for Handler {
         context: RequestContext<RoleServer>,
     ) -> Result<ReadResourceResponse, ErrorData> {
         let caller = caller(&context)?;
-        let mut result = tokio::select! {
-            result = resources::read(&request.uri, &self.services, &caller) => result?,
-            () = context.ct.cancelled() => return Err(ErrorData::internal_error("cancelled", None)),
-        };
+        let call = Call::of("resources/read", resources::known(&request.uri));
+        let operation = Operation::begin(&self.services, &caller, &context, call);
+        let reading = Box::pin(resources::read(&request.uri, &self.services, &caller));
+        let mut result = operation.complete(&context, reading).await?;
         (result.ttl_ms, result.cache_scope) = caching(&context);
         Ok(result.into())
     }
@@ -161,10 +173,9 @@ impl ServerHandler for Handler {
         context: RequestContext<RoleServer>,
     ) -> Result<CompleteResult, ErrorData> {
         let caller = caller(&context)?;
-        tokio::select! {
-            result = completions::complete(&request, &self.services, &caller) => result,
-            () = context.ct.cancelled() => Err(ErrorData::internal_error("cancelled", None)),
-        }
+        let call = Call::of("completion/complete", completions::known(&request));
+        let operation = Operation::begin(&self.services, &caller, &context, call);
+        operation.complete(&context, Box::pin(completions::complete(&request, &self.services, &caller))).await
     }
 
     async fn call_tool(
@@ -172,7 +183,6 @@ impl ServerHandler for Handler {
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
-        let started = Instant::now();
         let (Some(caller), Some(slot)) = (
             parts(&context).and_then(|parts| parts.extensions.get::<Arc<Caller>>()).cloned(),
             parts(&context).and_then(|parts| parts.extensions.get::<Slot>()).cloned(),
@@ -182,52 +192,44 @@ impl ServerHandler for Handler {
         // Unknown names are the caller's own words, and may be anything.
         let known = self.services.tools.find(&request.name);
         let statement = request.arguments.as_ref().and_then(|arguments| arguments.get("postgresql_query")?.as_str());
-        let record = self.services.audit.begin(caller.clone(), known.map_or("unknown", |tool| tool.name()), statement);
+        let call = Call { statement, ..Call::tool(known.map_or("unknown", |tool| tool.name())) };
+        let operation = Operation::begin(&self.services, &caller, &context, call);
         let Some(tool) = known else {
-            record.finish("UNKNOWN_TOOL");
-            self.services.observe("tools/call", "unknown", "-32602", started);
+            operation.end("UNKNOWN_TOOL", "-32602");
             let name: String = request.name.chars().take(128).collect();
             return Err(ErrorData::invalid_params(format!("Unknown tool: {name}"), None));
         };
-        let permit = match self.services.quotas.admit(&caller) {
+        let permit = match operation.admit().await {
             Ok(permit) => permit,
-            Err(refusal) => {
-                let error = refusal.told();
-                record.finish(error.code.as_str());
-                self.services.metrics.quota_refusals.with_label_values(&refusal.labels()).inc();
-                self.services.observe("tools/call", tool.name(), "tool_error", started);
+            Err(error) => {
+                operation.end(error.code.as_str(), "tool_error");
+                self.services.refused(tool.name(), &error);
                 return Ok(failed(&caller, tool.name(), error).into());
             }
         };
-        // Named and attributed by OpenTelemetry's conventions for MCP.
-        let span = tracing::info_span!(
-            "tools/call",
-            otel.name = format!("tools/call {}", tool.name()),
-            mcp.method.name = "tools/call",
-            gen_ai.tool.name = tool.name(),
-            correlation_id = %caller.correlation,
-        );
-        let calling = tool.call(&self.services, &caller, request.arguments.unwrap_or_default()).instrument(span);
-        let calling = record.meter().measure(calling);
-        let cancelled = parts(&context).and_then(|parts| parts.extensions.get::<Arc<CancellationToken>>()).cloned();
-        let cancelled = cancelled.unwrap_or_default();
-        let outcome = tokio::select! {
-            outcome = calling => outcome,
-            // The client went away or sent notifications/cancelled; dropping the call cancels its statement at the server.
-            () = async { tokio::select! { () = context.ct.cancelled() => {}, () = cancelled.cancelled() => {} } } => {
-                self.services.observe("tools/call", tool.name(), "cancelled", started);
-                return Err(ErrorData::internal_error("cancelled", None));
-            }
+        let arguments = request.arguments.unwrap_or_default();
+        let calling = Box::pin(cache::call(&self.services, tool, &caller, arguments));
+        let Some(outcome) = operation.run(&context, calling).await else {
+            operation.end("cancelled", "cancelled");
+            return Err(ErrorData::internal_error("cancelled", None));
         };
         drop(permit);
-        record.finish(outcome.as_ref().map_or_else(|error| error.code.as_str(), |_| "ok"));
-        let error = if outcome.is_err() { "tool_error" } else { "" };
-        self.services.observe("tools/call", tool.name(), error, started);
+        match &outcome {
+            Ok(_) => operation.end("ok", ""),
+            Err(error) => {
+                operation.end(error.code.as_str(), "tool_error");
+                self.services.refused(tool.name(), error);
+            }
+        }
         let result = match outcome {
-            Ok(output) => {
+            Ok(Answered { output, age }) => {
                 let (structured, text) = slot.put(output.structured, output.text);
                 let mut result = CallToolResult::success(vec![ContentBlock::text(text)]);
                 result.structured_content = Some(Value::String(structured));
+                // A reader who compares with the shop floor wants to know how old the figures are.
+                if let Some(age) = age {
+                    result.meta.get_or_insert_default().insert(CACHE_AGE.to_owned(), age.as_secs().into());
+                }
                 result
             }
             Err(error) => failed(&caller, tool.name(), error),

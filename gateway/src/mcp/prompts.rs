@@ -90,6 +90,12 @@ pub fn list() -> Vec<Prompt> {
         .collect()
 }
 
+/// The prompt's own name, or the word for one that there is not.
+#[must_use]
+pub fn known(name: &str) -> &'static str {
+    QUESTIONS.iter().find(|question| question.name == name).map_or("unknown", |question| question.name)
+}
+
 /// Whether a prompt takes this argument.
 #[must_use]
 pub fn takes(prompt: &str, argument: &str) -> bool {

@@ -4,10 +4,31 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 
+use crate::telemetry::spans::Carrier;
+
 /// Revisions that are served, oldest first.
 pub const SUPPORTED: [&str; 2] = ["2025-11-25", "2026-07-28"];
 /// The revision a request without a version header speaks (2025-11-25, transports, "Protocol Version Header").
 const HEADERLESS: &str = "2025-03-26";
+
+/// Methods that count themselves, with what they came to.
+const COUNTED: [&str; 5] = ["tools/call", "tools/list", "resources/read", "prompts/get", "completion/complete"];
+/// All that are served.
+const METHODS: [&str; 13] = [
+    "tools/call",
+    "tools/list",
+    "resources/read",
+    "prompts/get",
+    "completion/complete",
+    "initialize",
+    "server/discover",
+    "ping",
+    "prompts/list",
+    "resources/list",
+    "resources/templates/list",
+    "notifications/initialized",
+    "notifications/cancelled",
+];
 
 /// What a request is, as far as metrics and the checks here need it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,27 +39,22 @@ pub struct Envelope {
     pub method: Option<String>,
     /// `params.name`, where there is one.
     pub name: Option<String>,
+    /// The trace that the caller's span in `params._meta` belongs to.
+    pub trace: Carrier,
 }
 
 impl Envelope {
-    /// The method for a metric, where it is not one of those that the tools count; what is not known is `other`.
+    /// The method; what is not served is `other`.
+    #[must_use]
+    pub fn known_method(&self) -> Option<&'static str> {
+        let method = self.method.as_deref()?;
+        Some(METHODS.into_iter().find(|known| *known == method).unwrap_or("other"))
+    }
+
+    /// The method for a metric, where it is not one of those that count themselves.
     #[must_use]
     pub fn other_method(&self) -> Option<&'static str> {
-        Some(match self.method.as_deref()? {
-            "tools/call" | "tools/list" => return None,
-            "initialize" => "initialize",
-            "server/discover" => "server/discover",
-            "ping" => "ping",
-            "prompts/list" => "prompts/list",
-            "prompts/get" => "prompts/get",
-            "resources/list" => "resources/list",
-            "resources/templates/list" => "resources/templates/list",
-            "resources/read" => "resources/read",
-            "completion/complete" => "completion/complete",
-            "notifications/initialized" => "notifications/initialized",
-            "notifications/cancelled" => "notifications/cancelled",
-            _ => "other",
-        })
+        self.known_method().filter(|method| !COUNTED.contains(method))
     }
 }
 
@@ -103,7 +119,9 @@ pub fn inspect(headers: &HeaderMap, body: &[u8]) -> Result<Envelope, Refusal> {
         return Err(invalid("params must be an object"));
     }
     let name = params.and_then(|params| params.get("name")).and_then(Value::as_str).map(str::to_owned);
-    let envelope = Envelope { id: id.clone(), method: Some(method.to_owned()), name };
+    let in_meta = |name: &str| params?.get("_meta")?.get(name)?.as_str().map(str::to_owned);
+    let trace = Carrier { parent: in_meta("traceparent"), state: in_meta("tracestate") };
+    let envelope = Envelope { id: id.clone(), method: Some(method.to_owned()), name, trace };
     // `initialize` negotiates, and answers an unknown version with a known one.
     if method != "initialize" {
         check_version(headers, params, &id)?;

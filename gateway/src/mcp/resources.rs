@@ -43,6 +43,17 @@ pub fn templates() -> Vec<ResourceTemplate> {
     ]
 }
 
+/// The resource's own name, or the word for one that there is not.
+#[must_use]
+pub fn known(uri: &str) -> &'static str {
+    match uri {
+        DICTIONARY => DICTIONARY,
+        SCHEMA => SCHEMA,
+        other if other.starts_with(TABLE) => TABLE_TEMPLATE,
+        _ => "unknown",
+    }
+}
+
 /// Reads one.
 ///
 /// # Errors

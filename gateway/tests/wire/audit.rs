@@ -20,6 +20,19 @@ use crate::{
     world::{Gateway, World, until},
 };
 
+/// Requests other than tool calls that leave a line.
+const OTHERS: [(&str, &str); 6] = [
+    ("resources/read", r#"{"uri": "storefence://schema/orders"}"#),
+    ("resources/read", r#"{"uri": "storefence://data-dictionary"}"#),
+    ("resources/read", r#"{"uri": "file:///a_secret_uri"}"#),
+    ("prompts/get", r#"{"name": "top_products"}"#),
+    ("prompts/get", r#"{"name": "a_secret_word"}"#),
+    (
+        "completion/complete",
+        r#"{"ref": {"type": "ref/prompt", "name": "top_products"}, "argument": {"name": "category", "value": "a"}}"#,
+    ),
+];
+
 pub fn tests(tests: &mut Tests) {
     tests.add("each_call_leaves_one_audit_line_and_edits_are_found", audit);
 }
@@ -63,6 +76,16 @@ async fn audit(world: Arc<World>) -> Result<()> {
     let request = client.request("tools/call", arguments_of).timeout(Duration::from_millis(300));
     ensure!(request.send().await.is_err(), "the slow statement was fast");
     until("six lines", Duration::from_secs(3), || async { Ok(read(&file)?.len() == 6) }).await?;
+    // What else reads rows, and what only looks like it.
+    for (method, params) in OTHERS {
+        let params: Value = serde_json::from_str(params)?;
+        let mut request = client.request(method, params.clone());
+        if let Some(uri) = params["uri"].as_str() {
+            request = request.header("mcp-name", uri);
+        }
+        client.read(request).await?;
+    }
+    until("their lines", Duration::from_secs(3), || async { Ok(read(&file)?.len() == 6 + OTHERS.len()) }).await?;
 
     let lines = read(&file)?;
     let first = &lines[0];
@@ -84,12 +107,33 @@ async fn audit(world: Arc<World>) -> Result<()> {
     ensure!(first["time"].as_str().is_some_and(|time| time.ends_with('Z')), "{first}");
     let outcomes: Vec<_> = lines.iter().map(|line| line["outcome"].as_str().unwrap_or_default()).collect();
     let expected = ["ok", "DATABASE_ERROR", "VALIDATION_ERROR", "ok", "UNKNOWN_TOOL", "cancelled"];
-    ensure!(outcomes == expected, "{outcomes:?}");
+    ensure!(outcomes[..6] == expected, "{outcomes:?}");
+    let others: Vec<_> = lines[6..]
+        .iter()
+        .map(|line| ["method", "target", "outcome"].map(|field| line[field].as_str().unwrap_or_default()))
+        .collect();
+    let expected = [
+        ["resources/read", "storefence://schema/{table}", "ok"],
+        ["resources/read", "storefence://data-dictionary", "ok"],
+        ["resources/read", "unknown", "INVALID_PARAMS"],
+        ["prompts/get", "top_products", "ok"],
+        ["prompts/get", "unknown", "INVALID_PARAMS"],
+        ["completion/complete", "top_products", "ok"],
+    ];
+    ensure!(others == expected, "{others:?}");
+    ensure!(lines[6]["tool"].is_null() && lines[6]["rows"].as_u64() > Some(0), "{}", lines[6]);
+    ensure!(lines.iter().take(6).all(|line| line["method"] == "tools/call" && line["target"].is_null()));
     let whole = std::fs::read_to_string(&file)?;
     let token = world.token("seattle-manager")?;
-    for secret in
-        ["audited", "nope", "DROP", "a_secret_word", "generate_series", token.split('.').nth(1).unwrap_or("?")]
-    {
+    for secret in [
+        "audited",
+        "nope",
+        "DROP",
+        "a_secret_word",
+        "a_secret_uri",
+        "generate_series",
+        token.split('.').nth(1).unwrap_or("?"),
+    ] {
         ensure!(!whole.contains(secret), "{secret} is in {whole}");
     }
 
@@ -111,10 +155,10 @@ async fn audit(world: Arc<World>) -> Result<()> {
     end(gateway).await?;
     let gateway = world.another_gateway("audit-2", &arguments).await?;
     world.client_of(&gateway, "head-office")?.call_tool("get_current_utc_date", json!({})).await?;
-    until("seven lines", Duration::from_secs(3), || async { Ok(read(&file)?.len() == 7) }).await?;
+    until("one more line", Duration::from_secs(3), || async { Ok(read(&file)?.len() == 13) }).await?;
     end(gateway).await?;
     let output = verify(&file)?;
-    ensure!(output.status.success() && String::from_utf8_lossy(&output.stdout).starts_with("7 lines"), "{output:?}");
+    ensure!(output.status.success() && String::from_utf8_lossy(&output.stdout).starts_with("13 lines"), "{output:?}");
 
     let text = std::fs::read_to_string(&file)?;
     let lines: Vec<_> = text.lines().collect();

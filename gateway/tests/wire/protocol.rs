@@ -178,7 +178,13 @@ async fn versions(world: Arc<World>) -> Result<()> {
         ("no Mcp-Method", newer(), meta("2026-07-28", true), 400, -32020),
         ("another Mcp-Method", newer().header("mcp-method", "tools/call"), meta("2026-07-28", true), 400, -32020),
         ("another version in _meta", newer().header("mcp-method", "tools/list"), meta("2025-11-25", true), 400, -32020),
-        ("an unknown version in _meta", newer().header("mcp-method", "tools/list"), meta("2099-01-01", true), 400, -32020),
+        (
+            "an unknown version in _meta",
+            newer().header("mcp-method", "tools/list"),
+            meta("2099-01-01", true),
+            400,
+            -32020,
+        ),
         (
             "an unknown version in both",
             raw(&world, &token, Some("2099-01-01")).header("mcp-method", "tools/list"),

@@ -1,0 +1,145 @@
+//! What every request on behalf of a caller has around it: a quota, an audit line, a metric, a span, progress, and an end
+//! when the client goes away.
+
+use std::{sync::Arc, time::Instant};
+
+use rmcp::{ErrorData, RoleServer, model::ErrorCode, service::RequestContext};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
+
+use super::{
+    progress,
+    tools::{Caller, Code, Services, ToolError},
+};
+use crate::{
+    audit::{Call, Record},
+    quota::Permit,
+    telemetry::spans,
+};
+
+/// A request under way.
+pub struct Operation<'a> {
+    services: &'a Services,
+    caller: &'a Caller,
+    method: &'static str,
+    tool: String,
+    started: Instant,
+    record: Record,
+    span: Span,
+}
+
+impl<'a> Operation<'a> {
+    /// Begins with the request's own span, if it has one.
+    #[must_use]
+    pub fn begin(
+        services: &'a Services,
+        caller: &'a Arc<Caller>,
+        context: &RequestContext<RoleServer>,
+        call: Call<'_>,
+    ) -> Self {
+        let span = super::handler::parts(context).and_then(|parts| parts.extensions.get::<Span>()).cloned();
+        let (method, tool) = (call.method, call.tool.unwrap_or_default().to_owned());
+        let record = services.audit.begin(caller.clone(), call);
+        Self { services, caller, method, tool, started: Instant::now(), record, span: span.unwrap_or(Span::none()) }
+    }
+
+    /// Asks for a place within the quotas.
+    ///
+    /// # Errors
+    /// `RATE_LIMITED`.
+    pub async fn admit(&self) -> Result<Permit, ToolError> {
+        self.services.quotas.admit(self.caller).await.map_err(|refusal| {
+            self.services.metrics.quota_refusals.with_label_values(&refusal.labels()).inc();
+            refusal.told()
+        })
+    }
+
+    /// Does the work, or gives up when the client goes away or sends `notifications/cancelled`; dropping the work cancels
+    /// its statement at the server.
+    pub async fn run<F: Future>(&self, context: &RequestContext<RoleServer>, work: F) -> Option<F::Output> {
+        let meter = self.record.meter();
+        let work = meter.clone().measure(work).instrument(self.span.clone());
+        let asked = super::handler::parts(context).and_then(|parts| parts.extensions.get::<Arc<CancellationToken>>());
+        let asked = asked.cloned().unwrap_or_default();
+        tokio::select! {
+            output = work => Some(output),
+            never = progress::report(context, &meter, self.started) => match never {},
+            () = context.ct.cancelled() => None,
+            () = asked.cancelled() => None,
+        }
+    }
+
+    /// Ends: `outcome` for the audit, `error_type` (empty where all is well) for metric and span.
+    pub fn end(self, outcome: &'static str, error_type: &str) {
+        self.record.finish(outcome);
+        self.services.observe(self.method, &self.tool, error_type, self.started);
+        if !error_type.is_empty() {
+            spans::failed(&self.span, error_type);
+        }
+    }
+
+    /// The whole of a request that is no tool call.
+    ///
+    /// # Errors
+    /// The work's, the quota's, or that the client gave up.
+    pub async fn complete<T>(
+        self,
+        context: &RequestContext<RoleServer>,
+        work: impl Future<Output = Result<T, ErrorData>>,
+    ) -> Result<T, ErrorData> {
+        let permit = match self.admit().await {
+            Ok(permit) => permit,
+            Err(error) => {
+                self.end(error.code.as_str(), RATE_LIMITED);
+                return Err(ErrorData::internal_error(error.message.clone(), Some(error.structured())));
+            }
+        };
+        let done = self.run(context, work).await;
+        drop(permit);
+        match done {
+            None => {
+                self.end("cancelled", "cancelled");
+                Err(ErrorData::internal_error("cancelled", None))
+            }
+            Some(Ok(result)) => {
+                self.end("ok", "");
+                Ok(result)
+            }
+            Some(Err(error)) => {
+                let code = error.code.0.to_string();
+                self.end(outcome(&error), &code);
+                Err(error)
+            }
+        }
+    }
+}
+
+/// `error.type` of a request that a quota refused: the code of the JSON-RPC error.
+const RATE_LIMITED: &str = "-32603";
+
+/// The word for an error in the audit: a tool's code where the error has one.
+fn outcome(error: &ErrorData) -> &'static str {
+    let code = error.data.as_ref().and_then(|data| data["code"].as_str());
+    match code.and_then(Code::named) {
+        Some(code) => code.as_str(),
+        None if matches!(error.code, ErrorCode::INVALID_PARAMS | ErrorCode::RESOURCE_NOT_FOUND) => "INVALID_PARAMS",
+        None => Code::Internal.as_str(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rmcp::ErrorData;
+
+    use super::{Code, ToolError, outcome};
+
+    #[test]
+    fn outcomes_are_a_closed_set() {
+        let error = ToolError::new(Code::Unavailable, "away");
+        let of = |error: ErrorData| outcome(&error);
+        assert_eq!(of(ErrorData::internal_error("x", Some(error.structured()))), "UNAVAILABLE");
+        assert_eq!(of(ErrorData::invalid_params("x", None)), "INVALID_PARAMS");
+        assert_eq!(of(ErrorData::resource_not_found("x", None)), "INVALID_PARAMS");
+        assert_eq!(of(ErrorData::internal_error("x", Some(serde_json::json!({"code": "made up"})))), "MCP_ERROR");
+    }
+}

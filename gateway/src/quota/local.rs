@@ -1,0 +1,193 @@
+//! The counts of this replica.
+
+use std::{
+    num::NonZeroU32,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use governor::{
+    DefaultDirectRateLimiter, Quota, RateLimiter,
+    clock::{Clock, DefaultClock},
+};
+use moka::sync::Cache;
+use storefence_tenancy::TenantId;
+use uuid::Uuid;
+
+use super::{AFTER_BUSY, Bounds, Quotas, Refusal};
+
+/// Principals and tenants that are remembered, and for how long without a call. A minute's quota is whole again by then.
+const REMEMBERED: (u64, Duration) = (100_000, Duration::from_secs(120));
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    tenant: TenantId,
+    /// `tid` and `oid`; absent for the tenant itself.
+    principal: Option<(Uuid, Uuid)>,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    per_minute: Option<NonZeroU32>,
+    rate: Option<DefaultDirectRateLimiter>,
+    running: AtomicU32,
+}
+
+/// A call under way.
+#[derive(Debug)]
+pub struct Running(Arc<Bucket>);
+
+impl Running {
+    fn new(bucket: Arc<Bucket>) -> Self {
+        bucket.running.fetch_add(1, Ordering::AcqRel);
+        Self(bucket)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Counts the calls of this replica.
+pub struct Local {
+    buckets: Cache<Key, Arc<Bucket>>,
+}
+
+impl Default for Local {
+    fn default() -> Self {
+        Self { buckets: Cache::builder().max_capacity(REMEMBERED.0).time_to_idle(REMEMBERED.1).build() }
+    }
+}
+
+impl Local {
+    /// Lets a call in.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn admit(&self, tenant: &TenantId, principal: (Uuid, Uuid), quotas: Quotas) -> Result<[Running; 2], Refusal> {
+        let [own, all] = keys(tenant, principal);
+        // The principal first: what its own quota refuses must not use up the others' share of the tenant's.
+        let own = self.take(own, quotas.principal, "principal")?;
+        let all = self.take(all, quotas.tenant, "tenant")?;
+        Ok([own, all])
+    }
+
+    /// Counts a call that was let in elsewhere.
+    pub fn note(&self, tenant: &TenantId, principal: (Uuid, Uuid), quotas: Quotas) -> [Running; 2] {
+        let [own, all] = keys(tenant, principal);
+        [(own, quotas.principal), (all, quotas.tenant)].map(|(key, bounds)| {
+            let bucket = self.bucket(key, bounds);
+            if let Some(rate) = &bucket.rate {
+                let _ = rate.check();
+            }
+            Running::new(bucket)
+        })
+    }
+
+    fn bucket(&self, key: Key, bounds: Bounds) -> Arc<Bucket> {
+        let new = || Arc::new(Bucket::new(bounds.per_minute));
+        let mut bucket = self.buckets.get_with_by_ref(&key, new);
+        if bucket.per_minute != bounds.per_minute {
+            // Calls under way count on in the bucket they began in: for their length there may be a few more.
+            bucket = new();
+            self.buckets.insert(key, bucket.clone());
+        }
+        bucket
+    }
+
+    fn take(&self, key: Key, bounds: Bounds, scope: &'static str) -> Result<Running, Refusal> {
+        let bucket = self.bucket(key, bounds);
+        let running = Running(bucket.clone());
+        if bucket.running.fetch_add(1, Ordering::AcqRel) >= bounds.concurrent {
+            return Err(Refusal { scope, kind: "concurrency", retry_after: AFTER_BUSY });
+        }
+        if let Some(rate) = &bucket.rate {
+            rate.check().map_err(|not_until| {
+                let retry_after = not_until.wait_time_from(DefaultClock::default().now());
+                Refusal { scope, kind: "rate", retry_after }
+            })?;
+        }
+        Ok(running)
+    }
+}
+
+fn keys(tenant: &TenantId, principal: (Uuid, Uuid)) -> [Key; 2] {
+    [Some(principal), None].map(|principal| Key { tenant: tenant.clone(), principal })
+}
+
+impl Bucket {
+    fn new(per_minute: Option<NonZeroU32>) -> Self {
+        let rate = per_minute.map(|n| RateLimiter::direct(Quota::per_minute(n)));
+        Self { per_minute, rate, running: AtomicU32::new(0) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use uuid::Uuid;
+
+    use super::{Bounds, Local, Quotas};
+
+    fn bounds(per_minute: u32, concurrent: u32) -> Bounds {
+        Bounds { per_minute: NonZeroU32::new(per_minute), concurrent }
+    }
+
+    #[test]
+    fn each_principal_has_its_own_and_all_share_the_tenants() {
+        let limiter = Local::default();
+        let tenant = "zava".parse().expect("id");
+        let other = "contoso".parse().expect("id");
+        let quotas = Quotas { principal: bounds(3, 10), tenant: bounds(5, 10) };
+        let who = |n: u128| (Uuid::nil(), Uuid::from_u128(n));
+        for _ in 0..3 {
+            limiter.admit(&tenant, who(1), quotas).expect("within the quota");
+        }
+        let refusal = limiter.admit(&tenant, who(1), quotas).expect_err("one too many");
+        assert_eq!(refusal.labels(), ["principal", "rate"]);
+        let told = refusal.told();
+        assert!(told.retry_after_seconds.is_some_and(|seconds| (1..=20).contains(&seconds)), "{told:?}");
+        for _ in 0..2 {
+            limiter.admit(&tenant, who(2), quotas).expect("another principal");
+        }
+        assert_eq!(limiter.admit(&tenant, who(3), quotas).expect_err("tenant").labels(), ["tenant", "rate"]);
+        limiter.admit(&other, who(1), quotas).expect("another tenant");
+        // Unlimited from the next call on.
+        limiter.admit(&tenant, who(1), Quotas { principal: bounds(0, 10), tenant: bounds(0, 10) }).expect("changed");
+    }
+
+    #[test]
+    fn calls_at_a_time_are_given_back() {
+        let limiter = Local::default();
+        let tenant = "zava".parse().expect("id");
+        let quotas = Quotas { principal: bounds(0, 2), tenant: bounds(0, 3) };
+        let who = |n: u128| (Uuid::nil(), Uuid::from_u128(n));
+        let admit = |n| limiter.admit(&tenant, who(n), quotas);
+        let (first, _second) = (admit(1).expect("one"), admit(1).expect("two"));
+        for _ in 0..3 {
+            assert_eq!(admit(1).expect_err("three").labels(), ["principal", "concurrency"]);
+        }
+        let _third = admit(2).expect("the tenant has room");
+        assert_eq!(admit(2).expect_err("no more").labels(), ["tenant", "concurrency"]);
+        drop(first);
+        admit(1).expect("room again");
+    }
+
+    #[test]
+    fn calls_let_in_elsewhere_count_and_are_never_refused() {
+        let limiter = Local::default();
+        let tenant = "zava".parse().expect("id");
+        let quotas = Quotas { principal: bounds(2, 2), tenant: bounds(0, 9) };
+        let who = (Uuid::nil(), Uuid::nil());
+        let noted: Vec<_> = (0..4).map(|_| limiter.note(&tenant, who, quotas)).collect();
+        assert_eq!(limiter.admit(&tenant, who, quotas).expect_err("full").labels(), ["principal", "concurrency"]);
+        drop(noted);
+        assert_eq!(limiter.admit(&tenant, who, quotas).expect_err("used up").labels(), ["principal", "rate"]);
+    }
+}

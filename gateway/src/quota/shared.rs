@@ -1,0 +1,167 @@
+//! The counts of all replicas, in Redis.
+//!
+//! Keys are hashes: who calls which chain how often is nobody's business who looks into Redis. Those of one tenant have
+//! one hash tag, so that a cluster keeps them on one node, as the script needs it.
+
+use std::{sync::LazyLock, time::Duration};
+
+use redis::Script;
+use sha2::{Digest, Sha256};
+use storefence_tenancy::TenantId;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::{Bounds, Quotas, Refusal};
+use crate::redis::{Away, Redis};
+
+/// How long a call counts that nobody renews: what a replica that dies leaves behind is gone after this.
+const LEASE: Duration = Duration::from_secs(30);
+/// How often a call under way is renewed.
+const RENEW: Duration = Duration::from_secs(10);
+
+static ADMIT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("admit.lua")));
+/// Renews a call, unless it is over.
+static RENEWAL: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local time = redis.call('TIME')
+        local until_then = string.format('%.0f', time[1] * 1000000 + time[2] + ARGV[2] * 1000)
+        for _, key in ipairs(KEYS) do
+            redis.call('ZADD', key, 'XX', until_then, ARGV[1])
+            redis.call('PEXPIRE', key, ARGV[2])
+        end
+        return 0",
+    )
+});
+
+/// Counts with the other replicas.
+pub struct Shared {
+    redis: Redis,
+}
+
+impl Shared {
+    /// Counts in this Redis.
+    pub const fn new(redis: Redis) -> Self {
+        Self { redis }
+    }
+
+    /// Lets a call in, or refuses it.
+    ///
+    /// # Errors
+    /// [`Away`]: nobody knows how many calls there are.
+    pub async fn admit(
+        &self,
+        tenant: &TenantId,
+        principal: (Uuid, Uuid),
+        quotas: Quotas,
+    ) -> Result<Result<Lease, Refusal>, Away> {
+        let [own, all] = keys(tenant, principal);
+        let call = Uuid::new_v4().to_string();
+        let millis = LEASE.as_millis().to_string();
+        let mut script = ADMIT.prepare_invoke();
+        for key in [&own, &all] {
+            script.key(format!("{key}:rate")).key(format!("{key}:running"));
+        }
+        for Bounds { per_minute, concurrent } in [quotas.principal, quotas.tenant] {
+            script.arg(per_minute.map_or(0, std::num::NonZeroU32::get)).arg(concurrent);
+        }
+        // Whether the answer comes or not: once the script was sent, the call may count.
+        let lease = Lease::new(self.redis.clone(), call.clone(), [own, all].map(|key| format!("{key}:running")));
+        let (refused, wait): (u8, u64) = self.redis.script(script.arg(call).arg(millis)).await?;
+        let refusal = |scope, kind| Err(Refusal { scope, kind, retry_after: Duration::from_millis(wait) });
+        if refused > 0 {
+            lease.refused();
+            return Ok(match refused {
+                1 => refusal("principal", "concurrency"),
+                2 => refusal("principal", "rate"),
+                3 => refusal("tenant", "concurrency"),
+                _ => refusal("tenant", "rate"),
+            });
+        }
+        Ok(Ok(lease))
+    }
+}
+
+/// The keys of a principal and of its tenant, without what they count.
+fn keys(tenant: &TenantId, (tid, oid): (Uuid, Uuid)) -> [String; 2] {
+    let hash =
+        |text: String| Sha256::digest(text).iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>();
+    let tag = format!("storefence:quota:{{{}}}", hash(tenant.to_string()));
+    [format!("{tag}:{}", hash(format!("{tenant}|{tid}|{oid}"))), tag]
+}
+
+/// A call that counts, until this is dropped.
+#[derive(Debug)]
+pub struct Lease {
+    end: Option<oneshot::Sender<End>>,
+}
+
+/// What becomes of a call's place.
+#[derive(Debug)]
+enum End {
+    /// It is given back.
+    Over,
+    /// There was none.
+    Refused,
+}
+
+impl Lease {
+    fn new(redis: Redis, call: String, keys: [String; 2]) -> Self {
+        let (end, ended) = oneshot::channel();
+        tokio::spawn(keep(redis, call, keys, ended));
+        Self { end: Some(end) }
+    }
+
+    fn refused(mut self) {
+        if let Some(end) = self.end.take() {
+            let _ = end.send(End::Refused);
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(end) = self.end.take() {
+            let _ = end.send(End::Over);
+        }
+    }
+}
+
+/// Renews a call while it runs, and gives its place back at the end. What Redis does not hear of ends with the lease.
+async fn keep(redis: Redis, call: String, keys: [String; 2], mut ended: oneshot::Receiver<End>) {
+    let end = loop {
+        match tokio::time::timeout(RENEW, &mut ended).await {
+            Ok(end) => break end,
+            Err(_) => {
+                let mut renewal = RENEWAL.prepare_invoke();
+                keys.iter().for_each(|key| {
+                    renewal.key(key);
+                });
+                let _ = redis.script::<i64>(renewal.arg(&call).arg(LEASE.as_millis().to_string())).await;
+            }
+        }
+    };
+    if !matches!(end, Ok(End::Refused)) {
+        for key in &keys {
+            let _ = redis.run::<i64>(redis::cmd("ZREM").arg(key).arg(&call)).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::keys;
+
+    #[test]
+    fn keys_name_nobody_and_share_a_hash_tag() {
+        let (tid, oid) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let [own, all] = keys(&"zava".parse().expect("id"), (tid, oid));
+        for part in ["zava", "0000"] {
+            assert!(!own.contains(part) && !all.contains(part), "{own} {all}");
+        }
+        assert!(own.starts_with(&all) && all.ends_with('}') && own != all);
+        let [other, _] = keys(&"contoso".parse().expect("id"), (tid, oid));
+        assert_ne!(own, other);
+    }
+}
