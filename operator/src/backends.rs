@@ -1,48 +1,113 @@
 //! The databases and Key Vaults of the configuration, by name.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use storefence_azure::OptionsError;
+use storefence_azure::{AzureOptions, OptionsError};
 
 use crate::{
-    config::Config,
+    circuit::CircuitPolicy,
+    config::{AdministratorError, Administrators, Config, DatabaseSource, Resolved},
     database::{Database, Limits},
     errors::Failure,
+    metrics::Metrics,
     vault::{Vault, VaultFactory},
 };
+
+/// Longest wait for a vault's answer outside of `run`.
+const VAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The databases of a configuration for one piece of work. An identity is needed only where an administrator's URL
+/// stands in a vault.
+///
+/// # Errors
+/// The options make no identity, or no client of a vault.
+pub async fn resolve_once(
+    config: &Config,
+    azure: AzureOptions,
+    metrics: Arc<Metrics>,
+) -> Result<Resolved, OptionsError> {
+    let mut administrators = Administrators::default();
+    let mut vaults = Vaults::new();
+    let wanted = |name: &String| {
+        config.databases.values().filter_map(DatabaseSource::secret).any(|secret| secret.vault == *name)
+    };
+    if config.key_vaults.keys().any(wanted) {
+        let factory = VaultFactory::new(azure, metrics, VAULT_TIMEOUT)?;
+        let circuit = CircuitPolicy::new(VAULT_TIMEOUT, VAULT_TIMEOUT);
+        for (name, url) in config.key_vaults.iter().filter(|(name, _)| wanted(name)) {
+            vaults.insert(name.clone(), Arc::new(factory.vault(name, url, circuit)?));
+        }
+    }
+    Ok(administrators.resolve(config, &vaults, |_| false).await)
+}
+
+/// Vaults by name.
+pub type Vaults = BTreeMap<String, Arc<Vault>>;
 
 /// Databases and vaults by name.
 #[derive(Default)]
 pub struct Backends {
     databases: BTreeMap<String, Arc<Database>>,
-    vaults: BTreeMap<String, Arc<Vault>>,
+    unknown: BTreeMap<String, AdministratorError>,
+    vaults: Vaults,
 }
 
 impl Backends {
-    /// Sets up pools and clients; connects to nothing yet. Databases that `previous` has with the same configuration
-    /// keep their connections.
+    /// Clients of the configuration's vaults. Those that `self` has at the same address stay, with their circuits.
     ///
     /// # Errors
     /// A vault's URL that the client does not take.
-    pub fn new(config: &Config, previous: &Self, factory: &VaultFactory, limits: Limits) -> Result<Self, OptionsError> {
-        let databases = config.databases.iter().map(|(name, database)| {
-            let kept = previous.databases.get(name).filter(|kept| kept.is_of(database));
-            (name.clone(), kept.cloned().unwrap_or_else(|| Arc::new(Database::new(database, limits))))
-        });
-        let databases = databases.collect();
+    pub fn next_vaults(&self, config: &Config, factory: &VaultFactory, limits: Limits) -> Result<Vaults, OptionsError> {
         let mut vaults = BTreeMap::new();
         for (name, url) in &config.key_vaults {
-            vaults.insert(name.clone(), Arc::new(factory.vault(url)?));
+            let kept = self.vaults.get(name).filter(|kept| kept.is_at(url)).cloned();
+            let new = || {
+                factory.metrics().circuit("key_vault", name).set(0);
+                factory.vault(name, url, limits.circuit).map(Arc::new)
+            };
+            let vault = kept.map_or_else(new, Ok)?;
+            vaults.insert(name.clone(), vault);
         }
-        Ok(Self { databases, vaults })
+        Ok(vaults)
+    }
+
+    /// Sets up pools; connects to nothing yet. Databases that `self` has with the same configuration keep their
+    /// connections and circuits.
+    #[must_use]
+    pub fn next(&self, resolved: &Resolved, vaults: Vaults, limits: Limits, metrics: &Arc<Metrics>) -> Self {
+        let databases = resolved.databases.iter().map(|(name, database)| {
+            let kept = self.databases.get(name).filter(|kept| kept.is_of(database)).cloned();
+            let new = || {
+                metrics.circuit("database", name).set(0);
+                Arc::new(Database::new(name, database, limits, vaults.len(), metrics))
+            };
+            (name.clone(), kept.unwrap_or_else(new))
+        });
+        let databases: BTreeMap<String, Arc<Database>> = databases.collect();
+        for name in self.databases.keys().filter(|name| !databases.contains_key(*name)) {
+            metrics.forget_circuit("database", name);
+        }
+        for name in self.vaults.keys().filter(|name| !vaults.contains_key(*name)) {
+            metrics.forget_circuit("key_vault", name);
+        }
+        Self { databases, unknown: resolved.unknown.clone(), vaults }
     }
 
     /// The database of that name.
     ///
     /// # Errors
-    /// [`Failure::DatabaseNotConfigured`].
+    /// [`Failure::DatabaseNotConfigured`], [`Failure::Administrator`].
     pub fn database(&self, name: &str) -> Result<Arc<Database>, Failure> {
+        if let Some(error) = self.unknown.get(name) {
+            return Err(Failure::Administrator(error.clone()));
+        }
         self.databases.get(name).cloned().ok_or_else(|| Failure::DatabaseNotConfigured(name.to_owned()))
+    }
+
+    /// Whether the server of that name refused its administrator.
+    #[must_use]
+    pub fn is_refused(&self, name: &str) -> bool {
+        self.databases.get(name).is_some_and(|database| database.is_refused())
     }
 
     /// The vault of that name.
@@ -56,6 +121,11 @@ impl Backends {
     /// All databases.
     pub fn databases(&self) -> impl Iterator<Item = (&str, &Arc<Database>)> {
         self.databases.iter().map(|(name, database)| (name.as_str(), database))
+    }
+
+    /// All vaults with their names.
+    pub fn named_vaults(&self) -> impl Iterator<Item = (&str, &Arc<Vault>)> {
+        self.vaults.iter().map(|(name, vault)| (name.as_str(), vault))
     }
 
     /// All vaults.

@@ -3,23 +3,23 @@
 //! [`File`] is what the user writes (unknown keys are refused); [`Config`] is what runs: checked, with the administrator
 //! URLs read. Both name the field that is wrong.
 
+mod administrators;
+mod database;
 mod expectations;
 
 use std::{
     collections::BTreeMap,
-    fmt,
     path::{Path, PathBuf},
-    str::FromStr,
 };
 
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
-use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use storefence_azure::{EmbeddingsConfig, EmbeddingsEntry};
 use url::Url;
 
-use crate::verify::Expectations;
-use expectations::{FenceEntry, ProtectedTableEntry};
+pub use administrators::{AdministratorError, Administrators, Resolved};
+pub use database::{Administrator, DatabaseConfig, DatabaseSource, Endpoint, SecretRef};
+
+use database::DatabaseEntry;
 
 /// What the user writes.
 #[derive(Debug, Deserialize)]
@@ -34,24 +34,6 @@ struct File {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct DatabaseEntry {
-    name: String,
-    admin_url: Option<String>,
-    admin_url_file: Option<PathBuf>,
-    ca_file: Option<PathBuf>,
-    #[serde(default)]
-    protected_tables: Vec<ProtectedTableEntry>,
-    hardening: Option<String>,
-    #[serde(default)]
-    loaders: Vec<String>,
-    #[serde(default)]
-    administrators: Vec<String>,
-    #[serde(default)]
-    bypass_rls: Vec<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct KeyVaultEntry {
     name: String,
     url: String,
@@ -61,7 +43,7 @@ struct KeyVaultEntry {
 #[derive(Clone, Debug, Default)]
 pub struct Config {
     /// Databases by name (`spec.databaseRef.name`).
-    pub databases: BTreeMap<String, DatabaseConfig>,
+    pub databases: BTreeMap<String, DatabaseSource>,
     /// Key Vaults by name (`spec.keyVaultRef.name`).
     pub key_vaults: BTreeMap<String, Url>,
     /// Who embeds the products' texts, if anybody.
@@ -72,43 +54,10 @@ impl PartialEq for Config {
     /// Whether both mean the same connections.
     fn eq(&self, other: &Self) -> bool {
         let prints = |config: &Self| -> Vec<(String, [u8; 32])> {
-            config.databases.iter().map(|(name, database)| (name.clone(), database.fingerprint)).collect()
+            config.databases.iter().map(|(name, database)| (name.clone(), database.fingerprint())).collect()
         };
         prints(self) == prints(other) && self.key_vaults == other.key_vaults && self.embeddings == other.embeddings
     }
-}
-
-/// One database.
-#[derive(Clone)]
-pub struct DatabaseConfig {
-    /// How the operator connects, as administrator.
-    pub options: PgConnectOptions,
-    /// Where the tenants' logins connect to.
-    pub endpoint: Endpoint,
-    /// What its fence should be beyond what the migrations make.
-    pub expectations: Expectations,
-    /// SHA-256 of all that the entry says, files included: tells whether a reload changed it.
-    pub fingerprint: [u8; 32],
-}
-
-impl fmt::Debug for DatabaseConfig {
-    // PgConnectOptions holds the administrator's password.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DatabaseConfig").field("endpoint", &self.endpoint).finish_non_exhaustive()
-    }
-}
-
-/// Server, database and TLS mode as they stand in a tenant's connection URI.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// Host name or address.
-    pub host: String,
-    /// Port.
-    pub port: u16,
-    /// Database.
-    pub database: String,
-    /// TLS mode as libpq spells it.
-    pub ssl_mode: &'static str,
 }
 
 /// A configuration that cannot be used; the text names the file and the field.
@@ -167,7 +116,7 @@ impl Config {
         for (i, entry) in databases.into_iter().enumerate() {
             let at = format!("databases[{i}]");
             let name = entry.name.clone();
-            let database = DatabaseConfig::from_entry(path, &at, entry)?;
+            let database = DatabaseSource::from_entry(path, &at, entry)?;
             if config.databases.insert(name, database).is_some() {
                 return Err(refuse(format!("{at}.name"), "stands twice"));
             }
@@ -182,68 +131,17 @@ impl Config {
                 return Err(refuse(format!("{at}.name"), "stands twice"));
             }
         }
+        for (name, database) in &config.databases {
+            let Some(vault) = database.secret().map(|secret| &secret.vault) else { continue };
+            if !config.key_vaults.contains_key(vault) {
+                let field = format!("databases: {name}: adminUrlSecret.keyVault");
+                return Err(refuse(field, &format!("'{vault}' is not among keyVaults")));
+            }
+        }
         let embeddings = embeddings.map(|entry| entry.check(path.parent().unwrap_or(Path::new("."))));
         config.embeddings =
             embeddings.transpose().map_err(|error| refuse(format!("embeddings.{}", error.field), error.problem))?;
         Ok(config)
-    }
-}
-
-impl DatabaseConfig {
-    fn from_entry(path: &Path, at: &str, entry: DatabaseEntry) -> Result<Self, ConfigError> {
-        let DatabaseEntry {
-            name: _,
-            admin_url,
-            admin_url_file,
-            ca_file,
-            protected_tables,
-            hardening,
-            loaders,
-            administrators,
-            bypass_rls,
-        } = entry;
-        let refuse = |field: &str, problem: String| ConfigError::Field {
-            path: path.to_owned(),
-            field: format!("{at}{field}"),
-            problem,
-        };
-        let fence = FenceEntry { protected_tables, hardening, loaders, administrators, bypass_rls };
-        let expectations = fence.check().map_err(|(field, problem)| refuse(&format!(".{field}"), problem))?;
-        let (field, url) = match (admin_url, admin_url_file) {
-            (Some(url), None) => (".adminUrl", url),
-            (None, Some(file)) => {
-                // Relative to the configuration, so that both can be mounted anywhere.
-                let file = path.parent().unwrap_or(Path::new(".")).join(file);
-                (".adminUrlFile", read(&format!("{at}.adminUrlFile"), &file)?.trim().to_owned())
-            }
-            _ => return Err(refuse("", "exactly one of adminUrl and adminUrlFile is expected".to_owned())),
-        };
-        let expected = "a URL such as postgresql://admin:password@host:5432/retail?sslmode=verify-full is expected";
-        let parsed = Url::parse(&url).map_err(|_| refuse(field, expected.to_owned()))?;
-        if !matches!(parsed.scheme(), "postgresql" | "postgres") {
-            return Err(refuse(field, expected.to_owned()));
-        }
-        let mut options = PgConnectOptions::from_str(&url).map_err(|error| refuse(field, error.to_string()))?;
-        // Asked of the URL: the driver fills gaps from PGHOST and its kin, which the tenants' URIs must not follow.
-        let given = parsed.host_str().is_some_and(|host| !host.is_empty()) && parsed.path().len() > 1;
-        let Some(database) = options.get_database().map(str::to_owned).filter(|_| given) else {
-            return Err(refuse(field, format!("{expected}, with host and database")));
-        };
-        let endpoint = Endpoint {
-            host: options.get_host().trim_matches(['[', ']']).to_owned(),
-            port: options.get_port(),
-            database,
-            ssl_mode: ssl_mode(options.get_ssl_mode()),
-        };
-        let mut fingerprint = Sha256::new().chain_update(&url);
-        if let Some(file) = ca_file {
-            let file = path.parent().unwrap_or(Path::new(".")).join(file);
-            let pem = read(&format!("{at}.caFile"), &file)?;
-            fingerprint = fingerprint.chain_update([0]).chain_update(&pem);
-            options = options.ssl_root_cert_from_pem(pem.into_bytes());
-        }
-        fingerprint = fingerprint.chain_update([0]).chain_update(format!("{expectations:?}"));
-        Ok(Self { options, endpoint, expectations, fingerprint: fingerprint.finalize().into() })
     }
 }
 
@@ -255,23 +153,20 @@ fn read(field: &str, path: &Path) -> Result<String, ConfigError> {
     })
 }
 
-const fn ssl_mode(mode: PgSslMode) -> &'static str {
-    match mode {
-        PgSslMode::Disable => "disable",
-        PgSslMode::Allow => "allow",
-        PgSslMode::Prefer => "prefer",
-        PgSslMode::Require => "require",
-        PgSslMode::VerifyCa => "verify-ca",
-        PgSslMode::VerifyFull => "verify-full",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::verify::Expectations;
 
     fn parse(text: &str) -> Result<Config, String> {
         Config::parse(Path::new("/etc/storefence.yaml"), text).map_err(|error| error.to_string())
+    }
+
+    fn known<'a>(config: &'a Config, name: &str) -> &'a DatabaseConfig {
+        match &config.databases[name] {
+            DatabaseSource::Known(database) => database,
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
@@ -281,7 +176,7 @@ mod tests {
              keyVaults:\n- name: main\n  url: https://vault.example/\n",
         )
         .unwrap();
-        let endpoint = &config.databases["retail"].endpoint;
+        let endpoint = &known(&config, "retail").endpoint;
         assert_eq!((endpoint.host.as_str(), endpoint.port), ("db.example", 6432));
         assert_eq!((endpoint.database.as_str(), endpoint.ssl_mode), ("retail", "verify-full"));
         assert_eq!(config.key_vaults["main"].as_str(), "https://vault.example/");
@@ -291,7 +186,7 @@ mod tests {
     #[test]
     fn names_the_field_that_is_wrong() {
         for (text, expected) in [
-            ("databases:\n- name: retail\n", "databases[0]: exactly one of adminUrl and adminUrlFile"),
+            ("databases:\n- name: retail\n", "databases[0]: exactly one of adminUrl, adminUrlFile and adminUrlSecret"),
             ("databases:\n- name: a\n  adminUrl: postgresql://h/d\n  adminUrlFile: x\n", "databases[0]: exactly one"),
             ("databases:\n- name: a\n  adminUrl: mysql://h/d\n", "databases[0].adminUrl: a URL such as"),
             ("databases:\n- name: a\n  adminUrlFile: missing\n", "databases[0].adminUrlFile: cannot read /etc/missing"),
@@ -301,6 +196,15 @@ mod tests {
                 "keyVaults[1].name: stands twice",
             ),
             ("databases:\n- name: a\n  adminUrl: postgresql://h\n", "databases[0].adminUrl: a URL such as"),
+            (
+                "databases:\n- name: a\n  adminUrlSecret: {keyVault: gone, name: admin}\n",
+                "databases: a: adminUrlSecret.keyVault: 'gone' is not among keyVaults",
+            ),
+            (
+                "databases:\n- name: a\n  adminUrlSecret: {keyVault: main, name: a_b}\n",
+                "databases[0].adminUrlSecret.name: 'a_b' is not the name of a Key Vault secret",
+            ),
+            ("databases:\n- name: a\n  adminUrlSecret: {keyVault: main, name: a, version: 1}\n", "version"),
             ("keyvaults: []\n", "keyvaults"),
             ("databases:\n- name: a\n  adminurl: x\n", "adminurl"),
             ("embeddings:\n  provider: azureOpenAI\n  endpoint: https://a\n", "embeddings.deployment: is required"),
@@ -319,8 +223,7 @@ mod tests {
              \x20 - table: chain.returns\n    storeColumn: store_id\n  - {table: crm.segments, tenantColumn: chain}\n",
         ))
         .unwrap();
-        let Expectations { administrators, loaders, bypass_rls, protected, level } =
-            &config.databases["a"].expectations;
+        let Expectations { administrators, loaders, bypass_rls, protected, level } = &known(&config, "a").expectations;
         assert_eq!(*level, crate::verify::Level::Strict);
         assert!(administrators.contains("dba") && loaders.contains("nightly") && bypass_rls.contains("dumps"));
         let protected: Vec<String> = protected.iter().map(ToString::to_string).collect();
@@ -352,6 +255,40 @@ mod tests {
             let error = parse(&entry(more)).unwrap_err();
             assert!(error.contains(expected), "{more:?}: {error}");
         }
+    }
+
+    #[test]
+    fn tls_is_verified_unless_the_url_says_otherwise() {
+        for (query, expected) in [
+            ("", "verify-full"),
+            ("?application_name=x", "verify-full"),
+            ("?sslmode=require", "require"),
+            ("?sslmode=verify-ca", "verify-ca"),
+            ("?sslmode=disable", "disable"),
+        ] {
+            let config = parse(&format!("databases:\n- name: a\n  adminUrl: postgresql://u:p@h/d{query}\n")).unwrap();
+            let database = known(&config, "a");
+            assert_eq!(database.endpoint.ssl_mode, expected, "{query}");
+            assert_eq!(format!("{:?}", database.options.get_ssl_mode()).to_lowercase(), expected.replace('-', ""));
+        }
+    }
+
+    #[test]
+    fn an_administrator_in_a_vault_is_resolved_by_its_value() {
+        let config = parse(
+            "keyVaults:\n- {name: main, url: https://vault.example}\n\
+             databases:\n- name: a\n  adminUrlSecret: {keyVault: main, name: admin-url}\n",
+        )
+        .unwrap();
+        let source = &config.databases["a"];
+        assert_eq!(source.secret(), Some(&SecretRef { vault: "main".to_owned(), name: "admin-url".to_owned() }));
+        let one = source.resolve(Some("postgresql://u:p@h:6000/d\n")).unwrap();
+        assert_eq!((one.endpoint.port, one.endpoint.ssl_mode), (6000, "verify-full"));
+        let two = source.resolve(Some("postgresql://u:q@h:6000/d")).unwrap();
+        assert!(one.fingerprint != two.fingerprint, "a new password is a change");
+        let error = source.resolve(Some("hunter2")).unwrap_err().to_string();
+        assert!(error.contains("databases[0].adminUrlSecret") && !error.contains("hunter2"), "{error}");
+        assert!(config != parse("keyVaults:\n- {name: main, url: https://vault.example}\n").unwrap());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The loop around the passes: watch, trigger, bounded concurrency, finalizer, status, retries.
 
+mod lanes;
 mod object;
 mod retry;
 mod trigger;
@@ -7,7 +8,7 @@ mod trigger;
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use futures::{StreamExt, TryStreamExt, channel::mpsc, future::BoxFuture, stream};
+use futures::{StreamExt, TryStreamExt, channel::mpsc, stream};
 use k8s_openapi::jiff::Timestamp;
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -15,16 +16,17 @@ use kube::{
     core::DeserializeGuard,
     runtime::{
         PredicateConfig, WatchStreamExt,
-        controller::{self, Action},
+        controller::Action,
         events::{Recorder, Reporter},
         reflector::{self, ObjectRef, Store},
         watcher,
     },
 };
-use storefence_tenancy::RetailTenant;
+use storefence_tenancy::{RetailTenant, resource::Mode};
 use tokio_util::sync::CancellationToken;
 
-pub use retry::RetryPolicy;
+pub use object::in_time;
+pub use retry::{RetryPolicy, spread};
 
 use crate::{
     backends::Backends,
@@ -32,18 +34,22 @@ use crate::{
     metrics::Metrics,
     reconcile::{
         conflict::Claimant,
-        finalize,
+        finalize::{self, Ending},
         pass::{self, Work},
         rotation::{View, in_force_since},
-        status::{self, Outcome, whole_second},
+        status::{self, Next, Outcome, Report, whole_second},
     },
     server::Facts,
 };
+use lanes::{Due, Lane, LaneKey, Lanes, Trigger};
 use object::KubernetesObject;
 use retry::Retries;
 
 /// Field manager of every write.
 pub const FIELD_MANAGER: &str = "storefence-operator";
+
+/// When to look again at an object that another lane is still busy with.
+const BUSY: Duration = Duration::from_secs(1);
 
 /// A `RetailTenant` that may turn out unreadable: one such object must not stop the watch for the others.
 pub(crate) type Guarded = DeserializeGuard<RetailTenant>;
@@ -51,8 +57,10 @@ pub(crate) type Guarded = DeserializeGuard<RetailTenant>;
 /// How the controller works.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Passes at a time.
+    /// Passes at a time over the tenants of one database and Key Vault.
     pub concurrency: u16,
+    /// Longest wait for one answer of the Kubernetes API.
+    pub call_deadline: Duration,
     /// How often an unchanged tenant is looked at.
     pub resync: Duration,
     /// When a failed pass is repeated.
@@ -81,6 +89,8 @@ struct Context {
     store: Store<Guarded>,
     recorder: Recorder,
     retries: Retries,
+    due: Arc<Due>,
+    stop: CancellationToken,
 }
 
 /// What the admin port tells of the controller.
@@ -88,15 +98,23 @@ pub struct ControllerFacts {
     store: Store<Guarded>,
     metrics: Arc<Metrics>,
     synced: Arc<std::sync::atomic::AtomicBool>,
-    triggers: mpsc::UnboundedSender<ObjectRef<Guarded>>,
+    triggers: mpsc::UnboundedSender<Trigger>,
+    due: Arc<Due>,
 }
 
 impl ControllerFacts {
     /// Sets off a pass over every tenant: what was missing may be there now.
     pub fn look_at_all(&self) {
+        self.look_at(|_| true);
+    }
+
+    /// Sets off a pass over some tenants.
+    pub fn look_at(&self, which: impl Fn(&RetailTenant) -> bool) {
         for object in self.store.state() {
-            // Without a receiver the loop has ended, and so has the process soon.
-            let _ = self.triggers.unbounded_send(ObjectRef::from_obj(object.as_ref()));
+            if object.0.as_ref().is_ok_and(&which) || object.0.is_err() {
+                // Without a receiver the loop has ended, and so has the process soon.
+                let _ = self.triggers.unbounded_send(Trigger::Look(ObjectRef::from_obj(object.as_ref())));
+            }
         }
     }
 }
@@ -136,6 +154,7 @@ impl Facts for ControllerFacts {
             overdue = overdue.max(view.and_then(|view| view.due()).map_or(0, |due| now - due.as_second()));
         }
         self.metrics.rotation_ages(oldest, overdue);
+        self.metrics.queue_depth.set(self.due.waiting());
         self.metrics.tenants(counts);
         self.metrics.render()
     }
@@ -149,11 +168,13 @@ impl Controller {
         let (store, writer) = reflector::store::<Guarded>();
         let (siblings, sibling_triggers) = mpsc::unbounded();
         let synced = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let due = Arc::new(Due::default());
         let facts = Arc::new(ControllerFacts {
             store: store.clone(),
             metrics: Arc::clone(&metrics),
             synced: Arc::clone(&synced),
             triggers: siblings.clone(),
+            due: Arc::clone(&due),
         });
         let reporter = Reporter { controller: FIELD_MANAGER.to_owned(), instance: instance() };
         let context = Arc::new(Context {
@@ -162,11 +183,13 @@ impl Controller {
             client: client.clone(),
             backends,
             metrics,
-            settings: settings.clone(),
+            settings,
             store: store.clone(),
+            due,
+            stop: stop.clone(),
         });
 
-        let for_siblings = store.clone();
+        let for_siblings = store;
         let objects = watcher(Api::<Guarded>::all(client), watcher::Config::default())
             .default_backoff()
             .reflect(writer)
@@ -174,32 +197,29 @@ impl Controller {
                 watcher::Event::Delete(object) => {
                     for sibling in trigger::siblings(&for_siblings, object) {
                         // The receiver lives as long as the loop.
-                        let _ = siblings.unbounded_send(sibling);
+                        let _ = siblings.unbounded_send(Trigger::Look(sibling));
                     }
                 }
-                watcher::Event::InitDone => synced.store(true, std::sync::atomic::Ordering::Relaxed),
+                watcher::Event::InitDone => {
+                    synced.store(true, std::sync::atomic::Ordering::Relaxed);
+                    let _ = siblings.unbounded_send(Trigger::Listed);
+                }
                 _ => {}
             })
             .applied_objects()
             .predicate_filter(trigger::fingerprint, PredicateConfig::default())
-            .map_ok(|object| ObjectRef::from_obj(&object));
+            .map_ok(|object| Trigger::Look(ObjectRef::from_obj(&object)));
         let queue = stream::select(objects, sibling_triggers.map(Ok)).take_until(stop.cancelled_owned());
-        let runs = controller::applier(
-            reconcile_boxed,
-            |_, never: &std::convert::Infallible, _| match *never {},
-            context,
-            store,
-            Box::pin(queue),
-            controller::Config::default().concurrency(settings.concurrency),
-        );
         let run = async move {
-            let mut runs = std::pin::pin!(runs);
-            while let Some(outcome) = runs.next().await {
-                match outcome {
-                    Ok(_) | Err(controller::Error::ObjectNotFound(_)) => {}
+            let mut lanes = Lanes::new(context);
+            let mut queue = std::pin::pin!(queue);
+            while let Some(trigger) = queue.next().await {
+                match trigger {
+                    Ok(trigger) => lanes.pass(trigger),
                     Err(error) => tracing::warn!(%error, "watch"),
                 }
             }
+            lanes.finish().await;
         };
         (facts, run)
     }
@@ -210,15 +230,17 @@ fn instance() -> Option<String> {
     std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty())
 }
 
-/// Boxed and sendable: the runner asks for `Unpin`, the runtime for `Send`.
-fn reconcile_boxed(
-    object: Arc<Guarded>,
-    context: Arc<Context>,
-) -> BoxFuture<'static, Result<Action, std::convert::Infallible>> {
-    Box::pin(reconcile(object, context))
-}
-
-async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, std::convert::Infallible> {
+async fn reconcile(object: Arc<Guarded>, lane: Arc<Lane>) -> Result<Action, std::convert::Infallible> {
+    let context = &lane.context;
+    let reference = lanes::reference(&object);
+    let Some(_running) = context.due.begin(&reference) else {
+        return Ok(Action::requeue(BUSY));
+    };
+    // A stopping operator finishes what runs and begins nothing; and the passes of an object whose spec named another
+    // database or vault before are over: its new lane has it.
+    if context.stop.is_cancelled() || LaneKey::of(&object, &context.backends.load()) != lane.key {
+        return Ok(Action::await_change());
+    }
     let started = std::time::Instant::now();
     let running = context.metrics.running.clone();
     running.inc();
@@ -244,6 +266,9 @@ async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action
         End::Retry(reason, class) => (reason, Some(context.retries.delay(&uid, class))),
     };
     context.metrics.reconciled(reason, started.elapsed());
+    if let Some(delay) = delay {
+        context.due.wanted(reference, delay);
+    }
     Ok(delay.map_or_else(Action::await_change, Action::requeue))
 }
 
@@ -268,20 +293,24 @@ impl Context {
     async fn step(&self, object: &Guarded) -> End {
         let metadata = object.meta();
         let place = place(metadata);
-        let kubernetes = KubernetesObject::new(&self.client, metadata);
+        let kubernetes = KubernetesObject::new(&self.client, metadata, self.settings.call_deadline);
         let deleting = metadata.deletion_timestamp.is_some();
         let ours = object.finalizers().iter().any(|name| name == storefence_tenancy::resource::FINALIZER);
         let written = match (deleting, ours) {
             (true, false) => return End::Gone,
             (true, true) => return self.finalize(object, &kubernetes, &place).await,
+            // Nothing is made, so there is nothing to clean up either.
+            (false, false) if is_suspended(object) => {
+                return self.conclude(object, &kubernetes, &place, Outcome::Suspended.into(), None).await;
+            }
             (false, false) => {
                 self.metrics.kubernetes_write("finalizer");
                 kubernetes.add_finalizer(object.finalizers()).await.map(|()| End::Gone)
             }
             (false, true) if self.rotates(object) => return self.step_of_rotation(object, &kubernetes, &place).await,
             (false, true) => {
-                let outcome = self.outcome(object).await;
-                return self.conclude(object, &kubernetes, &place, outcome, None).await;
+                let report = self.report(object).await;
+                return self.conclude(object, &kubernetes, &place, report, None).await;
             }
         };
         // The watch brings the object back with its finalizer.
@@ -290,7 +319,8 @@ impl Context {
 
     fn rotates(&self, object: &Guarded) -> bool {
         let now = whole_second(Timestamp::now());
-        object.0.as_ref().is_ok_and(|tenant| View::of(tenant).step(now).needs_latest_status())
+        let works = |tenant: &RetailTenant| !tenant.spec.suspend && tenant.spec.mode == Mode::Enforce;
+        object.0.as_ref().is_ok_and(|tenant| works(tenant) && View::of(tenant).step(now).needs_latest_status())
     }
 
     /// A pass that goes on with a rotation works with the newest object and insists on it when it writes the status: the
@@ -304,15 +334,15 @@ impl Context {
             Ok(_) => return End::Gone,
             Err(error) => return End::failed(place, &error.into()),
         };
-        let outcome = self.outcome(&latest).await;
+        let report = self.report(&latest).await;
         let version = latest.meta().resource_version.clone();
-        self.conclude(&latest, kubernetes, place, outcome, version.as_deref()).await
+        self.conclude(&latest, kubernetes, place, report, version.as_deref()).await
     }
 
-    async fn outcome(&self, object: &Guarded) -> Outcome {
+    async fn report(&self, object: &Guarded) -> Report {
         let tenant = match &object.0 {
             Ok(tenant) => tenant,
-            Err(invalid) => return Outcome::Failed(vec![Failure::Malformed(invalid.error.clone())]),
+            Err(invalid) => return Outcome::Failed(vec![Failure::Malformed(invalid.error.clone())]).into(),
         };
         let claimants: Vec<Claimant> = trigger::claimants(&self.store, &tenant.spec.tenant_id);
         let backends = self.backends.load_full();
@@ -322,10 +352,20 @@ impl Context {
     async fn finalize(&self, object: &Guarded, kubernetes: &KubernetesObject, place: &str) -> End {
         let backends = self.backends.load_full();
         let outcome = match &object.0 {
-            Ok(tenant) => finalize::finalize(&backends, tenant).await,
-            Err(invalid) => {
-                finalize::finalize_unreadable(&backends, invalid.metadata.uid.as_deref().unwrap_or_default()).await
-            }
+            Ok(tenant) => match Ending::of(&tenant.spec) {
+                Ending::Hold => Err(vec![Failure::SuspendedDeletion]),
+                ending => finalize::finalize(&backends, tenant, ending).await,
+            },
+            Err(invalid) => match kubernetes.raw().await {
+                Err(error) => Err(vec![error.into()]),
+                Ok(raw) => match Ending::of_unreadable(&raw) {
+                    Ending::Hold => Err(vec![Failure::SuspendedDeletion]),
+                    ending => {
+                        let uid = invalid.metadata.uid.as_deref().unwrap_or_default();
+                        finalize::finalize_unreadable(&backends, uid, ending).await
+                    }
+                },
+            },
         };
         match outcome {
             Ok(()) => {
@@ -338,7 +378,7 @@ impl Context {
                     Err(error) => End::failed(place, &error.into()),
                 }
             }
-            Err(failure) => self.conclude(object, kubernetes, place, Outcome::Failed(vec![failure]), None).await,
+            Err(failures) => self.conclude(object, kubernetes, place, Outcome::Failed(failures).into(), None).await,
         }
     }
 
@@ -348,34 +388,58 @@ impl Context {
         object: &Guarded,
         kubernetes: &KubernetesObject,
         place: &str,
-        outcome: Outcome,
+        report: Report,
         version: Option<&str>,
     ) -> End {
-        let last = object.0.as_ref().ok().and_then(|tenant| tenant.status.as_ref());
-        let now = Timestamp::now();
-        let next = status::next(last, &outcome, object.meta().generation, whole_second(now));
-        let (next, transitions) = next.unzip();
-        if let Some(next) = next.as_ref().filter(|next| last != Some(*next)) {
-            self.metrics.kubernetes_write("status");
-            if let Err(error) = kubernetes.apply_status(next, version).await {
-                return End::failed(place, &error.into());
+        // The history grows by what the newest status has of it, which the watch may not have brought back yet.
+        let newest = match &report.found {
+            Some(found) if found.is_news() && version.is_none() => {
+                let namespace = object.meta().namespace.as_deref().unwrap_or_default();
+                match kubernetes.latest(&self.client, namespace).await {
+                    Ok(newest) => newest,
+                    Err(error) => return End::failed(place, &error.into()),
+                }
             }
+            _ => None,
+        };
+        let newest = newest.as_ref().unwrap_or(object);
+        let last = newest.0.as_ref().ok().and_then(|tenant| tenant.status.as_ref());
+        let now = Timestamp::now();
+        let next = status::next(last, &report, object.meta().generation, whole_second(now));
+        let mut transitions = Vec::new();
+        if let Some(Next { status, transitions: told, recorded: (found, mended) }) = next {
+            if last != Some(&status) {
+                self.metrics.kubernetes_write("status");
+                if let Err(error) = kubernetes.apply_status(&status, version).await {
+                    return End::failed(place, &error.into());
+                }
+            }
+            let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+            self.metrics.drift(count(found), count(mended));
+            transitions = told;
         }
-        let transitions = transitions.unwrap_or_default();
         for event in object::events(&transitions) {
             self.metrics.kubernetes_write("event");
             // An event that is lost costs nothing but the news; the status has it all.
-            if let Err(error) = self.recorder.publish(&event, &object.object_ref(&())).await {
+            let reference = object.object_ref(&());
+            let published = self.recorder.publish(&event, &reference);
+            if let Err(error) = object::in_time(self.settings.call_deadline, published).await {
                 tracing::debug!(tenant = place, %error, "event not published");
             }
         }
-        match &outcome {
+        match &report.outcome {
             Outcome::Done(done) => End::Resync(done.next),
+            Outcome::Observed(_) => End::Resync(None),
+            Outcome::Suspended => End::Gone,
             Outcome::Failed(failures) => {
                 failures.first().map_or(End::Resync(None), |failure| End::failed(place, failure))
             }
         }
     }
+}
+
+fn is_suspended(object: &Guarded) -> bool {
+    object.0.as_ref().is_ok_and(|tenant| tenant.spec.suspend)
 }
 
 /// The time from now to then.

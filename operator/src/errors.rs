@@ -13,6 +13,14 @@ pub enum Reason {
     Reconciled,
     /// New credentials take over, or the former ones still work.
     RotationInProgress,
+    /// Something was changed behind the operator's back, or is not as the spec asks and only observed.
+    DriftDetected,
+    /// The same, and it was mended.
+    DriftMended,
+    /// Roles, secrets or rows that were there already were taken over.
+    Adopted,
+    /// `spec.suspend` is set.
+    Suspended,
     /// Not yet looked at, because something before it failed.
     Pending,
     /// The spec cannot be used.
@@ -27,6 +35,8 @@ pub enum Reason {
     InsufficientPrivileges,
     /// The configuration has no database of that name.
     DatabaseNotConfigured,
+    /// The database's administrator stands in a Key Vault and cannot be read there.
+    AdministratorUnknown,
     /// The database cannot be reached, or is not taking work.
     DatabaseUnreachable,
     /// The database answered with an error.
@@ -47,6 +57,8 @@ pub enum Reason {
     SecretSoftDeleted,
     /// A secret of that name belongs to somebody else.
     SecretNotOwned,
+    /// Something depends on a login that is to be dropped.
+    DependentObjects,
     /// The tenant's credentials do not do what they should.
     LoginProbeFailed,
     /// The fence itself is not as the migrations made it.
@@ -61,9 +73,13 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, for metrics that start at zero.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 30] = [
         Self::Reconciled,
         Self::RotationInProgress,
+        Self::DriftDetected,
+        Self::DriftMended,
+        Self::Adopted,
+        Self::Suspended,
         Self::Pending,
         Self::InvalidSpec,
         Self::ConflictingTenant,
@@ -71,6 +87,7 @@ impl Reason {
         Self::RoleExistsNotAdopted,
         Self::InsufficientPrivileges,
         Self::DatabaseNotConfigured,
+        Self::AdministratorUnknown,
         Self::DatabaseUnreachable,
         Self::DatabaseError,
         Self::MigrationFailed,
@@ -81,6 +98,7 @@ impl Reason {
         Self::KeyVaultError,
         Self::SecretSoftDeleted,
         Self::SecretNotOwned,
+        Self::DependentObjects,
         Self::LoginProbeFailed,
         Self::FenceDeviation,
         Self::LockContention,
@@ -100,6 +118,10 @@ impl Reason {
         match self {
             Self::Reconciled => "Reconciled",
             Self::RotationInProgress => "RotationInProgress",
+            Self::DriftDetected => "DriftDetected",
+            Self::DriftMended => "DriftMended",
+            Self::Adopted => "Adopted",
+            Self::Suspended => "Suspended",
             Self::Pending => "Pending",
             Self::InvalidSpec => "InvalidSpec",
             Self::ConflictingTenant => "ConflictingTenant",
@@ -107,6 +129,7 @@ impl Reason {
             Self::RoleExistsNotAdopted => "RoleExistsNotAdopted",
             Self::InsufficientPrivileges => "InsufficientPrivileges",
             Self::DatabaseNotConfigured => "DatabaseNotConfigured",
+            Self::AdministratorUnknown => "AdministratorUnknown",
             Self::DatabaseUnreachable => "DatabaseUnreachable",
             Self::DatabaseError => "DatabaseError",
             Self::MigrationFailed => "MigrationFailed",
@@ -117,6 +140,7 @@ impl Reason {
             Self::KeyVaultError => "KeyVaultError",
             Self::SecretSoftDeleted => "SecretSoftDeleted",
             Self::SecretNotOwned => "SecretNotOwned",
+            Self::DependentObjects => "DependentObjects",
             Self::LoginProbeFailed => "LoginProbeFailed",
             Self::FenceDeviation => "FenceDeviation",
             Self::LockContention => "LockContention",
@@ -185,7 +209,7 @@ pub enum Failure {
     /// The tenant's rows are held by an object that is not in this cluster.
     #[error(
         "the database says that tenantId '{tenant_id}' belongs to the RetailTenant with UID {uid}, which is not in this \
-         cluster; if no other cluster serves it, run: UPDATE fence.tenants SET enabled = false WHERE tenant_id = '{tenant_id}'"
+         cluster; if no other cluster serves it, set spec.adoptionPolicy to Adopt to take it over"
     )]
     TenantNotAdopted {
         /// The identifier.
@@ -193,22 +217,66 @@ pub enum Failure {
         /// The recorded owner.
         uid: String,
     },
+    /// The object is deleted while the operator may touch nothing of it.
+    #[error(
+        "the object is to be deleted and spec.suspend is true: set it to false, and the deletion goes on by itself"
+    )]
+    SuspendedDeletion,
     /// A role of our name carries somebody else's mark.
-    #[error("role {role} exists and is not marked as this RetailTenant's; drop or rename it: it is not touched")]
+    #[error(
+        "role {role} exists and is not marked as this RetailTenant's: it is not touched; drop or rename it, or set \
+         spec.adoptionPolicy to Adopt to take it over"
+    )]
     RoleNotAdopted {
         /// The role.
         role: String,
     },
+    /// A role of our name is more than a tenant's login may be.
+    #[error(
+        "role {role} cannot be adopted: {problem}; take that away from it, or drop or rename it: it is not touched"
+    )]
+    RoleNotAdoptable {
+        /// The role.
+        role: String,
+        /// What it is.
+        problem: String,
+    },
+    /// A login owns something, or was given something that the administrator cannot take away.
+    #[error(
+        "login {role} has more than a tenant's login may have: {what}; in each database concerned, give away what it owns \
+         (REASSIGN OWNED BY {role} TO …) and take back what it was given (DROP OWNED BY {role})"
+    )]
+    LoginDependents {
+        /// The login.
+        role: String,
+        /// The objects, in words.
+        what: String,
+    },
     /// A secret of our name carries somebody else's mark.
     #[error(
-        "Key Vault secret {secret} exists and is not tagged as this RetailTenant's; delete or rename it: it is not touched"
+        "Key Vault secret {secret} exists and is not tagged as this RetailTenant's: it is not touched; delete or rename it, \
+         or set spec.adoptionPolicy to Adopt to take it over"
     )]
     SecretNotOwned {
         /// The secret.
         secret: String,
     },
+    /// A secret of our name is kept by something else, which would fight over it.
+    #[error(
+        "Key Vault secret {secret} cannot be adopted: its tag managed-by says '{manager}'; make that let go of it and \
+         remove the tag: it is not touched"
+    )]
+    SecretManaged {
+        /// The secret.
+        secret: String,
+        /// Whose it is.
+        manager: String,
+    },
     /// A secret of our name is deleted, and not ours to recover.
-    #[error("Key Vault secret {secret} is deleted but not purged, and was not this RetailTenant's; purge it")]
+    #[error(
+        "Key Vault secret {secret} is deleted but not purged, and was not a RetailTenant's; purge it, or set \
+         spec.adoptionPolicy to Adopt to recover it and take it over"
+    )]
     SecretSoftDeleted {
         /// The secret.
         secret: String,
@@ -222,6 +290,9 @@ pub enum Failure {
     /// The database, as administrator.
     #[error(transparent)]
     Database(#[from] crate::database::DatabaseError),
+    /// Nobody knows how to connect as the database's administrator.
+    #[error(transparent)]
+    Administrator(#[from] crate::config::AdministratorError),
     /// The Key Vault.
     #[error(transparent)]
     KeyVault(#[from] crate::vault::VaultError),
@@ -250,12 +321,17 @@ impl Failure {
             Self::InvalidSpec(_) | Self::Malformed(_) => Reason::InvalidSpec,
             Self::ConflictingTenant { .. } => Reason::ConflictingTenant,
             Self::ConflictingStore { .. } => Reason::ConflictingStore,
-            Self::TenantNotAdopted { .. } | Self::RoleNotAdopted { .. } => Reason::RoleExistsNotAdopted,
-            Self::SecretNotOwned { .. } => Reason::SecretNotOwned,
+            Self::TenantNotAdopted { .. } | Self::RoleNotAdopted { .. } | Self::RoleNotAdoptable { .. } => {
+                Reason::RoleExistsNotAdopted
+            }
+            Self::LoginDependents { .. } => Reason::DependentObjects,
+            Self::SuspendedDeletion => Reason::Suspended,
+            Self::SecretNotOwned { .. } | Self::SecretManaged { .. } => Reason::SecretNotOwned,
             Self::SecretSoftDeleted { .. } => Reason::SecretSoftDeleted,
             Self::DatabaseNotConfigured(_) => Reason::DatabaseNotConfigured,
             Self::KeyVaultNotConfigured(_) => Reason::KeyVaultNotConfigured,
             Self::Database(error) => error.reason(),
+            Self::Administrator(_) => Reason::AdministratorUnknown,
             Self::KeyVault(error) => error.reason(),
             Self::Probe(error) => error.reason(),
             Self::Fence(_) => Reason::FenceDeviation,
@@ -269,14 +345,20 @@ impl Failure {
     #[must_use]
     pub fn area(&self) -> Area {
         match self {
-            Self::InvalidSpec(_) | Self::Malformed(_) | Self::ConflictingTenant { .. } => Area::Spec,
+            Self::InvalidSpec(_) | Self::Malformed(_) | Self::ConflictingTenant { .. } | Self::SuspendedDeletion => {
+                Area::Spec
+            }
             Self::ConflictingStore { .. }
             | Self::TenantNotAdopted { .. }
             | Self::RoleNotAdopted { .. }
+            | Self::RoleNotAdoptable { .. }
+            | Self::LoginDependents { .. }
             | Self::DatabaseNotConfigured(_)
             | Self::Database(_)
+            | Self::Administrator(_)
             | Self::Probe(_) => Area::Database,
             Self::SecretNotOwned { .. }
+            | Self::SecretManaged { .. }
             | Self::SecretSoftDeleted { .. }
             | Self::KeyVaultNotConfigured(_)
             | Self::KeyVault(_) => Area::Secrets,
@@ -291,9 +373,21 @@ impl Failure {
         match self {
             Self::KeyVault(error) => error.class(),
             Self::LockContention(_) => Class::Contention,
+            Self::Kubernetes(kube::Error::Api(status)) => match status.code {
+                429 => {
+                    let seconds = status.details.as_ref().map(|details| details.retry_after_seconds);
+                    Class::Throttled(seconds.filter(|seconds| *seconds > 0).map(|s| Duration::from_secs(s.into())))
+                }
+                // RBAC is changed by people.
+                401 | 403 => Class::Permanent,
+                _ => Class::Transient,
+            },
             _ => match self.reason() {
+                Reason::LockContention => Class::Contention,
                 Reason::DatabaseUnreachable
+                | Reason::AdministratorUnknown
                 | Reason::DatabaseError
+                | Reason::DependentObjects
                 | Reason::LoginProbeFailed
                 | Reason::FenceDeviation
                 | Reason::KubernetesError
@@ -325,5 +419,17 @@ mod tests {
         let words: BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
         assert_eq!(words.len(), Reason::ALL.len());
         assert!(words.iter().all(|word| word.chars().all(|c| c.is_ascii_alphabetic())));
+    }
+
+    #[test]
+    fn every_reason_is_documented_with_what_to_do() {
+        let page = include_str!("../../docs/lifecycle.md");
+        let rows: BTreeSet<&str> = page
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split_once("` | ").map(|(word, _)| word))
+            .collect();
+        for reason in Reason::ALL {
+            assert!(rows.contains(reason.as_str()), "docs/lifecycle.md does not explain {}", reason.as_str());
+        }
     }
 }

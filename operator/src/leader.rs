@@ -17,6 +17,8 @@ use kube::{
 };
 use uuid::Uuid;
 
+use crate::controller::in_time;
+
 /// Name of the Lease.
 const NAME: &str = "storefence-operator";
 
@@ -45,7 +47,8 @@ impl Election {
     pub async fn acquire(&self) {
         let mut seen = None;
         loop {
-            match self.attempt(&mut seen).await {
+            // A try that hangs must not outlast the leader that it waits for.
+            match in_time(self.duration / 2, self.attempt(&mut seen)).await {
                 Ok(true) => {
                     tracing::info!(identity = self.identity, "leading");
                     return;

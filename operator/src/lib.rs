@@ -4,6 +4,7 @@
 //! [`credentials`] for how; [`migrate`], [`seed`], [`embed`] and [`verify`] look after the database as a whole.
 
 pub mod backends;
+pub mod circuit;
 pub mod cli;
 pub mod config;
 pub mod controller;

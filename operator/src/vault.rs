@@ -12,6 +12,7 @@ use storefence_tenancy::credentials::{MANAGED_BY, TAG_MANAGED_BY, TAG_OWNER_UID}
 use url::Url;
 
 use crate::{
+    circuit::{Circuit, CircuitPolicy},
     errors::{Class, Reason},
     metrics::Metrics,
 };
@@ -20,6 +21,8 @@ use crate::{
 pub struct Secret {
     /// UID in its tag, if it is tagged as ours.
     pub owner: Option<String>,
+    /// Who keeps it, if its tag names somebody else.
+    pub manager: Option<String>,
     /// Whether this version may be used.
     pub enabled: bool,
     /// The value; empty for a disabled version, which the vault does not give out.
@@ -94,11 +97,14 @@ impl VaultError {
     pub const fn class(&self) -> Class {
         match self.source {
             SecretError::Throttled { retry_after } => Class::Throttled(retry_after),
-            SecretError::Unavailable(_) | SecretError::Conflict(_) | SecretError::NotFound(_) => Class::Transient,
-            SecretError::Forbidden { .. }
-            | SecretError::Unauthorized(_)
-            | SecretError::SoftDeleted(_)
-            | SecretError::Invalid { .. } => Class::Permanent,
+            SecretError::Unavailable(_)
+            | SecretError::Conflict(_)
+            | SecretError::NotFound(_)
+            // A deletion takes the vault some seconds, in which the secret is neither there nor among the deleted ones.
+            | SecretError::SoftDeleted(_) => Class::Transient,
+            SecretError::Forbidden { .. } | SecretError::Unauthorized(_) | SecretError::Invalid { .. } => {
+                Class::Permanent
+            }
         }
     }
 }
@@ -121,27 +127,59 @@ impl VaultFactory {
         Ok(Self { options, credential, metrics, timeout })
     }
 
-    /// A client of the vault.
+    /// A client of the vault that the configuration calls `name`.
     ///
     /// # Errors
     /// Names the option.
-    pub fn vault(&self, url: &Url) -> Result<Vault, OptionsError> {
+    pub fn vault(&self, name: &str, url: &Url, circuit: CircuitPolicy) -> Result<Vault, OptionsError> {
         Ok(Vault {
             store: self.options.secret_store(Arc::clone(&self.credential), url, self.timeout)?,
-            host: url.host_str().unwrap_or_default().to_owned(),
+            url: url.clone(),
+            circuit: Circuit::new(circuit, self.metrics.circuit("key_vault", name)),
             metrics: Arc::clone(&self.metrics),
         })
+    }
+
+    /// The metrics of all vaults.
+    #[must_use]
+    pub const fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
     }
 }
 
 /// One vault.
 pub struct Vault {
     store: SecretStore,
-    host: String,
+    url: Url,
+    circuit: Circuit<SecretError>,
     metrics: Arc<Metrics>,
 }
 
 impl Vault {
+    /// Whether it is the vault at this address.
+    #[must_use]
+    pub fn is_at(&self, url: &Url) -> bool {
+        self.url == *url
+    }
+
+    /// Whether calls are held back.
+    #[must_use]
+    pub fn is_held_back(&self) -> bool {
+        self.circuit.is_open()
+    }
+
+    /// Whether it is time to try whether the vault takes calls again.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        self.circuit.is_due()
+    }
+
+    /// Tries it.
+    pub async fn try_again(&self) {
+        // The circuit hears of the outcome.
+        let _ = self.reachable().await;
+    }
+
     /// Reads the latest version.
     ///
     /// # Errors
@@ -150,6 +188,7 @@ impl Vault {
         match self.call("get", self.store.get(name, None)).await {
             Ok(secret) => Ok(Read::Live(Secret {
                 owner: owner(&secret.version),
+                manager: manager(&secret.version),
                 enabled: secret.version.enabled,
                 version: version(&secret.version),
                 value: secret.value,
@@ -172,14 +211,25 @@ impl Vault {
 
     async fn read_disabled(&self, name: &str) -> Result<Read, VaultError> {
         let versions = self.call("list", self.store.versions(name)).await?;
-        Ok(versions.first().map_or(Read::Absent, |latest| {
-            Read::Live(Secret {
-                owner: owner(latest),
-                enabled: false,
-                version: version(latest),
-                value: SecretValue::new(String::new()),
-            })
+        let Some(latest) = latest_disabled(&versions) else {
+            // Enabled or deleted between the two calls: the next pass reads it as it is then.
+            return Err(self.error(SecretError::Conflict(name.to_owned())));
+        };
+        Ok(Read::Live(Secret {
+            owner: latest.owner,
+            manager: latest.manager,
+            enabled: false,
+            version: latest.version,
+            value: SecretValue::new(String::new()),
         }))
+    }
+
+    /// The value of a secret that is not ours, such as an administrator's URL.
+    ///
+    /// # Errors
+    /// [`VaultError`].
+    pub async fn value(&self, name: &str) -> Result<SecretValue, VaultError> {
+        Ok(self.call("get", self.store.get(name, None)).await?.value)
     }
 
     /// Writes a new version, tagged as `owner_uid`'s.
@@ -224,6 +274,21 @@ impl Vault {
         Ok(())
     }
 
+    /// Deletes a secret that is `owner_uid`'s; leaves every other alone. Can be repeated.
+    ///
+    /// # Errors
+    /// [`VaultError`].
+    pub async fn delete(&self, name: &str, owner_uid: &str) -> Result<(), VaultError> {
+        let versions = self.call("list", self.store.versions(name)).await?;
+        if !is_owned(&newest(&versions), owner_uid) {
+            return Ok(());
+        }
+        match self.call("delete", self.store.delete(name)).await {
+            Err(VaultError { source: SecretError::NotFound(_), .. }) => Ok(()),
+            outcome => outcome,
+        }
+    }
+
     /// Whether the vault answers us at all. Asks for a secret that need not exist.
     ///
     /// # Errors
@@ -240,6 +305,7 @@ impl Vault {
         operation: &'static str,
         call: impl Future<Output = Result<T, SecretError>>,
     ) -> Result<T, VaultError> {
+        let permit = self.circuit.enter().map_err(|source| self.error(source))?;
         let started = Instant::now();
         let outcome = call.await;
         let label = match &outcome {
@@ -251,8 +317,50 @@ impl Vault {
             Err(SecretError::SoftDeleted(_) | SecretError::Conflict(_) | SecretError::Invalid { .. }) => "refused",
         };
         self.metrics.vault_call(operation, label, started.elapsed());
-        outcome.map_err(|source| VaultError { host: self.host.clone(), source })
+        match &outcome {
+            Err(error @ SecretError::Unavailable(_)) => permit.failed(error.clone()),
+            Err(error @ SecretError::Throttled { retry_after: Some(wait) }) => {
+                permit.told_to_wait(*wait, error.clone());
+            }
+            _ => permit.answered(),
+        }
+        outcome.map_err(|source| self.error(source))
     }
+
+    fn error(&self, source: SecretError) -> VaultError {
+        VaultError { host: self.url.host_str().unwrap_or_default().to_owned(), source }
+    }
+}
+
+/// The newest version of a secret, where it is a disabled one.
+#[derive(Debug, PartialEq, Eq)]
+struct Disabled {
+    owner: Option<String>,
+    manager: Option<String>,
+    version: Version,
+}
+
+/// The versions that may be the newest. The vault lists versions in no order and tells times in whole seconds.
+fn newest(versions: &[SecretVersion]) -> Vec<&SecretVersion> {
+    let last = versions.iter().map(|version| version.created).max();
+    versions.iter().filter(|version| Some(version.created) == last).collect()
+}
+
+/// Whether the newest version is `owner_uid`'s, or as good as that: made in one second with those of other
+/// RetailTenants, which can only be predecessors.
+fn is_owned(newest: &[&SecretVersion], owner_uid: &str) -> bool {
+    let owners: Vec<Option<String>> = newest.iter().map(|version| owner(version)).collect();
+    owners.iter().all(Option::is_some) && owners.iter().any(|owner| owner.as_deref() == Some(owner_uid))
+}
+
+/// Finds out which version is the newest, knowing that it is disabled. Of several disabled ones of the last second any
+/// may be it: the secret is a RetailTenant's only if all of them are.
+fn latest_disabled(versions: &[SecretVersion]) -> Option<Disabled> {
+    let candidates: Vec<_> = newest(versions).into_iter().filter(|version| !version.enabled).collect();
+    let first = candidates.first()?;
+    let all_marked = candidates.iter().all(|version| owner(version).is_some());
+    let owner = owner(first).filter(|_| all_marked);
+    Some(Disabled { owner, manager: candidates.iter().find_map(|version| manager(version)), version: version(first) })
 }
 
 fn tags(owner_uid: &str) -> HashMap<String, String> {
@@ -267,6 +375,10 @@ fn owner(version: &SecretVersion) -> Option<String> {
     version.tags.get(TAG_OWNER_UID).filter(|_| ours).cloned()
 }
 
+fn manager(version: &SecretVersion) -> Option<String> {
+    version.tags.get(TAG_MANAGED_BY).filter(|value| *value != MANAGED_BY).cloned()
+}
+
 fn version(version: &SecretVersion) -> Version {
     Version {
         id: version.version.clone(),
@@ -277,6 +389,43 @@ fn version(version: &SecretVersion) -> Version {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_newest_version_is_told_from_an_enabled_one_and_a_foreign_one_of_the_same_second() {
+        let made = |id: &str, created: i64, enabled: bool, uid: &str| SecretVersion {
+            name: "sf-zava-db-a".to_owned(),
+            version: id.to_owned(),
+            enabled,
+            tags: tags(uid),
+            created,
+        };
+        let found = |versions: &[SecretVersion]| {
+            latest_disabled(versions).map(|found| (found.version.id, found.owner.unwrap_or_default()))
+        };
+        let some = |id: &str, uid: &str| Some((id.to_owned(), uid.to_owned()));
+        let old = made("old", 1, false, "theirs");
+        // The vault may list them either way round.
+        for enabled_first in [true, false] {
+            let mut versions = vec![made("one", 2, true, "theirs"), made("two", 2, false, "ours"), old.clone()];
+            if !enabled_first {
+                versions.reverse();
+            }
+            assert_eq!(found(&versions), some("two", "ours"));
+        }
+        let unmarked = SecretVersion { tags: HashMap::new(), ..made("two", 2, false, "") };
+        for doubtful in
+            [[made("one", 2, false, "ours"), unmarked.clone()], [unmarked.clone(), made("one", 2, false, "ours")]]
+        {
+            assert_eq!(found(&doubtful).unwrap().1, "", "not ours beyond doubt");
+            assert!(!is_owned(&newest(&doubtful), "ours"));
+        }
+        let successor = [made("one", 2, false, "theirs"), made("two", 2, false, "ours")];
+        assert!(is_owned(&newest(&successor), "ours") && !is_owned(&newest(&successor), "else"));
+        assert!(!is_owned(&newest(&[made("one", 2, false, "ours"), made("two", 3, false, "theirs")]), "ours"));
+        assert!(!is_owned(&[], "ours"));
+        assert_eq!(found(&[made("one", 2, true, "ours"), old]), None, "enabled meanwhile");
+        assert_eq!(found(&[]), None);
+    }
 
     #[test]
     fn only_both_tags_make_a_secret_ours() {

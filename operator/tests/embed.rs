@@ -14,6 +14,7 @@ use storefence_devstack::{
 };
 use storefence_operator::{
     embed::{self, EmbedError, Options, Retries},
+    metrics::Metrics,
     seed::{self, Scale},
 };
 use support::{World, in_world};
@@ -223,7 +224,12 @@ fn the_running_operator_keeps_vectors_up_to_date() {
         std::fs::write(&path, config).unwrap();
         // A provider that is away at first costs a round and nothing else.
         provider.api.inject(Fault::Status(400, "not yet"));
-        let keeping = tokio::spawn(embed::keep(path, provider.options.clone(), Duration::from_millis(50)));
+        let keeping = tokio::spawn(embed::keep(
+            path,
+            provider.options.clone(),
+            std::sync::Arc::new(Metrics::new().unwrap()),
+            Duration::from_millis(50),
+        ));
         let mut becomes = async |sql: &'static str, wanted: u64| {
             let deadline = Instant::now() + Duration::from_secs(30);
             while count(&mut connection, sql).await != wanted {

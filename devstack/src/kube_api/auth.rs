@@ -15,19 +15,34 @@ pub struct Rule {
     pub verbs: Vec<String>,
     /// Namespaces; empty for all, cluster scope included.
     pub namespaces: Vec<String>,
+    /// Names of objects; empty for all.
+    pub names: Vec<String>,
 }
 
 impl Rule {
     /// A rule for all namespaces and cluster scope.
     pub fn new(api_groups: &[&str], resources: &[&str], verbs: &[&str]) -> Self {
         let owned = |list: &[&str]| list.iter().map(ToString::to_string).collect();
-        Self { api_groups: owned(api_groups), resources: owned(resources), verbs: owned(verbs), namespaces: Vec::new() }
+        Self {
+            api_groups: owned(api_groups),
+            resources: owned(resources),
+            verbs: owned(verbs),
+            namespaces: Vec::new(),
+            names: Vec::new(),
+        }
     }
 
     /// The same rule in some namespaces only.
     #[must_use]
     pub fn within(mut self, namespaces: &[&str]) -> Self {
         self.namespaces = namespaces.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    /// The same rule for objects of these names only (RBAC's `resourceNames`).
+    #[must_use]
+    pub fn named(mut self, names: &[&str]) -> Self {
+        self.names = names.iter().map(ToString::to_string).collect();
         self
     }
 
@@ -42,6 +57,7 @@ impl Rule {
             && has(&self.verbs, &access.verb)
             && has(&self.resources, &access.full_resource())
             && (self.namespaces.is_empty() || has(&self.namespaces, &access.namespace))
+            && (self.names.is_empty() || has(&self.names, &access.name))
     }
 }
 

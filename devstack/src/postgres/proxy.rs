@@ -9,6 +9,7 @@ use rustls::ServerConfig;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
     net::{TcpListener, TcpStream},
+    sync::watch,
     task::{JoinHandle, JoinSet},
 };
 use tokio_rustls::TlsAcceptor;
@@ -31,6 +32,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Proxy {
     addr: SocketAddr,
     breaker: Breaker,
+    silent: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
@@ -43,8 +45,9 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("binding the TLS proxy")?;
         let addr = listener.local_addr().context("binding the TLS proxy")?;
         let breaker = Breaker::default();
-        let task = tokio::spawn(run(listener, backend, acceptor, breaker.clone()));
-        Ok(Self { addr, breaker, task })
+        let silent = watch::Sender::new(false);
+        let task = tokio::spawn(run(listener, backend, acceptor, breaker.clone(), silent.subscribe()));
+        Ok(Self { addr, breaker, silent, task })
     }
 
     /// The address that clients connect to.
@@ -55,6 +58,11 @@ impl Proxy {
     /// Fault: while down, connections are cut and new ones closed without an answer.
     pub fn set_down(&self, down: bool) {
         self.breaker.set_down(down);
+    }
+
+    /// Fault: while silent, connections are accepted and open ones stay, and no byte passes in either direction.
+    pub fn set_silent(&self, silent: bool) {
+        self.silent.send_replace(silent);
     }
 
     /// Fault: cuts every open connection once.
@@ -69,7 +77,13 @@ impl Drop for Proxy {
     }
 }
 
-async fn run(listener: TcpListener, backend: SocketAddr, acceptor: TlsAcceptor, breaker: Breaker) {
+async fn run(
+    listener: TcpListener,
+    backend: SocketAddr,
+    acceptor: TlsAcceptor,
+    breaker: Breaker,
+    silent: watch::Receiver<bool>,
+) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -77,9 +91,9 @@ async fn run(listener: TcpListener, backend: SocketAddr, acceptor: TlsAcceptor, 
             accepted = listener.accept() => match accepted {
                 Ok((client, _)) => {
                     if let Some(cut) = breaker.admit() {
-                        let acceptor = acceptor.clone();
+                        let (acceptor, silent) = (acceptor.clone(), silent.clone());
                         connections.spawn(async move {
-                            let served = connection(client, backend, acceptor);
+                            let served = unless_silent(silent, connection(client, backend, acceptor));
                             if let Some(Err(error)) = cut.run_until_cancelled(served).await {
                                 tracing::debug!(%error, "proxied PostgreSQL connection ended");
                             }
@@ -91,6 +105,23 @@ async fn run(listener: TcpListener, backend: SocketAddr, acceptor: TlsAcceptor, 
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             },
+        }
+    }
+}
+
+/// Does its work except while the line is silent.
+async fn unless_silent(
+    mut silent: watch::Receiver<bool>,
+    work: impl Future<Output = io::Result<()>>,
+) -> io::Result<()> {
+    let mut work = std::pin::pin!(work);
+    loop {
+        // Only a proxy that is gone closes the channel, and its connections end with it.
+        let _ = silent.wait_for(|silent| !silent).await;
+        tokio::select! {
+            biased;
+            Ok(_) = silent.wait_for(|silent| *silent) => {}
+            outcome = &mut work => return outcome,
         }
     }
 }

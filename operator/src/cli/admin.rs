@@ -1,23 +1,56 @@
 //! The commands beside `run`.
 
-use std::process::ExitCode;
+use std::{
+    io::IsTerminal,
+    process::ExitCode,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
 
 use anyhow::Context as _;
 use clap::Args;
 use sqlx::{ConnectOptions, Connection, PgConnection};
+use storefence_azure::AzureOptions;
 
 use super::{CliError, ConfigArgs, FAILED};
 use crate::{
-    config::{Config, DatabaseConfig},
+    backends::resolve_once,
+    config::{Config, DatabaseConfig, Resolved},
+    metrics::Metrics,
     migrate, seed,
     verify::{self, Severity},
 };
+
+/// The configuration, and who asks the Key Vaults that hold administrators' URLs.
+#[derive(Debug, Args)]
+pub struct Connect {
+    #[command(flatten)]
+    config: ConfigArgs,
+
+    #[command(flatten)]
+    pub(super) azure: AzureOptions,
+}
+
+impl Connect {
+    /// Reads the configuration and the administrators. An identity is needed only where one stands in a vault.
+    pub(super) async fn resolve(self) -> Result<Resolved, CliError> {
+        self.load().await.map(|(_, resolved)| resolved)
+    }
+
+    /// The same, with the configuration's text.
+    pub(super) async fn load(self) -> Result<(Config, Resolved), CliError> {
+        let config = self.config.load()?;
+        let metrics = Arc::new(Metrics::new().context("metrics")?);
+        let resolved = resolve_once(&config, self.azure, metrics).await?;
+        Ok((config, resolved))
+    }
+}
 
 /// `migrate`.
 #[derive(Debug, Args)]
 pub struct Migrate {
     #[command(flatten)]
-    config: ConfigArgs,
+    connect: Connect,
 
     /// Only this database of the configuration.
     #[arg(long, env = "STOREFENCE_DATABASE", value_name = "NAME")]
@@ -28,7 +61,7 @@ pub struct Migrate {
 #[derive(Debug, Args)]
 pub struct Seed {
     #[command(flatten)]
-    config: ConfigArgs,
+    connect: Connect,
 
     /// Database of the configuration.
     #[arg(long, env = "STOREFENCE_DATABASE", value_name = "NAME")]
@@ -47,7 +80,7 @@ pub struct Seed {
 #[derive(Debug, Args)]
 pub struct Verify {
     #[command(flatten)]
-    config: ConfigArgs,
+    connect: Connect,
 
     /// Database of the configuration.
     #[arg(long, env = "STOREFENCE_DATABASE", value_name = "NAME")]
@@ -69,10 +102,15 @@ fn crd_yaml() -> Result<String, CliError> {
 
 /// Migrates one or all databases.
 pub async fn migrate(arguments: Migrate) -> Result<ExitCode, CliError> {
-    let Migrate { config, database } = arguments;
-    let config = config.load()?;
-    if let Some(name) = &database {
-        find(&config, Some(name))?;
+    let Migrate { connect, database } = arguments;
+    let config = connect.resolve().await?;
+    match &database {
+        Some(name) => drop(find(&config, Some(name))?),
+        None => {
+            if let Some(problem) = config.unknown.values().next() {
+                return Err(CliError::Failed(problem.clone().into()));
+            }
+        }
     }
     let chosen = config.databases.iter().filter(|(name, _)| database.as_ref().is_none_or(|wanted| wanted == *name));
     for (name, database) in chosen {
@@ -87,8 +125,8 @@ pub async fn migrate(arguments: Migrate) -> Result<ExitCode, CliError> {
 
 /// Seeds a sample tenant.
 pub async fn seed(arguments: Seed) -> Result<ExitCode, CliError> {
-    let Seed { config, database, tenant, scale } = arguments;
-    let config = config.load()?;
+    let Seed { connect, database, tenant, scale } = arguments;
+    let config = connect.resolve().await?;
     let (name, database) = find(&config, database.as_deref())?;
     let tenant = tenant.ok_or(CliError::Missing {
         flag: "--tenant",
@@ -100,12 +138,23 @@ pub async fn seed(arguments: Seed) -> Result<ExitCode, CliError> {
         variable: "STOREFENCE_SCALE",
         problem: error.to_string(),
     })?;
-    let mut connection = connect(name, database).await?;
+    let mut connection = open(name, database).await?;
     let options = seed::Options::new(tenant.as_str(), scale);
+    let (bar, begun, terminal) = (Mutex::new(seed::Bar::default()), Instant::now(), std::io::stderr().is_terminal());
     let progress = |progress: seed::Progress| {
-        tracing::info!(table = progress.table, rows = progress.rows, of = progress.total, "loading");
+        let line = bar.lock().unwrap_or_else(PoisonError::into_inner).line(progress, begun.elapsed());
+        match line {
+            // In its place, cleared to the end of the line.
+            Some(line) if terminal => eprint!("\r{line}\x1b[K"),
+            Some(line) => tracing::info!("loading {line}"),
+            None => {}
+        }
     };
-    let report = seed::run_with(&mut connection, &options, &progress).await.context("seed")?;
+    let report = seed::run_with(&mut connection, &options, &progress).await;
+    if terminal {
+        eprintln!();
+    }
+    let report = report.context("seed")?;
     let _ = connection.close().await;
     let seed::Report { loaded, products, customers, orders, order_items } = report;
     let verb = if loaded { "loaded" } else { "has already" };
@@ -115,10 +164,10 @@ pub async fn seed(arguments: Seed) -> Result<ExitCode, CliError> {
 
 /// Checks the fence; deviations end with code 1.
 pub async fn verify(arguments: Verify) -> Result<ExitCode, CliError> {
-    let Verify { config, database } = arguments;
-    let config = config.load()?;
+    let Verify { connect, database } = arguments;
+    let config = connect.resolve().await?;
     let (name, database) = find(&config, database.as_deref())?;
-    let mut connection = connect(name, database).await?;
+    let mut connection = open(name, database).await?;
     let deviations =
         verify::check(&mut connection, &database.expectations).await.with_context(|| format!("database {name}"))?;
     let _ = connection.close().await;
@@ -137,16 +186,19 @@ pub async fn verify(arguments: Verify) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) async fn connect(name: &str, database: &DatabaseConfig) -> Result<PgConnection, CliError> {
+pub(super) async fn open(name: &str, database: &DatabaseConfig) -> Result<PgConnection, CliError> {
     Ok(database.options.connect().await.with_context(|| format!("database {name}"))?)
 }
 
-pub(super) fn find<'a>(config: &'a Config, name: Option<&'a str>) -> Result<(&'a str, &'a DatabaseConfig), CliError> {
+pub(super) fn find<'a>(config: &'a Resolved, name: Option<&'a str>) -> Result<(&'a str, &'a DatabaseConfig), CliError> {
     let name = name.ok_or(CliError::Missing {
         flag: "--database",
         variable: "STOREFENCE_DATABASE",
         what: "the name of a database in the configuration",
     })?;
+    if let Some(problem) = config.unknown.get(name) {
+        return Err(CliError::Failed(problem.clone().into()));
+    }
     let found = config.databases.get_key_value(name).ok_or_else(|| CliError::Invalid {
         flag: "--database",
         variable: "STOREFENCE_DATABASE",

@@ -5,11 +5,10 @@ use std::{process::ExitCode, time::Duration};
 use anyhow::Context as _;
 use clap::Args;
 use sqlx::Connection as _;
-use storefence_azure::AzureOptions;
 
 use super::{
-    CliError, ConfigArgs,
-    admin::{connect, find},
+    CliError,
+    admin::{Connect, find, open},
 };
 use crate::embed;
 
@@ -20,7 +19,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Debug, Args)]
 pub struct Embed {
     #[command(flatten)]
-    config: ConfigArgs,
+    connect: Connect,
 
     /// Database of the configuration.
     #[arg(long, env = "STOREFENCE_DATABASE", value_name = "NAME")]
@@ -34,23 +33,21 @@ pub struct Embed {
     #[arg(long, env = "STOREFENCE_EMBED_BATCH", default_value_t = embed::BATCH,
           value_parser = clap::value_parser!(u32).range(1..=storefence_azure::embeddings::BATCH_MAX as i64))]
     batch: u32,
-
-    #[command(flatten)]
-    azure: AzureOptions,
 }
 
 /// Embeds what is missing or outdated.
 pub async fn embed(arguments: Embed) -> Result<ExitCode, CliError> {
-    let Embed { config, database, tenant, batch, azure } = arguments;
-    let config = config.load()?;
-    let (name, database) = find(&config, database.as_deref())?;
+    let Embed { connect, database, tenant, batch } = arguments;
+    let azure = connect.azure.clone();
+    let (config, resolved) = connect.load().await?;
+    let (name, database) = find(&resolved, database.as_deref())?;
     let provider = config.embeddings.as_ref().ok_or(CliError::Missing {
         flag: "embeddings (in the file of --config)",
         variable: "STOREFENCE_CONFIG",
         what: "the embeddings provider",
     })?;
     let provider = azure.embeddings(provider, TIMEOUT)?;
-    let mut connection = connect(name, database).await?;
+    let mut connection = open(name, database).await?;
     let options = embed::Options { tenant, batch, ..embed::Options::default() };
     let tell = |embed::Progress { written, stale }| tracing::info!(written, of = stale, "embedding");
     let report = embed::run(&mut connection, &provider, &options, &tell).await.context("embed")?;

@@ -6,14 +6,17 @@ use anyhow::Context as _;
 use clap::Args;
 use sqlx::{ConnectOptions as _, Connection as _};
 
-use super::{CliError, ConfigArgs, admin::find};
+use super::{
+    CliError,
+    admin::{Connect, find},
+};
 use crate::verify::{self, HardenStep};
 
 /// `harden`.
 #[derive(Debug, Args)]
 pub struct Harden {
     #[command(flatten)]
-    config: ConfigArgs,
+    connect: Connect,
 
     /// Database of the configuration.
     #[arg(long, env = "STOREFENCE_DATABASE", value_name = "NAME")]
@@ -34,8 +37,8 @@ pub struct Harden {
 
 /// Prints each statement with what it closes, as a script for psql; runs them unless told not to.
 pub async fn harden(arguments: Harden) -> Result<ExitCode, CliError> {
-    let Harden { config, database, dry_run, superuser, superuser_password_file } = arguments;
-    let config = config.load()?;
+    let Harden { connect, database, dry_run, superuser, superuser_password_file } = arguments;
+    let config = connect.resolve().await?;
     let (name, database) = find(&config, database.as_deref())?;
     let mut options = database.options.clone();
     if let Some(role) = superuser {

@@ -6,15 +6,15 @@ use anyhow::Context as _;
 use clap::Args;
 use kube::{Api, Client};
 use storefence_azure::AzureOptions;
-use storefence_tenancy::RetailTenant;
+use storefence_tenancy::{RetailTenant, resource::Mode};
 
-use super::{CliError, ConfigArgs, USAGE};
+use super::{CliError, ConfigArgs, USAGE, reload::InForce};
 use crate::{
-    backends::Backends,
+    circuit::CircuitPolicy,
     database::{Limits, sql},
     metrics::Metrics,
     reconcile::{
-        action::{DatabaseAction, SecretAction},
+        action::DatabaseAction,
         conflict::Claimant,
         pass::{Preview, Work, preview},
     },
@@ -66,8 +66,13 @@ pub async fn plan(arguments: PlanArgs) -> Result<ExitCode, CliError> {
     let tenants: Vec<RetailTenant> = serde_saphyr::from_multiple(&text).map_err(|error| unusable(error.to_string()))?;
     let metrics = Arc::new(Metrics::new().context("metrics")?);
     let vaults = VaultFactory::new(azure, Arc::clone(&metrics), call_timeout)?;
-    let limits = Limits { concurrency: 1, deadline: call_timeout, fence_age: Duration::ZERO };
-    let backends = Backends::new(&config, &Backends::default(), &vaults, limits)?;
+    let limits = Limits {
+        concurrency: 1,
+        deadline: call_timeout,
+        fence_age: Duration::ZERO,
+        circuit: CircuitPolicy::new(call_timeout, call_timeout),
+    };
+    let (_, backends) = InForce::new(config, vaults, limits).await?;
     let client = match offline {
         true => None,
         false => Some(Client::try_default().await.context("Kubernetes: KUBECONFIG, in-cluster, or --offline")?),
@@ -94,7 +99,7 @@ pub async fn plan(arguments: PlanArgs) -> Result<ExitCode, CliError> {
         let claimants = [Claimant::of(&tenant)];
         let work = Work { backends: &backends, tenant: &tenant, claimants: &claimants, metrics: &metrics };
         let preview = preview(&work).await.with_context(|| format!("RetailTenant {name}"))?;
-        steps += preview.plan.secrets.len() + preview.plan.database.len();
+        steps += preview.plan.secrets.len() + preview.plan.database.len() + preview.plan.dependents.len();
         print!("{}", render(&name, &tenant, &preview));
     }
     Ok(if steps == 0 { ExitCode::SUCCESS } else { ExitCode::from(USAGE) })
@@ -122,13 +127,19 @@ fn render(name: &str, tenant: &RetailTenant, preview: &Preview) -> String {
         return text;
     }
     let _ = writeln!(text, "-- {name}: {} steps", plan.secrets.len() + plan.database.len());
+    if tenant.spec.suspend {
+        let _ = writeln!(text, "-- {name}: suspended: none of them is taken before spec.suspend is false");
+    } else if tenant.spec.mode == Mode::Observe {
+        let _ = writeln!(text, "-- {name}: mode Observe: none of them is taken, they are reported");
+    }
+    for taken in &plan.adopted {
+        let _ = writeln!(text, "-- {name}: takes over {taken}");
+    }
+    for (role, objects) in &plan.dependents {
+        let _ = writeln!(text, "-- {name}: cannot be taken from role {role}: {}", objects.join(", "));
+    }
     for action in &plan.secrets {
-        let step = match action {
-            SecretAction::Recover { name } => format!("recover the deleted secret {name}"),
-            SecretAction::WriteLogin { name, .. } => format!("write {name} with a new password"),
-            SecretAction::WriteContextKey { name, .. } => format!("write {name} with a new key"),
-            SecretAction::Tag { name } => format!("tag {name}"),
-        };
+        let step = action.describe();
         let _ = writeln!(text, "-- Key Vault {}: {step}", tenant.spec.key_vault_ref.name);
     }
     if !plan.database.is_empty() {

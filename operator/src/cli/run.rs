@@ -1,6 +1,6 @@
 //! `run`: everything that a `RetailTenant` asks for, until told to stop.
 
-use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
@@ -9,10 +9,14 @@ use storefence_azure::AzureOptions;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{CliError, ConfigArgs, reload::Reload};
+use super::{
+    CliError, ConfigArgs,
+    reload::{InForce, Reload},
+};
 use crate::{
     backends::Backends,
-    controller::{Controller, RetryPolicy, Settings},
+    circuit::CircuitPolicy,
+    controller::{Controller, ControllerFacts, RetryPolicy, Settings},
     database::Limits,
     embed,
     leader::Election,
@@ -23,6 +27,9 @@ use crate::{
 
 /// How long running passes may take to end after the signal.
 const DRAIN: Duration = Duration::from_secs(30);
+
+/// How often circuits are looked at.
+const CIRCUITS: Duration = Duration::from_millis(250);
 
 /// How old a look at the whole fence of a database may be when a tenant is told to be Ready.
 const FENCE_AGE: Duration = Duration::from_secs(10);
@@ -41,7 +48,7 @@ pub struct Run {
     #[arg(long, env = "STOREFENCE_RESYNC", value_parser = duration, default_value = "5m")]
     resync: Duration,
 
-    /// Passes at a time.
+    /// Passes at a time over the tenants of one database and Key Vault.
     #[arg(long, env = "STOREFENCE_CONCURRENCY", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     concurrency: u16,
 
@@ -106,16 +113,23 @@ pub async fn run(arguments: Run) -> Result<ExitCode, CliError> {
     let config_path = config.path()?.clone();
     let config = config.load()?;
     let metrics = Arc::new(Metrics::new().context("metrics")?);
-    let embedding = embed::keep(config_path.clone(), azure.clone(), embed_interval);
+    let embedding = embed::keep(config_path.clone(), azure.clone(), Arc::clone(&metrics), embed_interval);
     let vaults = VaultFactory::new(azure, Arc::clone(&metrics), call_timeout)?;
-    let limits = Limits { concurrency, deadline: call_timeout, fence_age: resync.min(FENCE_AGE) };
-    let backends = Arc::new(ArcSwap::from_pointee(Backends::new(&config, &Backends::default(), &vaults, limits)?));
+    let limits = Limits {
+        concurrency,
+        deadline: call_timeout,
+        fence_age: resync.min(FENCE_AGE),
+        circuit: CircuitPolicy::new(retry_base, retry_max),
+    };
+    let (in_force, backends) = InForce::new(config, vaults, limits).await?;
+    let backends = Arc::new(ArcSwap::from_pointee(backends));
     let client = kube::Client::try_default().await.context("Kubernetes: KUBECONFIG or in-cluster configuration")?;
 
     let stop = CancellationToken::new();
     let listener = server::bind(admin_listen).await.with_context(|| format!("--admin-listen {admin_listen}"))?;
     let settings = Settings {
         concurrency,
+        call_deadline: call_timeout,
         resync,
         retry: RetryPolicy { base: retry_base, max: retry_max.max(retry_base) },
         // Room for every call of a pass to take its time, and still an end.
@@ -126,12 +140,13 @@ pub async fn run(arguments: Run) -> Result<ExitCode, CliError> {
     let (facts, controlling) = controller.start(stop.child_token());
     let reload = Reload {
         path: config_path,
-        config,
-        vaults,
-        limits,
+        in_force,
         backends: Arc::clone(&backends),
         facts: Arc::clone(&facts),
+        metrics: Arc::clone(&metrics),
     };
+    let waking = watch_circuits(Arc::clone(&backends), Arc::clone(&facts));
+    let waking = tokio::spawn(stop.child_token().run_until_cancelled_owned(waking));
     let reloading = tokio::spawn(stop.child_token().run_until_cancelled_owned(reload.run()));
     // Without an election there is nobody to stand by for.
     metrics.leader.set(i64::from(election.is_none()));
@@ -155,7 +170,7 @@ pub async fn run(arguments: Run) -> Result<ExitCode, CliError> {
     tracing::info!("stopping: running passes may end");
     stop.cancel();
     // Ends at its next await; nothing depends on it.
-    drop((reloading, embedding));
+    drop((reloading, embedding, waking));
     if outcome.is_ok() && tokio::time::timeout(DRAIN, controlling).await.is_err() {
         tracing::warn!("passes did not end in time and are dropped");
     }
@@ -182,11 +197,47 @@ pub(super) fn migrate_all(backends: &Backends) {
                 return;
             }
             // Also without any tenant: the chain's protected tables are put behind the fence, and what is open is told.
-            match database.unsafe_deviations().await {
-                Ok(found) => found.iter().for_each(|deviation| tracing::warn!(database = name, "{deviation}")),
+            match database.look_at_fence(true).await {
+                Ok(found) => found.deviations.iter().for_each(|found| tracing::warn!(database = name, "{found}")),
                 Err(error) => tracing::warn!(database = name, "{error}"),
             }
         });
+    }
+}
+
+/// Tries databases and vaults again whose calls are held back, and wakes their tenants when they are back: each tenant
+/// alone would come back at the end of its own wait.
+async fn watch_circuits(backends: Arc<ArcSwap<Backends>>, facts: Arc<ControllerFacts>) {
+    let mut held = BTreeSet::new();
+    loop {
+        tokio::time::sleep(CIRCUITS).await;
+        let backends = backends.load_full();
+        let databases = backends.databases().map(|(name, database)| {
+            if database.is_due() {
+                let database = Arc::clone(database);
+                tokio::spawn(async move { database.try_again().await });
+            }
+            (("database", name.to_owned()), database.is_held_back())
+        });
+        let vaults = backends.named_vaults().map(|(name, vault)| {
+            if vault.is_due() {
+                let vault = Arc::clone(vault);
+                tokio::spawn(async move { vault.try_again().await });
+            }
+            (("key_vault", name.to_owned()), vault.is_held_back())
+        });
+        for (backend, now) in databases.chain(vaults) {
+            if now && held.insert(backend.clone()) {
+                tracing::warn!(backend = backend.0, name = backend.1, "calls are held back until one succeeds");
+            } else if !now && held.remove(&backend) {
+                let (kind, name) = backend;
+                tracing::info!(backend = kind, name, "calls go through again");
+                facts.look_at(|tenant| match kind {
+                    "database" => tenant.spec.database_ref.name == name,
+                    _ => tenant.spec.key_vault_ref.name == name,
+                });
+            }
+        }
     }
 }
 

@@ -1,12 +1,14 @@
 //! Writes to one `RetailTenant`. None of them needs the object to be readable as one.
 
+use std::time::Duration;
+
 use kube::{
     Api, Client, Resource,
     api::{DynamicObject, ObjectMeta, Patch, PatchParams},
     core::{ApiResource, PartialObjectMeta},
     runtime::events::{Event, EventType},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use storefence_tenancy::{RetailTenant, RetailTenantStatus, resource::FINALIZER};
 
 use super::{FIELD_MANAGER, Guarded};
@@ -19,16 +21,27 @@ pub struct KubernetesObject {
     api: Api<DynamicObject>,
     name: String,
     uid: Option<String>,
+    deadline: Duration,
+}
+
+/// The outcome of a call to the Kubernetes API, or an error when there is none in time.
+pub async fn in_time<T>(
+    deadline: Duration,
+    call: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, kube::Error> {
+    let problem = || format!("no answer within {} ms", deadline.as_millis());
+    tokio::time::timeout(deadline, call).await.unwrap_or_else(|_| Err(kube::Error::Service(problem().into())))
 }
 
 impl KubernetesObject {
-    pub fn new(client: &Client, metadata: &ObjectMeta) -> Self {
+    pub fn new(client: &Client, metadata: &ObjectMeta, deadline: Duration) -> Self {
         let resource = ApiResource::erase::<RetailTenant>(&());
         let namespace = metadata.namespace.as_deref().unwrap_or_default();
         Self {
             api: Api::namespaced_with(client.clone(), namespace, &resource),
             name: metadata.name.clone().unwrap_or_default(),
             uid: metadata.uid.clone(),
+            deadline,
         }
     }
 
@@ -64,15 +77,22 @@ impl KubernetesObject {
 
     async fn patch_metadata(&self, patch: serde_json::Value) -> Result<(), kube::Error> {
         let patch = serde_json::from_value(patch).map_err(kube::Error::SerdeError)?;
+        let (params, patch) = (PatchParams::default(), Patch::<()>::Json(patch));
         let _: PartialObjectMeta<DynamicObject> =
-            self.api.patch_metadata(&self.name, &PatchParams::default(), &Patch::<()>::Json(patch)).await?;
+            in_time(self.deadline, self.api.patch_metadata(&self.name, &params, &patch)).await?;
         Ok(())
     }
 
     /// The object as the API server has it now; `None` if it is gone, or another one has its name.
     pub async fn latest(&self, client: &Client, namespace: &str) -> Result<Option<Guarded>, kube::Error> {
-        let found = Api::<Guarded>::namespaced(client.clone(), namespace).get_opt(&self.name).await?;
+        let api = Api::<Guarded>::namespaced(client.clone(), namespace);
+        let found = in_time(self.deadline, api.get_opt(&self.name)).await?;
         Ok(found.filter(|found| found.meta().uid == self.uid))
+    }
+
+    /// The object as the API server has it, whether it can be read as a tenant or not; null if it is gone.
+    pub async fn raw(&self) -> Result<Value, kube::Error> {
+        Ok(in_time(self.deadline, self.api.get_opt(&self.name)).await?.map_or(Value::Null, |found| found.data))
     }
 
     /// Writes the whole status by forced server-side apply; an object that is gone is no error. With `version`, the
@@ -86,7 +106,7 @@ impl KubernetesObject {
             "status": status,
         });
         let params = PatchParams::apply(FIELD_MANAGER).force();
-        match self.api.patch_status(&self.name, &params, &Patch::Apply(&body)).await {
+        match in_time(self.deadline, self.api.patch_status(&self.name, &params, &Patch::Apply(&body))).await {
             Err(kube::Error::Api(answer)) if answer.code == 404 => Ok(()),
             outcome => outcome.map(drop),
         }

@@ -22,6 +22,9 @@ pub struct RetryPolicy {
 /// Shortest and longest wait for a lock that another operator holds, as multiples of the base (5 s: 10 to 30 s).
 const CONTENTION: (u32, u32) = (2, 6);
 
+/// Longest wait that a backend may ask for.
+const LONGEST_ASKED: Duration = Duration::from_secs(3600);
+
 /// Failures in a row, by the object's UID.
 pub struct Retries {
     policy: RetryPolicy,
@@ -44,7 +47,9 @@ impl Retries {
                 *count = count.saturating_add(1);
                 spread(wait)
             }
-            Class::Throttled(wait) => spread(wait.unwrap_or(base)).max(wait.unwrap_or_default()).min(max.max(base)),
+            // As long as was asked for, and a little more, so that not all come back in one moment.
+            Class::Throttled(Some(wait)) => wait.min(LONGEST_ASKED).mul_f64(rand::rng().random_range(1.0..=1.1)),
+            Class::Throttled(None) => spread(base),
             Class::Permanent => spread(max),
             Class::Contention => {
                 let (low, high) = (base * CONTENTION.0, base * CONTENTION.1);
@@ -94,8 +99,10 @@ mod tests {
     #[test]
     fn other_classes_have_waits_of_their_own() {
         let retries = retries();
-        let told = Duration::from_secs(17);
-        assert!(retries.delay("uid", Class::Throttled(Some(told))) >= told);
+        for told in [Duration::from_secs(17), MAX * 2] {
+            let wait = retries.delay("uid", Class::Throttled(Some(told)));
+            assert!((told..=told.mul_f64(1.11)).contains(&wait), "{wait:?} for {told:?}");
+        }
         assert!(near(retries.delay("uid", Class::Permanent), MAX));
         for _ in 0..50 {
             let wait = retries.delay("uid", Class::Contention);

@@ -93,7 +93,7 @@ impl Database {
         match self.connect(login, password).await {
             Ok(connection) => {
                 // A courtesy to the server's log.
-                let _ = self.within(connection.close()).await;
+                let _ = tokio::time::timeout(self.deadline(), connection.close()).await;
                 Ok(true)
             }
             Err(ProbeError::Database(error)) => Err(error),
@@ -114,37 +114,40 @@ impl Database {
     ) -> Result<(), ProbeError> {
         let login = credentials.login;
         let mut connection = self.connect(login, credentials.password).await?;
-        let outcome = tokio::time::timeout(self.deadline(), async {
+        let outcome = self.within("probe", async {
             if let Some(deviation) = deviation(&mut connection).await? {
                 return Ok(Err(ProbeError::Deviation { login: login.to_owned(), deviation }));
             }
-            let found = flight(&mut connection, credentials, tenant).await?;
+            let found = match flight(&mut connection, credentials, tenant).await {
+                Ok(found) => found,
+                // What the fence refuses is the probe's finding, and no answer about the database.
+                Err(error @ sqlx::Error::Database(_)) => return Ok(Err(self.classify(login, error))),
+                Err(error) => return Err(error),
+            };
             if usize::try_from(found).ok() == Some(stores) {
                 return Ok(Ok(()));
             }
             Ok(Err(ProbeError::Stores { login: login.to_owned(), found, expected: stores }))
         });
-        let outcome = match outcome.await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(error)) => Err(self.classify(login, error)),
-            Err(_) => Err(ProbeError::Fence { login: login.to_owned(), problem: "no answer in time".to_owned() }),
-        };
-        let _ = self.within(connection.close()).await;
+        let outcome = outcome.await.map_err(ProbeError::from).flatten();
+        let _ = tokio::time::timeout(self.deadline(), connection.close()).await;
         outcome
     }
 
     async fn connect(&self, login: &str, password: &Password) -> Result<PgConnection, ProbeError> {
         let options = self.options_for(login, password.expose());
         let refused = |problem: String| ProbeError::Refused { login: login.to_owned(), problem };
-        match tokio::time::timeout(self.deadline(), options.connect()).await {
-            Ok(Ok(connection)) => Ok(connection),
-            // 28P01 wrong password, 28000 not permitted to log in.
-            Ok(Err(sqlx::Error::Database(error))) if matches!(error.code().as_deref(), Some("28P01" | "28000")) => {
-                Err(refused(error.message().to_owned()))
+        let attempt = self.within("login", async {
+            match options.connect().await {
+                Ok(connection) => Ok(Ok(connection)),
+                // 28P01 wrong password, 28000 not permitted to log in.
+                Err(sqlx::Error::Database(error)) if matches!(error.code().as_deref(), Some("28P01" | "28000")) => {
+                    Ok(Err(refused(error.message().to_owned())))
+                }
+                Err(error) => Err(error),
             }
-            Ok(Err(error)) => Err(self.error(error).into()),
-            Err(_) => Err(self.error(sqlx::Error::PoolTimedOut).into()),
-        }
+        });
+        attempt.await?
     }
 
     fn classify(&self, login: &str, error: sqlx::Error) -> ProbeError {

@@ -35,7 +35,7 @@ impl Database {
         if actions.is_empty() {
             return Ok(());
         }
-        self.within(execute(lock.connection()?, desired, actions, material)).await
+        self.within("apply", execute(lock.connection()?, desired, actions, material)).await
     }
 }
 

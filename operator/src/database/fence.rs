@@ -15,44 +15,55 @@ use crate::verify::{self, Deviation, ProtectedTable, Severity, VerifyError};
 const DAMAGED_AGE: Duration = Duration::from_secs(1);
 
 /// What was found, and when.
-pub(super) type LastLook = Option<(Instant, Arc<[Deviation]>)>;
+pub(super) type LastLook = Option<(Instant, Arc<FenceLook>)>;
+
+/// What a look at the whole fence found. Deviations of single logins are left out: they are found, and mended or told,
+/// where that login's tenant is reconciled.
+#[derive(Debug, Default)]
+pub struct FenceLook {
+    /// What makes the fence unsafe for every tenant.
+    pub deviations: Arc<[Deviation]>,
+    /// What the configuration asks for and is not in place; the fence holds.
+    pub missing: Vec<Deviation>,
+}
 
 impl Database {
-    /// Deviations that make the fence unsafe for every tenant. Those of single logins are left out: they are found, and
-    /// mended or told, where that login's tenant is reconciled.
+    /// Looks at the whole fence. `mend`: puts the chain's listed tables behind it where they are not.
     ///
     /// # Errors
     /// [`DatabaseError`].
-    pub async fn unsafe_deviations(&self) -> Result<Arc<[Deviation]>, DatabaseError> {
+    pub async fn look_at_fence(&self, mend: bool) -> Result<Arc<FenceLook>, DatabaseError> {
         // Held during the look: whoever comes meanwhile waits for its result.
         let mut last = self.last_look.lock().await;
         if let Some((when, found)) = last.as_ref() {
-            let age = if found.is_empty() { self.fence_age } else { self.fence_age.min(DAMAGED_AGE) };
+            let age = if found.deviations.is_empty() { self.fence_age } else { self.fence_age.min(DAMAGED_AGE) };
             if when.elapsed() < age {
                 return Ok(Arc::clone(found));
             }
         }
         let mut connection = self.acquire().await?;
         let mut found = self.look(&mut connection).await?;
-        let mended = self.mend(&mut connection, &found).await;
-        if mended.done {
-            found = self.look(&mut connection).await?;
-        }
-        for (table, problem) in mended.problems {
-            for deviation in found.iter_mut().filter(|deviation| table.concerns(deviation)) {
-                deviation.remedy.clone_from(&problem);
+        if mend {
+            let mended = self.mend(&mut connection, &found).await;
+            if mended.done {
+                found = self.look(&mut connection).await?;
+            }
+            for (table, problem) in mended.problems {
+                for deviation in found.iter_mut().filter(|deviation| table.concerns(deviation)) {
+                    deviation.remedy.clone_from(&problem);
+                }
             }
         }
-        let missing = found.iter().filter(|deviation| deviation.severity == Severity::Missing);
-        if let Some(first) = missing.clone().next() {
-            tracing::warn!(
-                database = self.place(),
-                missing = missing.count(),
-                "the configuration asks for more: {first}"
-            );
+        found.retain(|deviation| !of_a_login(&deviation.object));
+        let of = |severity: Severity| found.iter().filter(move |deviation| deviation.severity == severity).cloned();
+        let found = Arc::new(FenceLook {
+            deviations: of(Severity::Unsafe).collect(),
+            missing: of(Severity::Missing).collect(),
+        });
+        if let Some(first) = found.missing.first() {
+            let missing = found.missing.len();
+            tracing::warn!(database = self.place(), missing, "the configuration asks for more: {first}");
         }
-        let relevant = |deviation: &Deviation| deviation.severity == Severity::Unsafe && !of_a_login(&deviation.object);
-        let found: Arc<[Deviation]> = found.into_iter().filter(relevant).collect();
         *last = Some((Instant::now(), Arc::clone(&found)));
         Ok(found)
     }
@@ -69,13 +80,13 @@ impl Database {
     }
 
     async fn look(&self, connection: &mut PgConnection) -> Result<Vec<Deviation>, DatabaseError> {
-        let look = verify::check(connection, &self.expectations);
-        match tokio::time::timeout(self.deadline, look).await {
-            Ok(Ok(found)) => Ok(found),
-            Ok(Err(VerifyError::Database(error))) => Err(self.error(error)),
-            Ok(Err(error)) => Err(DatabaseError::Query { place: self.place(), problem: error.to_string() }),
-            Err(_) => Err(self.error(sqlx::Error::PoolTimedOut)),
-        }
+        let look = async {
+            verify::check(connection, &self.expectations).await.map_err(|error| match error {
+                VerifyError::Database(error) => self.error(error),
+                error => DatabaseError::Query { place: self.place(), problem: error.to_string() },
+            })
+        };
+        self.guarded("fence", look).await
     }
 
     /// Puts the chain's listed tables behind the fence where they are not, and takes the readers' rights from those that

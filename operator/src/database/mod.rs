@@ -7,10 +7,16 @@ pub mod observe;
 pub mod revoke;
 pub mod sql;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use sqlx::{
-    PgConnection,
+    AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection,
     pool::PoolConnection,
     postgres::{PgConnectOptions, PgDatabaseError, PgPool, PgPoolOptions, Postgres},
 };
@@ -18,14 +24,19 @@ use storefence_tenancy::TenantId;
 use tokio::sync::OnceCell;
 
 use crate::{
+    circuit::{Circuit, CircuitPolicy},
     config::{DatabaseConfig, Endpoint},
     errors::Reason,
+    metrics::Metrics,
     migrate,
     verify::Expectations,
 };
 
 /// Idle administrator connections are kept this long.
 const IDLE: Duration = Duration::from_secs(60);
+
+/// Longest migration: an index over a chain's products takes its time.
+const MIGRATION_MAX: Duration = Duration::from_secs(1800);
 
 /// What went wrong at a database, as administrator.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +65,25 @@ pub enum DatabaseError {
         /// Why.
         source: migrate::MigrateError,
     },
+    /// Another session holds what is needed, or was given way to.
+    #[error("database {place} is locked: {problem}")]
+    Locked {
+        /// `host:port/database`.
+        place: String,
+        /// PostgreSQL's words.
+        problem: String,
+    },
+    /// A login cannot be dropped.
+    #[error(
+        "database {place} answered: {problem}; in each database named there, give away what the login owns (REASSIGN \
+         OWNED BY … TO …) and take back what it was given (DROP OWNED BY …): the deletion then goes on by itself"
+    )]
+    DependentObjects {
+        /// `host:port/database`.
+        place: String,
+        /// PostgreSQL's words, with what depends on the login.
+        problem: String,
+    },
     /// Any other error.
     #[error("database {place} answered: {problem}")]
     Query {
@@ -76,6 +106,8 @@ impl DatabaseError {
                 migrate::MigrateError::InsufficientPrivileges(_) => Reason::InsufficientPrivileges,
                 _ => Reason::MigrationFailed,
             },
+            Self::Locked { .. } => Reason::LockContention,
+            Self::DependentObjects { .. } => Reason::DependentObjects,
             Self::Query { .. } => Reason::DatabaseError,
         }
     }
@@ -84,12 +116,14 @@ impl DatabaseError {
 /// Bounds of the work at one database.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Passes at a time, each with one connection.
+    /// Passes at a time over the tenants of one database and Key Vault, each with one connection.
     pub concurrency: u16,
     /// Longest wait for one answer.
     pub deadline: Duration,
     /// How old a look at the whole fence may be.
     pub fence_age: Duration,
+    /// When calls are held back.
+    pub circuit: CircuitPolicy,
 }
 
 /// One configured database.
@@ -101,20 +135,39 @@ pub struct Database {
     pool: PgPool,
     deadline: Duration,
     salt: OnceCell<Arc<[u8]>>,
+    migrating: tokio::sync::Mutex<()>,
     fence_age: Duration,
     last_look: tokio::sync::Mutex<fence::LastLook>,
+    circuit: Circuit<String>,
+    refused: AtomicBool,
+    metrics: Arc<Metrics>,
 }
 
 impl Database {
-    /// Sets up the pool; connects to nothing yet.
+    /// Sets up the pool; connects to nothing yet. `lanes` is the number of groups of tenants that may each use as many
+    /// connections as the limits say.
     #[must_use]
-    pub fn new(config: &DatabaseConfig, limits: Limits) -> Self {
-        let Limits { concurrency, deadline, fence_age } = limits;
+    pub fn new(name: &str, config: &DatabaseConfig, limits: Limits, lanes: usize, metrics: &Arc<Metrics>) -> Self {
+        let Limits { concurrency, deadline, fence_age, circuit } = limits;
         let options = config.options.clone().application_name("storefence-operator");
+        let lanes = u32::try_from(lanes.max(1)).unwrap_or(u32::MAX);
+        // What waits for another session's lock gives up before the call's deadline, and is told from a server that is
+        // away; what the operator has given up does not go on at the server.
+        let settings = format!(
+            "SET lock_timeout = {}; SET statement_timeout = {}",
+            deadline.as_millis() / 2,
+            deadline.as_millis()
+        );
         let pool = PgPoolOptions::new()
-            .max_connections(u32::from(concurrency) + 2)
-            .acquire_timeout(deadline)
+            .max_connections(u32::from(concurrency).saturating_mul(lanes).saturating_add(2))
+            // Before the deadline of the call, to be told from a server that does not answer.
+            .acquire_timeout(deadline * 9 / 10)
             .idle_timeout(IDLE)
+            .after_connect(move |connection, _| {
+                let settings = settings.clone();
+                // Audited: two numbers.
+                Box::pin(async move { sqlx::raw_sql(AssertSqlSafe(settings)).execute(connection).await.map(drop) })
+            })
             .connect_lazy_with(options.clone());
         Self {
             options,
@@ -124,9 +177,19 @@ impl Database {
             pool,
             deadline,
             salt: OnceCell::new(),
+            migrating: tokio::sync::Mutex::default(),
             fence_age,
             last_look: tokio::sync::Mutex::default(),
+            circuit: Circuit::new(circuit, metrics.circuit("database", name)),
+            refused: AtomicBool::new(false),
+            metrics: Arc::clone(metrics),
         }
+    }
+
+    /// Whether the server has refused the administrator's password: it may have been changed.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// Whether it was set up from this configuration.
@@ -158,17 +221,40 @@ impl Database {
     /// # Errors
     /// The next call tries again.
     pub async fn ready(&self) -> Result<Arc<[u8]>, DatabaseError> {
-        let salt = self.salt.get_or_try_init(|| async {
-            // Migrations may take longer than a call; what bounds them is the server.
-            let report = migrate::run(&self.options)
-                .await
-                .map_err(|source| DatabaseError::Migration { place: self.place(), source })?;
-            if !report.applied.is_empty() {
-                tracing::info!(database = self.place(), applied = ?report.applied, "migrated");
+        if let Some(salt) = self.salt.get() {
+            return Ok(Arc::clone(salt));
+        }
+        // One at a time; who waits for longer than a call may take comes back.
+        let Ok(_migrating) = tokio::time::timeout(self.deadline, self.migrating.lock()).await else {
+            let problem = "its migrations are under way".to_owned();
+            return Err(DatabaseError::Locked { place: self.place(), problem });
+        };
+        self.salt.get_or_try_init(|| self.migrate()).await.cloned()
+    }
+
+    async fn migrate(&self) -> Result<Arc<[u8]>, DatabaseError> {
+        // Over a connection of its own, which the pool's time limits do not bind.
+        let mut connection = self.within("connect", self.options.connect()).await?;
+        self.within("migrate", connection.ping()).await?;
+        let started = Instant::now();
+        let outcome = tokio::time::timeout(MIGRATION_MAX, migrate::run_on(&mut connection)).await;
+        let (outcome, label) = match outcome {
+            Ok(Ok(report)) => (Ok(report), "ok"),
+            Ok(Err(migrate::MigrateError::Unreachable(error))) => (Err(self.error(error)), "unavailable"),
+            Ok(Err(source)) => (Err(DatabaseError::Migration { place: self.place(), source }), "refused"),
+            Err(_) => {
+                let problem = format!("migrations did not end within {} s", MIGRATION_MAX.as_secs());
+                (Err(DatabaseError::Unreachable { place: self.place(), problem }), "unavailable")
             }
-            self.salt().await
-        });
-        salt.await.cloned()
+        };
+        self.metrics.database_call("migrate", label, started.elapsed());
+        let report = outcome?;
+        // A courtesy to the server's log.
+        let _ = tokio::time::timeout(self.deadline, connection.close()).await;
+        if !report.applied.is_empty() {
+            tracing::info!(database = self.place(), applied = ?report.applied, "migrated");
+        }
+        self.salt().await
     }
 
     /// The salt of the role names, of a database that is migrated already.
@@ -178,7 +264,7 @@ impl Database {
     pub async fn salt(&self) -> Result<Arc<[u8]>, DatabaseError> {
         let read = sqlx::query_scalar::<_, Vec<u8>>("SELECT value FROM fence.settings WHERE name = 'role_salt'");
         let mut connection = self.acquire().await?;
-        let salt = self.within(read.fetch_one(&mut *connection)).await?;
+        let salt = self.within("observe", read.fetch_one(&mut *connection)).await?;
         Ok(Arc::from(salt))
     }
 
@@ -188,11 +274,12 @@ impl Database {
     /// # Errors
     /// [`DatabaseError`].
     pub async fn lock(&self, tenant: &TenantId) -> Result<Option<TenantLock>, DatabaseError> {
-        let mut guard = TenantLock { connection: Some(self.acquire().await?), key: format!("storefence/{tenant}") };
+        let key = format!("storefence/{tenant}");
+        let mut guard = TenantLock { connection: Some(self.acquire().await?), key, deadline: self.deadline };
         let key = guard.key.clone();
         let connection = guard.connection()?;
         let take = sqlx::query_scalar::<_, bool>("SELECT pg_try_advisory_lock(hashtextextended($1, 0))").bind(key);
-        if self.within(take.fetch_one(connection)).await? {
+        if self.within("lock", take.fetch_one(connection)).await? {
             return Ok(Some(guard));
         }
         // Not taken, so there is nothing to give back: the connection may return to the pool.
@@ -205,7 +292,25 @@ impl Database {
     /// # Errors
     /// [`DatabaseError::Unreachable`].
     pub async fn acquire(&self) -> Result<PoolConnection<Postgres>, DatabaseError> {
-        self.pool.acquire().await.map_err(|error| self.error(error))
+        self.within("connect", self.pool.acquire()).await
+    }
+
+    /// Whether calls are held back.
+    #[must_use]
+    pub fn is_held_back(&self) -> bool {
+        self.circuit.is_open()
+    }
+
+    /// Whether it is time to try whether the server takes calls again.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        self.circuit.is_due()
+    }
+
+    /// Tries it.
+    pub async fn try_again(&self) {
+        // The circuit hears of the outcome.
+        let _ = self.acquire().await;
     }
 
     /// Ends the pool.
@@ -213,18 +318,43 @@ impl Database {
         self.pool.close().await;
     }
 
-    /// Runs one call within the deadline and classifies its error.
+    /// Runs one call within the deadline, unless calls are held back; counts it and classifies its error.
     pub(crate) async fn within<T>(
         &self,
+        operation: &'static str,
         call: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, DatabaseError> {
-        match tokio::time::timeout(self.deadline, call).await {
-            Ok(outcome) => outcome.map_err(|error| self.error(error)),
-            Err(_) => Err(DatabaseError::Unreachable {
-                place: self.place(),
-                problem: format!("no answer within {} ms", self.deadline.as_millis()),
-            }),
+        self.guarded(operation, async { call.await.map_err(|error| self.error(error)) }).await
+    }
+
+    /// The same for a call that classifies its errors itself.
+    pub(crate) async fn guarded<T>(
+        &self,
+        operation: &'static str,
+        call: impl Future<Output = Result<T, DatabaseError>>,
+    ) -> Result<T, DatabaseError> {
+        let permit =
+            self.circuit.enter().map_err(|problem| DatabaseError::Unreachable { place: self.place(), problem })?;
+        let started = Instant::now();
+        let outcome = match tokio::time::timeout(self.deadline, call).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                let problem = format!("no answer within {} ms", self.deadline.as_millis());
+                Err(DatabaseError::Unreachable { place: self.place(), problem })
+            }
+        };
+        let label = match &outcome {
+            Ok(_) => "ok",
+            Err(DatabaseError::Unreachable { .. }) => "unavailable",
+            Err(DatabaseError::InsufficientPrivileges { .. }) => "forbidden",
+            Err(_) => "refused",
+        };
+        self.metrics.database_call(operation, label, started.elapsed());
+        match &outcome {
+            Err(DatabaseError::Unreachable { problem, .. }) => permit.failed(problem.clone()),
+            _ => permit.answered(),
         }
+        outcome
     }
 
     pub(crate) fn error(&self, error: sqlx::Error) -> DatabaseError {
@@ -232,20 +362,27 @@ impl Database {
         match error {
             sqlx::Error::Database(error) => {
                 let code = error.code().unwrap_or_default().into_owned();
+                if matches!(code.as_str(), "28P01" | "28000") {
+                    self.refused.store(true, Ordering::Relaxed);
+                }
                 let mut problem = format!("{} (SQLSTATE {code})", error.message());
                 // Which attribute or role it is about stands in the detail.
                 if let Some(detail) = error.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::detail) {
-                    problem = format!("{problem}: {detail}");
+                    problem = format!("{problem}: {}", detail.replace('\n', ", "));
                 }
                 match code.as_str() {
+                    "2BP01" => DatabaseError::DependentObjects { place, problem },
                     "42501" => DatabaseError::InsufficientPrivileges { place, problem },
+                    // lock_not_available, deadlock_detected, serialization_failure
+                    "55P03" | "40P01" | "40001" => DatabaseError::Locked { place, problem },
                     code if is_unavailable(code) => DatabaseError::Unreachable { place, problem },
                     _ => DatabaseError::Query { place, problem },
                 }
             }
             sqlx::Error::PoolTimedOut => DatabaseError::Unreachable {
                 place,
-                problem: format!("no connection within {} ms", self.deadline.as_millis()),
+                problem: "no connection in time: it is down, starting up, or all of max_connections are taken"
+                    .to_owned(),
             },
             sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::RowNotFound => {
                 DatabaseError::Query { place, problem: error.to_string() }
@@ -270,6 +407,7 @@ fn is_unavailable(code: &str) -> bool {
 pub struct TenantLock {
     connection: Option<PoolConnection<Postgres>>,
     key: String,
+    deadline: Duration,
 }
 
 impl TenantLock {
@@ -290,7 +428,8 @@ impl TenantLock {
     pub async fn release(mut self) {
         let Some(mut connection) = self.connection.take() else { return };
         let unlock = sqlx::query("SELECT pg_advisory_unlock(hashtextextended($1, 0))").bind(&self.key);
-        if unlock.execute(&mut *connection).await.is_err() {
+        let unlocked = tokio::time::timeout(self.deadline, unlock.execute(&mut *connection)).await;
+        if !matches!(unlocked, Ok(Ok(_))) {
             drop(connection.detach());
         }
     }

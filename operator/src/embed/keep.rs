@@ -2,13 +2,17 @@
 //!
 //! On a schedule of its own and not in the passes over tenants: a provider that is slow or away must delay no login.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use sqlx::{ConnectOptions, Connection};
 use storefence_azure::{AzureOptions, OptionsError};
 
 use super::{EmbedError, Options, Progress, run};
-use crate::config::{Config, DatabaseConfig};
+use crate::{
+    backends::resolve_once,
+    config::{Config, DatabaseConfig, Resolved},
+    metrics::Metrics,
+};
 
 /// Longest wait for one answer of the provider.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -37,12 +41,23 @@ impl KeepError {
 
 /// Embeds what is missing or outdated in every database, again and again. Reads the configuration each time, so that a
 /// change needs no restart; without a provider in it there is nothing to do.
-pub async fn keep(path: PathBuf, azure: AzureOptions, every: Duration) {
+pub async fn keep(path: PathBuf, azure: AzureOptions, metrics: Arc<Metrics>, every: Duration) {
     loop {
         // A configuration that cannot be read is complained about by those who reload it.
         let config = Config::load(&path).unwrap_or_default();
         let mut failed = false;
-        for (name, database) in &config.databases {
+        if config.embeddings.is_none() {
+            tokio::time::sleep(every).await;
+            continue;
+        }
+        let resolved = match resolve_once(&config, azure.clone(), Arc::clone(&metrics)).await {
+            Ok(resolved) => resolved,
+            Err(error) => {
+                tracing::warn!(%error, "embeddings are not up to date");
+                Resolved::default()
+            }
+        };
+        for (name, database) in &resolved.databases {
             if let Err(error) = once(&config, name, database, &azure).await {
                 tracing::warn!(database = name, reason = error.reason(), %error, "embeddings are not up to date");
                 failed = true;

@@ -49,14 +49,28 @@ pub struct World {
     pub directory: TempDir,
 }
 
-/// What the operator needs to be allowed; the chart's role is the same.
+/// What the operator is allowed: the rules of the chart's ClusterRole, and of its Role in the operator's own namespace.
 pub fn operator_rules() -> Vec<Rule> {
-    vec![
-        Rule::new(&["retail.storefence.dev"], &["retailtenants"], &["get", "list", "watch", "patch"]),
-        Rule::new(&["retail.storefence.dev"], &["retailtenants/status"], &["patch"]),
-        Rule::new(&["events.k8s.io"], &["events"], &["create", "patch"]),
-        Rule::new(&["coordination.k8s.io"], &["leases"], &["get", "create", "patch", "update"]),
-    ]
+    let chart = include_str!("../../../charts/storefence/templates/operator/rbac.yaml");
+    let mut all = Vec::new();
+    for document in chart.split("\n---\n") {
+        // The rules stand at a document's end, and are the same whatever the values are.
+        let Some((head, rules)) = document.split_once("\nrules:\n") else { continue };
+        let rules: Vec<Value> = serde_saphyr::from_str(rules).unwrap();
+        for rule in rules {
+            let list = |name: &str| {
+                let items = rule[name].as_array().map(Vec::as_slice).unwrap_or_default();
+                items.iter().map(|item| item.as_str().unwrap().to_owned()).collect::<Vec<_>>()
+            };
+            let words = |list: &'static str| rule.get(list).is_some();
+            assert!(words("apiGroups") && words("resources") && words("verbs"), "{rule}");
+            let namespaces = if head.contains("kind: ClusterRole\n") { vec![] } else { vec!["default".to_owned()] };
+            let (api_groups, resources, verbs) = (list("apiGroups"), list("resources"), list("verbs"));
+            all.push(Rule { api_groups, resources, verbs, namespaces, names: list("resourceNames") });
+        }
+    }
+    assert_eq!(all.len(), 5, "{all:?}");
+    all
 }
 
 impl World {

@@ -1,0 +1,238 @@
+//! A circuit around one database or one Key Vault: after failures in a row its calls are held back, one at a time tries
+//! again, and success lets the others through.
+//!
+//! Who is held back gets the last failure's own words, so that a tenant's status stays as it is for as long as the cause
+//! does.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use prometheus::IntGauge;
+
+use crate::controller::spread;
+
+/// When a circuit opens, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct CircuitPolicy {
+    /// Failures in a row that open it.
+    pub failures: u32,
+    /// Time until the first try; it doubles with each failed one.
+    pub base: Duration,
+    /// Longest time between two tries.
+    pub max: Duration,
+}
+
+impl CircuitPolicy {
+    /// Failures in a row that open a circuit.
+    pub const FAILURES: u32 = 3;
+    /// Longest time between two tries: an outage that is over should not be outlived by much.
+    pub const LONGEST: Duration = Duration::from_secs(60);
+    /// Longest wait that a backend may ask for.
+    const LONGEST_ASKED: Duration = Duration::from_secs(3600);
+
+    /// The usual number of failures, with waits that begin with `base` and do not pass `max`.
+    #[must_use]
+    pub fn new(base: Duration, max: Duration) -> Self {
+        Self { failures: Self::FAILURES, base, max: max.min(Self::LONGEST).max(base) }
+    }
+}
+
+/// One circuit. `E` is what is told to whom it holds back.
+#[derive(Debug)]
+pub struct Circuit<E> {
+    policy: CircuitPolicy,
+    state: Mutex<State<E>>,
+    gauge: IntGauge,
+}
+
+#[derive(Debug)]
+struct State<E> {
+    failures: u32,
+    open: Option<Open<E>>,
+}
+
+#[derive(Debug)]
+struct Open<E> {
+    wait: Duration,
+    until: Instant,
+    trying: bool,
+    problem: E,
+}
+
+/// The right to one call. Its outcome must be told; a call that is dropped says nothing.
+#[derive(Debug)]
+#[must_use]
+pub struct Permit<'a, E: Clone> {
+    circuit: &'a Circuit<E>,
+    trial: bool,
+}
+
+impl<E: Clone> Circuit<E> {
+    /// A closed circuit; `gauge` shows whether it is open.
+    pub fn new(policy: CircuitPolicy, gauge: IntGauge) -> Self {
+        Self { policy, state: Mutex::new(State { failures: 0, open: None }), gauge }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<E>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks for a call.
+    ///
+    /// # Errors
+    /// The last failure, while calls are held back.
+    pub fn enter(&self) -> Result<Permit<'_, E>, E> {
+        let mut state = self.lock();
+        let Some(open) = &mut state.open else { return Ok(Permit { circuit: self, trial: false }) };
+        if open.trying || Instant::now() < open.until {
+            return Err(open.problem.clone());
+        }
+        open.trying = true;
+        Ok(Permit { circuit: self, trial: true })
+    }
+
+    /// Whether calls are held back.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.lock().open.is_some()
+    }
+
+    /// Whether it is time for a try, and nobody is at it.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        self.lock().open.as_ref().is_some_and(|open| !open.trying && Instant::now() >= open.until)
+    }
+}
+
+impl<E: Clone> Permit<'_, E> {
+    /// The backend answered, whatever it said.
+    pub fn answered(mut self) {
+        let trial = std::mem::take(&mut self.trial);
+        let mut state = self.circuit.lock();
+        // A call from before the circuit opened proves nothing about now.
+        if trial {
+            state.open = None;
+            self.circuit.gauge.set(0);
+        }
+        if state.open.is_none() {
+            state.failures = 0;
+        }
+    }
+
+    /// The backend is away.
+    pub fn failed(mut self, problem: E) {
+        let trial = std::mem::take(&mut self.trial);
+        let policy = self.circuit.policy;
+        let mut state = self.circuit.lock();
+        state.failures = state.failures.saturating_add(1);
+        let wait = match &state.open {
+            Some(open) if trial => (open.wait * 2).min(policy.max),
+            None if state.failures >= policy.failures => policy.base,
+            _ => return,
+        };
+        let until = Instant::now() + spread(wait);
+        state.open = Some(Open { wait, until, trying: false, problem });
+        self.circuit.gauge.set(1);
+    }
+
+    /// The backend asked to be left alone for a while: there is nothing to find out before.
+    pub fn told_to_wait(mut self, wait: Duration, problem: E) {
+        self.trial = false;
+        let wait = wait.min(CircuitPolicy::LONGEST_ASKED);
+        let until = Instant::now() + wait;
+        let mut state = self.circuit.lock();
+        if state.open.as_ref().is_some_and(|open| open.until > until) {
+            return;
+        }
+        state.open = Some(Open { wait: self.circuit.policy.base, until, trying: false, problem });
+        self.circuit.gauge.set(1);
+    }
+}
+
+impl<E: Clone> Drop for Permit<'_, E> {
+    fn drop(&mut self) {
+        if self.trial
+            && let Some(open) = &mut self.circuit.lock().open
+        {
+            open.trying = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn circuit(base: Duration) -> Circuit<&'static str> {
+        let gauge = IntGauge::new("circuit", "test").unwrap();
+        Circuit::new(CircuitPolicy { failures: 3, base, max: base * 4 }, gauge)
+    }
+
+    fn fail(circuit: &Circuit<&'static str>, times: usize) {
+        for _ in 0..times {
+            circuit.enter().unwrap().failed("away");
+        }
+    }
+
+    #[test]
+    fn only_failures_in_a_row_open_it() {
+        let circuit = circuit(Duration::from_secs(60));
+        fail(&circuit, 2);
+        circuit.enter().unwrap().answered();
+        fail(&circuit, 2);
+        assert!(!circuit.is_open());
+        fail(&circuit, 1);
+        assert!(circuit.is_open() && !circuit.is_due());
+        assert_eq!(circuit.enter().unwrap_err(), "away");
+        assert_eq!(circuit.gauge.get(), 1);
+    }
+
+    #[test]
+    fn one_call_tries_and_its_outcome_decides() {
+        let circuit = circuit(Duration::ZERO);
+        fail(&circuit, 3);
+        assert!(circuit.is_due());
+        let trial = circuit.enter().unwrap();
+        assert!(circuit.enter().is_err(), "one at a time");
+        drop(trial);
+        let trial = circuit.enter().expect("a call that was dropped is no outcome");
+        trial.failed("still away");
+        assert!(circuit.is_open());
+        circuit.enter().unwrap().answered();
+        assert!(!circuit.is_open());
+        assert_eq!(circuit.gauge.get(), 0);
+        fail(&circuit, 2);
+        assert!(!circuit.is_open(), "it counts from the beginning again");
+    }
+
+    #[test]
+    fn the_waits_grow_to_the_longest() {
+        let circuit = circuit(Duration::from_secs(1));
+        fail(&circuit, 3);
+        let wait = || circuit.lock().open.as_ref().map(|open| open.wait.as_secs());
+        for expected in [1, 2, 4, 4] {
+            assert_eq!(wait(), Some(expected));
+            circuit.lock().open.as_mut().unwrap().until = Instant::now();
+            circuit.enter().unwrap().failed("away");
+        }
+    }
+
+    #[test]
+    fn a_call_that_began_before_closes_nothing() {
+        let circuit = circuit(Duration::from_secs(60));
+        let early = circuit.enter().unwrap();
+        fail(&circuit, 3);
+        early.answered();
+        assert!(circuit.is_open());
+    }
+
+    #[test]
+    fn a_wait_that_was_asked_for_holds_at_once() {
+        let circuit = circuit(Duration::ZERO);
+        circuit.enter().unwrap().told_to_wait(Duration::from_secs(9), "slow down");
+        assert_eq!(circuit.enter().unwrap_err(), "slow down");
+        assert!(!circuit.is_due());
+    }
+}
