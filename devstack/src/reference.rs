@@ -215,6 +215,44 @@ pub fn log_fields(sources: &Path) -> BTreeSet<String> {
     found
 }
 
+/// The fields of a configuration file: those of the struct `File` in the sources, which refuses unknown ones, and below it.
+pub fn configuration(sources: &[PathBuf]) -> BTreeSet<String> {
+    let shape = Regex::new(r"(?s)deny_unknown_fields[^\]]*\]\s*(?:pub(?:\([a-z]+\))? )?struct (\w+) \{(.*?)\n\}")
+        .expect("a pattern");
+    let member = Regex::new(r"(?m)^\s*(?:pub(?:\([a-z]+\))? )?([a-z_]+): (.+),$").expect("a pattern");
+    let mut shapes = BTreeMap::<String, Vec<(String, String)>>::new();
+    for path in sources {
+        let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        for found in shape.captures_iter(&text) {
+            let members = member.captures_iter(&found[2]).map(|member| (camel_case(&member[1]), member[2].to_owned()));
+            shapes.insert(found[1].to_owned(), members.collect());
+        }
+    }
+    let mut fields = BTreeSet::new();
+    below("File", "", &shapes, &mut fields);
+    assert!(!fields.is_empty(), "no struct File that refuses unknown fields in {sources:?}");
+    fields
+}
+
+fn below(shape: &str, path: &str, shapes: &BTreeMap<String, Vec<(String, String)>>, fields: &mut BTreeSet<String>) {
+    for (name, kind) in shapes.get(shape).into_iter().flatten() {
+        let list = if kind.starts_with("Vec<") { "[]" } else { "" };
+        let path = format!("{path}{name}{list}");
+        let inner = kind.trim_start_matches("Option<").trim_start_matches("Vec<").trim_end_matches('>');
+        if shapes.contains_key(inner) {
+            below(inner, &format!("{path}."), shapes, fields);
+        } else {
+            fields.insert(path);
+        }
+    }
+}
+
+fn camel_case(name: &str) -> String {
+    let mut words = name.split('_');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |camel, word| camel + &word[..1].to_uppercase() + &word[1..])
+}
+
 /// Every match of a pattern's first group in the sources below a directory.
 pub fn in_sources(sources: &Path, pattern: &str) -> BTreeSet<String> {
     let pattern = Regex::new(pattern).expect("a pattern");

@@ -50,3 +50,10 @@ fn every_audit_field_stands_in_the_document() {
     }
     document().lists("audit fields", &names);
 }
+
+#[test]
+fn every_field_of_the_configuration_file_stands_in_the_document() {
+    let files = ["config.rs", "../../azure/src/embeddings.rs"];
+    let fields = reference::configuration(&files.map(|file| sources().join(file)));
+    document().lists("configuration file of storefence-gateway", &fields);
+}

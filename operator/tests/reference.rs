@@ -38,3 +38,10 @@ fn every_metric_stands_in_the_document() {
 fn every_log_field_stands_in_the_document() {
     document().lists("log fields of storefence-operator", &reference::log_fields(&sources()));
 }
+
+#[test]
+fn every_field_of_the_configuration_file_stands_in_the_document() {
+    let files = ["config.rs", "config/database.rs", "config/expectations.rs", "../../azure/src/embeddings.rs"];
+    let fields = reference::configuration(&files.map(|file| sources().join(file)));
+    document().lists("configuration file of storefence-operator", &fields);
+}
