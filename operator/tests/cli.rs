@@ -107,7 +107,12 @@ async fn plan_tells_what_would_change_and_changes_nothing() {
     let before = world.database_fingerprint().await;
     let (code, stdout, stderr) = world.run(&arguments);
     assert_eq!(code, Some(2), "{stderr}");
-    for expected in ["Key Vault main: write sf-zava-db-a", "CREATE ROLE", "SCRAM-SHA-256$********", "COMMIT;"] {
+    for expected in [
+        "Key Vault main: secret sf-zava-db-a: write it with a new password",
+        "CREATE ROLE",
+        "SCRAM-SHA-256$********",
+        "COMMIT;",
+    ] {
         assert!(stdout.contains(expected), "{expected}: {stdout}");
     }
     assert_eq!(world.database_fingerprint().await, before);

@@ -96,6 +96,8 @@ impl Database {
                 let _ = tokio::time::timeout(self.deadline(), connection.close()).await;
                 Ok(true)
             }
+            // Let in, and then not into this database: CONNECT comes with the membership, which may have been revoked.
+            Err(ProbeError::Database(DatabaseError::InsufficientPrivileges { .. })) => Ok(true),
             Err(ProbeError::Database(error)) => Err(error),
             Err(_) => Ok(false),
         }

@@ -33,6 +33,29 @@ SELECT json_build_object(
                 'group', m.roleid::regrole::text, 'grantor', m.grantor::regrole::text,
                 'admin', m.admin_option, 'inherit', m.inherit_option, 'set', m.set_option)), '[]')
               FROM pg_catalog.pg_auth_members m WHERE m.member = r.oid),
+        'members', (
+            SELECT coalesce(json_agg(json_build_object('name', m.member::regrole::text, 'grantor', m.grantor::regrole::text)), '[]')
+              FROM pg_catalog.pg_auth_members m
+             WHERE m.roleid = r.oid AND (m.inherit_option OR m.set_option) AND m.member <> (SELECT a.oid FROM pg_catalog.pg_roles a WHERE a.rolname = current_user)),
+        'dependents', (
+            SELECT coalesce(json_agg(json_build_object(
+                'what', CASE s.deptype WHEN 'o' THEN 'owner of ' WHEN 'a' THEN 'privileges for ' ELSE 'named by ' END
+                        || CASE WHEN s.dbid IN (0, here.oid) THEN pg_catalog.pg_describe_object(s.classid, s.objid, s.objsubid)
+                                ELSE coalesce('something in database ' || (SELECT b.datname FROM pg_catalog.pg_database b WHERE b.oid = s.dbid), 'something') END,
+                'grant', CASE WHEN s.deptype = 'a' AND s.dbid = here.oid AND s.objsubid = 0 THEN coalesce(
+                    (SELECT format('ALL ON %s %I.%I', CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, n.nspname, c.relname)
+                       FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                      WHERE s.classid = 'pg_class'::regclass AND c.oid = s.objid AND pg_has_role(c.relowner, 'USAGE')
+                        AND NOT EXISTS (SELECT FROM aclexplode(c.relacl) x WHERE x.grantee = r.oid AND x.grantor <> c.relowner)),
+                    (SELECT format('ALL ON SCHEMA %I', n.nspname) FROM pg_catalog.pg_namespace n
+                      WHERE s.classid = 'pg_namespace'::regclass AND n.oid = s.objid AND pg_has_role(n.nspowner, 'USAGE')
+                        AND NOT EXISTS (SELECT FROM aclexplode(n.nspacl) x WHERE x.grantee = r.oid AND x.grantor <> n.nspowner)),
+                    (SELECT format('ALL ON ROUTINE %s', p.oid::regprocedure) FROM pg_catalog.pg_proc p
+                      WHERE s.classid = 'pg_proc'::regclass AND p.oid = s.objid AND pg_has_role(p.proowner, 'USAGE')
+                        AND NOT EXISTS (SELECT FROM aclexplode(p.proacl) x WHERE x.grantee = r.oid AND x.grantor <> p.proowner))
+                  ) END)), '[]')
+              FROM pg_catalog.pg_shdepend s, (SELECT b.oid FROM pg_catalog.pg_database b WHERE b.datname = current_database()) here
+             WHERE s.refclassid = 'pg_authid'::regclass AND s.refobjid = r.oid),
         'settings', (
             SELECT coalesce(json_object_agg(split_part(c, '=', 1), substr(c, strpos(c, '=') + 1)), '{}')
               FROM pg_catalog.pg_db_role_setting d, unnest(d.setconfig) c WHERE d.setrole = r.oid AND d.setdatabase = 0),
@@ -68,7 +91,7 @@ impl Database {
             .bind(stores)
             .bind(roles)
             .bind(privileged);
-        let Json(state) = self.within(query.fetch_one(lock.connection()?)).await?;
+        let Json(state) = self.within("observe", query.fetch_one(lock.connection()?)).await?;
         Ok(state)
     }
 }

@@ -1,4 +1,4 @@
-//! Takes a tenant's access away and keeps its rows.
+//! Takes a tenant's access away, and its logins and rows of the fence if they are to go too. Rows of `retail` stay.
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use storefence_tenancy::TenantId;
@@ -7,7 +7,7 @@ use super::{
     Database, DatabaseError, TenantLock,
     sql::{ident, literal},
 };
-use crate::reconcile::desired::{comment_owner, role_comment};
+use crate::reconcile::desired::role_comment;
 
 impl Database {
     /// Revokes the tenant that `owner_uid` owns: calls refused, logins without LOGIN, sessions ended, context keys
@@ -23,7 +23,23 @@ impl Database {
         roles: &[String],
     ) -> Result<(), DatabaseError> {
         let connection = lock.connection()?;
-        self.within(revoke(connection, tenant, owner_uid, roles)).await
+        self.within("revoke", revoke(connection, tenant, owner_uid, roles)).await
+    }
+
+    /// Removes the logins and the fence's rows of the tenant that `owner_uid` owns, all or none; rows of `retail` stay.
+    /// To be called when access has ended. Can be repeated.
+    ///
+    /// # Errors
+    /// [`DatabaseError::DependentObjects`] while a login owns something, or has been given something, anywhere.
+    pub async fn remove(
+        &self,
+        lock: &mut TenantLock,
+        tenant: &TenantId,
+        owner_uid: &str,
+        roles: &[String],
+    ) -> Result<(), DatabaseError> {
+        let connection = lock.connection()?;
+        self.within("revoke", remove(connection, tenant, owner_uid, roles)).await
     }
 
     /// Ends the sessions of a login that may log in no longer. Can be repeated.
@@ -32,7 +48,7 @@ impl Database {
     /// [`DatabaseError`].
     pub async fn end_sessions(&self, lock: &mut TenantLock, role: &str) -> Result<(), DatabaseError> {
         let connection = lock.connection()?;
-        self.within(end_sessions(connection, role)).await
+        self.within("revoke", end_sessions(connection, role)).await
     }
 
     /// The tenant that a UID owns, for an object whose spec cannot be read.
@@ -42,7 +58,7 @@ impl Database {
     pub async fn tenant_of(&self, owner_uid: &str) -> Result<Option<TenantId>, DatabaseError> {
         let mut connection = self.acquire().await?;
         let query = sqlx::query_scalar::<_, String>("SELECT tenant_id FROM fence.tenants WHERE owner_uid = $1");
-        let found = self.within(query.bind(owner_uid).fetch_optional(&mut *connection)).await?;
+        let found = self.within("observe", query.bind(owner_uid).fetch_optional(&mut *connection)).await?;
         Ok(found.and_then(|text| text.parse().ok()))
     }
 }
@@ -53,46 +69,66 @@ async fn revoke(
     owner_uid: &str,
     roles: &[String],
 ) -> Result<(), sqlx::Error> {
-    let owned: bool =
-        sqlx::query_scalar("SELECT EXISTS (SELECT FROM fence.tenants WHERE tenant_id = $1 AND owner_uid = $2)")
-            .bind(tenant.as_str())
-            .bind(owner_uid)
-            .fetch_one(&mut *connection)
-            .await?;
-    if !owned {
-        return Ok(());
-    }
-    let found: Vec<(String, Option<String>, bool)> = sqlx::query_as(
-        "SELECT rolname::text, shobj_description(oid, 'pg_authid'), rolcanlogin FROM pg_roles WHERE rolname = ANY ($1)",
-    )
-    .bind(roles)
-    .fetch_all(&mut *connection)
-    .await?;
-    let own = |comment: &Option<String>| comment.as_deref().and_then(comment_owner) == Some(owner_uid);
-    let marked: Vec<&(String, Option<String>, bool)> = found.iter().filter(|(_, comment, _)| own(comment)).collect();
-    debug_assert!(marked.iter().all(|(_, comment, _)| comment.as_deref() == Some(role_comment(owner_uid).as_str())));
-
+    let marked = marked(connection, owner_uid, roles).await?;
     let mut transaction = connection.begin().await?;
     let mut batch = String::new();
-    for (role, _, can_login) in &marked {
+    for (role, can_login) in &marked {
         if *can_login {
             batch.push_str(&format!("ALTER ROLE {} NOLOGIN PASSWORD NULL;\n", ident(role)));
         }
     }
-    let tenant = literal(tenant.as_str());
+    let row = own_row(tenant, owner_uid);
     batch.push_str(&format!(
-        "DELETE FROM fence.context_keys WHERE tenant_key = (SELECT tenant_key FROM fence.tenants WHERE tenant_id = {tenant});\n\
-         UPDATE fence.tenants SET enabled = false WHERE tenant_id = {tenant} AND enabled;\n"
+        "DELETE FROM fence.context_keys WHERE tenant_key = (SELECT tenant_key FROM fence.tenants WHERE {row});\n\
+         UPDATE fence.tenants SET enabled = false WHERE {row} AND enabled;\n"
     ));
     // Audited: quoted by `ident` and `literal`.
     sqlx::raw_sql(AssertSqlSafe(batch)).execute(&mut *transaction).await?;
     transaction.commit().await?;
 
     // After the commit: a session that connects before it would otherwise outlive this.
-    for (role, _, _) in &marked {
+    for (role, _) in &marked {
         end_sessions(connection, role).await?;
     }
     Ok(())
+}
+
+async fn remove(
+    connection: &mut PgConnection,
+    tenant: &TenantId,
+    owner_uid: &str,
+    roles: &[String],
+) -> Result<(), sqlx::Error> {
+    let mut batch = String::new();
+    for (role, _) in marked(connection, owner_uid, roles).await? {
+        batch.push_str(&format!("DROP ROLE {};\n", ident(&role)));
+    }
+    // Stores, logins and keys go with it.
+    batch.push_str(&format!("DELETE FROM fence.tenants WHERE {};\n", own_row(tenant, owner_uid)));
+    let mut transaction = connection.begin().await?;
+    // Audited: quoted by `ident` and `literal`.
+    sqlx::raw_sql(AssertSqlSafe(batch)).execute(&mut *transaction).await?;
+    transaction.commit().await
+}
+
+fn own_row(tenant: &TenantId, owner_uid: &str) -> String {
+    format!("tenant_id = {} AND owner_uid = {}", literal(tenant.as_str()), literal(owner_uid))
+}
+
+/// Those of the roles that carry the object's mark, and whether they may log in.
+async fn marked(
+    connection: &mut PgConnection,
+    owner_uid: &str,
+    roles: &[String],
+) -> Result<Vec<(String, bool)>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT rolname::text, rolcanlogin FROM pg_roles \
+          WHERE rolname = ANY ($1) AND shobj_description(oid, 'pg_authid') = $2 ORDER BY rolname",
+    )
+    .bind(roles)
+    .bind(role_comment(owner_uid))
+    .fetch_all(connection)
+    .await
 }
 
 /// Ends the sessions of a login. An administrator that is not superuser may do so only as a member that inherits; it

@@ -11,7 +11,6 @@ use zeroize::Zeroizing;
 use crate::reconcile::{
     action::DatabaseAction,
     desired::{Desired, LOGIN_GROUP},
-    state::Attributes,
 };
 
 /// A name in double quotes.
@@ -70,6 +69,12 @@ pub fn statement(desired: &Desired, action: &DatabaseAction, verifier: &dyn Fn(S
         DatabaseAction::ClaimFence => {
             format!("UPDATE fence.tenants SET owner_uid = {uid} WHERE tenant_id = {tenant} AND NOT enabled")
         }
+        DatabaseAction::AdoptFence { from } => {
+            format!(
+                "UPDATE fence.tenants SET owner_uid = {uid} WHERE tenant_id = {tenant} AND owner_uid = {}",
+                literal(from)
+            )
+        }
         DatabaseAction::EnableFence => {
             format!("UPDATE fence.tenants SET enabled = true WHERE tenant_id = {tenant} AND owner_uid = {uid}")
         }
@@ -127,17 +132,12 @@ fn role_statement(desired: &Desired, action: &DatabaseAction, verifier: &dyn Fn(
         }
         DatabaseAction::AlterRole { role, from, to, connection_limit } => {
             let mut text = format!("ALTER ROLE {}", ident(role));
-            for (now, wanted, name) in attribute_pairs(from, to) {
-                if now != wanted {
-                    let _ = write!(text, " {}{name}", if wanted { "" } else { "NO" });
-                }
+            for words in from.changes_to(to) {
+                let _ = write!(text, " {words}");
             }
             if from.login && !to.login {
                 // Whoever lets the role log in again must not bring the old password back to life.
                 text.push_str(" PASSWORD NULL");
-            }
-            if from.expires != to.expires {
-                text.push_str(" VALID UNTIL 'infinity'");
             }
             if let Some(limit) = connection_limit {
                 let _ = write!(text, " CONNECTION LIMIT {limit}");
@@ -160,26 +160,20 @@ fn role_statement(desired: &Desired, action: &DatabaseAction, verifier: &dyn Fn(
         DatabaseAction::RevokeMembership { role, membership } => {
             format!("REVOKE {} FROM {} GRANTED BY {}", membership.group, ident(role), membership.grantor)
         }
+        DatabaseAction::RevokeMember { role, member } => {
+            format!("REVOKE {} FROM {} GRANTED BY {}", ident(role), member.name, member.grantor)
+        }
+        // Made by the server with its own quoting.
+        DatabaseAction::RevokeGrant { role, grant } => format!("REVOKE {grant} FROM {}", ident(role)),
         DatabaseAction::GrantLoginGroup { role } => {
             format!("GRANT {LOGIN_GROUP} TO {} WITH INHERIT TRUE, SET FALSE", ident(role))
         }
         DatabaseAction::SetPassword { role, slot } => {
             format!("ALTER ROLE {} PASSWORD {}", ident(role), literal(&verifier(*slot)))
         }
+        DatabaseAction::ForgetPassword { role } => format!("ALTER ROLE {} PASSWORD NULL", ident(role)),
         _ => String::new(),
     }
-}
-
-fn attribute_pairs(from: &Attributes, to: &Attributes) -> [(bool, bool, &'static str); 7] {
-    [
-        (from.login, to.login, "LOGIN"),
-        (from.inherit, to.inherit, "INHERIT"),
-        (from.superuser, to.superuser, "SUPERUSER"),
-        (from.createdb, to.createdb, "CREATEDB"),
-        (from.createrole, to.createrole, "CREATEROLE"),
-        (from.replication, to.replication, "REPLICATION"),
-        (from.bypassrls, to.bypassrls, "BYPASSRLS"),
-    ]
 }
 
 #[cfg(test)]

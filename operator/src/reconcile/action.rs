@@ -1,10 +1,12 @@
 //! The steps between observed and desired. Values of secrets do not stand in them: they are made, or read from the
 //! vault, when a step is taken.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use storefence_tenancy::credentials::Slot;
 use uuid::Uuid;
 
-use super::state::{Attributes, Membership};
+use super::state::{Attributes, Member, Membership};
 
 /// A step in the vault. These come first: the vault's value is the one that counts, and the database follows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +54,11 @@ pub enum DatabaseAction {
     InsertFence,
     /// The tenant was released; it is ours now.
     ClaimFence,
+    /// The tenant's row is another object's, which is not in this cluster; it is ours now.
+    AdoptFence {
+        /// UID of that object.
+        from: String,
+    },
     /// Give a store another name, so that its own becomes free.
     VacateRetailStore {
         /// The store.
@@ -159,6 +166,20 @@ pub enum DatabaseAction {
         /// The group and who granted it.
         membership: Membership,
     },
+    /// Take the role away from a member.
+    RevokeMember {
+        /// The role.
+        role: String,
+        /// The member and who granted it.
+        member: Member,
+    },
+    /// Take away what the role was given by name.
+    RevokeGrant {
+        /// The role.
+        role: String,
+        /// What stands between `REVOKE` and `FROM`: `ALL ON TABLE retail.orders`.
+        grant: String,
+    },
     /// Make the role a member of the logins' group.
     GrantLoginGroup {
         /// The role.
@@ -170,6 +191,11 @@ pub enum DatabaseAction {
         role: String,
         /// Whose.
         slot: Slot,
+    },
+    /// Take the password away.
+    ForgetPassword {
+        /// The role.
+        role: String,
     },
     /// The row in `fence.logins` speaks for somebody else, or for another slot.
     RemoveLogin {
@@ -213,12 +239,16 @@ pub struct Plan {
     pub secrets: Vec<SecretAction>,
     /// Steps in the database, one transaction.
     pub database: Vec<DatabaseAction>,
+    /// Roles and secrets that the steps take over, by name. Sessions of these roles are somebody else's.
+    pub adopted: BTreeSet<String>,
+    /// What depends on a role and no step can take away: the role, and the objects in words.
+    pub dependents: BTreeMap<String, Vec<String>>,
 }
 
 impl Plan {
     /// Whether there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.secrets.is_empty() && self.database.is_empty()
+        self.secrets.is_empty() && self.database.is_empty() && self.dependents.is_empty()
     }
 }

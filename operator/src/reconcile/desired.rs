@@ -51,6 +51,8 @@ pub struct Desired {
     pub active_slot: Slot,
     /// The key id that the gateway signs with.
     pub active_kid: u32,
+    /// Whether roles and secrets that are there already may be taken over.
+    pub adopt: bool,
 }
 
 /// One login role.
@@ -79,6 +81,8 @@ pub struct Input<'a> {
     pub statement_timeout: Duration,
     /// `metadata.uid`.
     pub owner_uid: &'a str,
+    /// `spec.adoptionPolicy` is `Adopt`.
+    pub adopt: bool,
     /// `status.credentials`.
     pub credentials: Option<&'a Credentials>,
     /// The rotation's step.
@@ -91,7 +95,7 @@ impl Desired {
     /// Computes the desired state.
     #[must_use]
     pub fn compute(input: &Input<'_>) -> Self {
-        let Input { rules, display_name, statement_timeout, owner_uid, credentials, step, role_salt } = input;
+        let Input { rules, display_name, statement_timeout, owner_uid, adopt, credentials, step, role_salt } = input;
         let tenant_id = rules.tenant_id().clone();
         let active_slot = credentials.map_or(Slot::A, |credentials| credentials.active_slot);
         let active_kid = credentials.map_or(FIRST_KID, |credentials| credentials.active_kid);
@@ -112,6 +116,7 @@ impl Desired {
             key_ends: pairs.kids.iter().filter_map(|(kid, end)| Some((*kid, (*end)?.as_second()))).collect(),
             active_slot,
             active_kid,
+            adopt: *adopt,
             tenant_id,
         }
     }

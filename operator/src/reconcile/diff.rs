@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{
     action::{DatabaseAction, Plan, SecretAction},
     desired::{CONNECTION_LIMIT, Desired, DesiredRole, LOGIN_GROUP, PRIVILEGED_SETTINGS, comment_owner},
-    state::{Attributes, DatabaseState, Membership, Observed, RoleRow, SecretContent, SecretState},
+    state::{Attributes, DatabaseState, Dependent, Membership, Observed, RoleRow, SecretContent, SecretState},
 };
 use crate::errors::Failure;
 
@@ -22,13 +22,11 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Result<Plan, Failure> {
     let mut plan = Plan::default();
     secrets(desired, observed, &owners, &mut plan)?;
     let database = &observed.database;
-    tenant(desired, database, &mut plan.database);
+    tenant(desired, database, &owners, &mut plan.database);
     retail_stores(desired, database, &mut plan.database);
     fence_stores(desired, database, &mut plan.database);
     for (slot, role) in &desired.roles {
-        let rewritten =
-            plan.secrets.iter().any(|action| matches!(action, SecretAction::WriteLogin { slot: s, .. } if s == slot));
-        login_role(desired, *slot, role, database, &owners, rewritten, &mut plan.database)?;
+        login_role(desired, *slot, role, database, &owners, &mut plan)?;
     }
     logins(desired, database, &mut plan.database);
     context_keys(desired, observed, &mut plan);
@@ -38,26 +36,30 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Result<Plan, Failure> {
     Ok(plan)
 }
 
-/// Whose marks count as ours: our own, and those of a predecessor that was revoked.
+/// Whose marks count as ours: our own, and those of a predecessor that was revoked, or is taken over.
 struct Owners<'a> {
     own: &'a str,
-    released: Option<&'a str>,
+    predecessor: Option<&'a str>,
+    /// The predecessor was not revoked.
+    adopted: bool,
 }
 
 impl<'a> Owners<'a> {
     fn of(desired: &'a Desired, database: &'a DatabaseState) -> Result<Self, Failure> {
         let own = desired.owner_uid.as_str();
         match &database.fence {
-            Some(row) if row.owner_uid != own && row.enabled => {
+            Some(row) if row.owner_uid != own && row.enabled && !desired.adopt => {
                 Err(Failure::TenantNotAdopted { tenant_id: desired.tenant_id.to_string(), uid: row.owner_uid.clone() })
             }
-            Some(row) if row.owner_uid != own => Ok(Self { own, released: Some(&row.owner_uid) }),
-            _ => Ok(Self { own, released: None }),
+            Some(row) if row.owner_uid != own => {
+                Ok(Self { own, predecessor: Some(&row.owner_uid), adopted: row.enabled })
+            }
+            _ => Ok(Self { own, predecessor: None, adopted: false }),
         }
     }
 
     fn owns(&self, uid: Option<&str>) -> bool {
-        uid.is_some_and(|uid| uid == self.own || Some(uid) == self.released)
+        uid.is_some_and(|uid| uid == self.own || Some(uid) == self.predecessor)
     }
 }
 
@@ -82,33 +84,54 @@ fn secrets(desired: &Desired, observed: &Observed, owners: &Owners<'_>, plan: &m
         .iter()
         .map(|(kid, name)| (name.as_str(), SecretAction::WriteContextKey { name: name.clone(), kid: *kid }, true));
     for (name, write, key) in logins.chain(keys) {
-        match observed.secrets.get(name).unwrap_or(&SecretState::Absent) {
+        let recover = || SecretAction::Recover { name: name.to_owned() };
+        let state = observed.secrets.get(name).unwrap_or(&SecretState::Absent);
+        match state {
             SecretState::Absent => plan.secrets.push(write),
-            SecretState::SoftDeleted { owner } if owners.owns(owner.as_deref()) => {
-                plan.secrets.extend([SecretAction::Recover { name: name.to_owned() }, write]);
-            }
-            SecretState::SoftDeleted { .. } => return Err(Failure::SecretSoftDeleted { secret: name.to_owned() }),
-            SecretState::Live { owner, content } => {
-                if !owners.owns(owner.as_deref()) {
-                    return Err(Failure::SecretNotOwned { secret: name.to_owned() });
-                }
+            // Deleted or disabled, and some RetailTenant's: what an earlier one of this tenantId left behind, which
+            // nobody can use. Not told by the UID, because the row that knew it may be gone too.
+            SecretState::SoftDeleted { owner: Some(_) } => plan.secrets.extend([recover(), write]),
+            SecretState::Live { owner: Some(_), content: SecretContent::Disabled } => plan.secrets.push(write),
+            SecretState::Live { owner, content } if owners.owns(owner.as_deref()) => {
                 let usable = match content {
                     SecretContent::Login => !key,
                     SecretContent::ContextKey { .. } => key,
-                    SecretContent::Unusable => false,
+                    SecretContent::Disabled | SecretContent::Unusable => false,
                 };
                 if !usable {
                     plan.secrets.push(write);
                 } else if owner.as_deref() != Some(owners.own) {
                     plan.secrets.push(SecretAction::Tag { name: name.to_owned() });
                 }
+                if owners.adopted && owner.as_deref() != Some(owners.own) {
+                    plan.adopted.insert(name.to_owned());
+                }
+            }
+            SecretState::SoftDeleted { .. } | SecretState::Live { .. } => {
+                adoptable_secret(desired, name, state, observed)?;
+                // What somebody else wrote is never used.
+                if matches!(state, SecretState::SoftDeleted { .. }) {
+                    plan.secrets.push(recover());
+                }
+                plan.secrets.push(write);
+                plan.adopted.insert(name.to_owned());
             }
         }
     }
     Ok(())
 }
 
-fn tenant(desired: &Desired, database: &DatabaseState, out: &mut Vec<DatabaseAction>) {
+fn adoptable_secret(desired: &Desired, name: &str, state: &SecretState, observed: &Observed) -> Result<(), Failure> {
+    let secret = name.to_owned();
+    match (desired.adopt, observed.managers.get(name), state) {
+        (true, Some(manager), _) => Err(Failure::SecretManaged { secret, manager: manager.clone() }),
+        (true, None, _) => Ok(()),
+        (false, _, SecretState::SoftDeleted { .. }) => Err(Failure::SecretSoftDeleted { secret }),
+        (false, ..) => Err(Failure::SecretNotOwned { secret }),
+    }
+}
+
+fn tenant(desired: &Desired, database: &DatabaseState, owners: &Owners<'_>, out: &mut Vec<DatabaseAction>) {
     let display_name = desired.display_name.clone();
     match &database.tenant {
         None => out.push(DatabaseAction::InsertTenant { display_name }),
@@ -117,6 +140,7 @@ fn tenant(desired: &Desired, database: &DatabaseState, out: &mut Vec<DatabaseAct
     }
     match &database.fence {
         None => out.push(DatabaseAction::InsertFence),
+        Some(row) if owners.adopted => out.push(DatabaseAction::AdoptFence { from: row.owner_uid.clone() }),
         Some(row) if row.owner_uid != desired.owner_uid => out.push(DatabaseAction::ClaimFence),
         Some(_) => {}
     }
@@ -180,43 +204,93 @@ fn login_role(
     wanted: &DesiredRole,
     database: &DatabaseState,
     owners: &Owners<'_>,
-    rewritten: bool,
-    out: &mut Vec<DatabaseAction>,
+    plan: &mut Plan,
 ) -> Result<(), Failure> {
+    let rewritten =
+        plan.secrets.iter().any(|action| matches!(action, SecretAction::WriteLogin { slot: s, .. } if *s == slot));
     let role = wanted.name.clone();
     let found = database.roles.get(&role);
     let to = Attributes::login(wanted.login);
+    // Whoever had the role before may know its password.
+    let mut stranger = false;
     match found {
-        None => out.push(DatabaseAction::CreateRole {
+        None => plan.database.push(DatabaseAction::CreateRole {
             role: role.clone(),
             attributes: to,
             connection_limit: CONNECTION_LIMIT,
         }),
         Some(row) => {
             let owner = row.comment.as_deref().and_then(comment_owner);
-            if !owners.owns(owner) {
-                return Err(Failure::RoleNotAdopted { role });
+            stranger = !owners.owns(owner);
+            if stranger {
+                adoptable_role(desired, &role, row)?;
+            }
+            if stranger || owners.adopted && owner != Some(owners.own) {
+                plan.adopted.insert(role.clone());
             }
             let connection_limit = (row.connection_limit != CONNECTION_LIMIT).then_some(CONNECTION_LIMIT);
             if row.attributes != to || connection_limit.is_some() {
                 let from = row.attributes;
-                out.push(DatabaseAction::AlterRole { role: role.clone(), from, to, connection_limit });
+                plan.database.push(DatabaseAction::AlterRole { role: role.clone(), from, to, connection_limit });
             }
         }
     }
     if found.and_then(|row| row.comment.as_deref()) != Some(desired.role_comment().as_str()) {
-        out.push(DatabaseAction::CommentRole { role: role.clone() });
+        plan.database.push(DatabaseAction::CommentRole { role: role.clone() });
     }
-    role_settings(wanted, found, database, out);
-    memberships(&role, found, out);
+    role_settings(wanted, found, database, &mut plan.database);
+    memberships(&role, found, &mut plan.database);
+    if let Some(row) = found {
+        dependents(&role, row, plan);
+    }
     if wanted.login {
         // A role that could not log in before has no password that anybody knows, or an old one.
         let could_log_in = found.is_some_and(|row| row.attributes.login && row.password_works != Some(false));
-        if rewritten || !could_log_in {
-            out.push(DatabaseAction::SetPassword { role: role.clone(), slot });
+        if rewritten || stranger || !could_log_in {
+            plan.database.push(DatabaseAction::SetPassword { role, slot });
         }
+    } else if stranger && found.is_some_and(|row| !row.attributes.login) {
+        // Taken away with LOGIN in the other case.
+        plan.database.push(DatabaseAction::ForgetPassword { role });
     }
     Ok(())
+}
+
+/// Whether a role that is not ours may become ours: it must not be more than a login.
+fn adoptable_role(desired: &Desired, role: &str, row: &RoleRow) -> Result<(), Failure> {
+    let role = role.to_owned();
+    if !desired.adopt {
+        return Err(Failure::RoleNotAdopted { role });
+    }
+    let mut reasons: Vec<String> = Vec::new();
+    reasons.extend(row.attributes.superuser.then(|| "it is superuser".to_owned()));
+    reasons.extend(row.attributes.replication.then(|| "it may replicate".to_owned()));
+    reasons.extend(row.dependents.iter().map(|dependent| dependent.what.clone()));
+    reasons.extend(row.members.iter().map(|member| format!("{} is a member of it", member.name)));
+    if reasons.is_empty() { Ok(()) } else { Err(Failure::RoleNotAdoptable { role, problem: shorten(&reasons) }) }
+}
+
+fn shorten(reasons: &[String]) -> String {
+    let shown = reasons.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+    match reasons.len().saturating_sub(3) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+/// A login has nothing by name and lends itself to nobody.
+fn dependents(role: &str, row: &RoleRow, plan: &mut Plan) {
+    for member in &row.members {
+        plan.database.push(DatabaseAction::RevokeMember { role: role.to_owned(), member: member.clone() });
+    }
+    for Dependent { what, grant } in &row.dependents {
+        match grant {
+            Some(grant) => {
+                plan.database.push(DatabaseAction::RevokeGrant { role: role.to_owned(), grant: grant.clone() });
+            }
+            None => plan.dependents.entry(role.to_owned()).or_default().push(what.clone()),
+        }
+    }
 }
 
 /// `fence.logins`: whatever claims one of our names, or speaks for the tenant, and is not exactly right, goes.

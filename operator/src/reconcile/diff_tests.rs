@@ -10,14 +10,14 @@ use crate::{
     errors::Reason,
     reconcile::{
         desired::{PRIVILEGED_SETTINGS, role_comment},
-        state::{FenceRow, FenceStore, KeyRow, LoginRow, RetailStore, TenantRow},
+        state::{FenceRow, FenceStore, KeyRow, LoginRow, Member, RetailStore, TenantRow},
     },
 };
 
 pub const UID: &str = "uid-own";
 const PREDECESSOR: &str = "uid-before";
 
-fn desired_with(stores: &[(u128, &str)], active: Slot, kid: u32) -> Desired {
+pub fn desired_with(stores: &[(u128, &str)], active: Slot, kid: u32) -> Desired {
     let tenant_id: TenantId = "zava".parse().unwrap();
     let role = |slot: Slot| DesiredRole {
         name: format!("sf_000000000000_{slot}"),
@@ -40,10 +40,11 @@ fn desired_with(stores: &[(u128, &str)], active: Slot, kid: u32) -> Desired {
         key_ends: BTreeMap::new(),
         active_slot: active,
         active_kid: kid,
+        adopt: false,
     }
 }
 
-fn desired() -> Desired {
+pub fn desired() -> Desired {
     desired_with(&[(1, "Seattle"), (2, "Redmond")], Slot::A, 1)
 }
 
@@ -113,6 +114,11 @@ fn take_in_database(desired: &Desired, observed: &mut Observed, action: &Databas
             assert!(!row.enabled, "claimed from an owner that is served");
             row.owner_uid = UID.into();
         }
+        DatabaseAction::AdoptFence { from } => {
+            let row = database.fence.as_mut().unwrap();
+            assert_eq!(row.owner_uid, from);
+            row.owner_uid = UID.into();
+        }
         DatabaseAction::EnableFence => {
             let row = database.fence.as_mut().unwrap();
             assert_eq!(row.owner_uid, UID);
@@ -140,6 +146,8 @@ fn take_in_database(desired: &Desired, observed: &mut Observed, action: &Databas
                 memberships: Vec::new(),
                 settings: BTreeMap::new(),
                 database_settings: BTreeSet::new(),
+                dependents: Vec::new(),
+                members: Vec::new(),
                 password_works: attributes.login.then_some(false),
             };
             assert!(database.roles.insert(role, row).is_none());
@@ -168,6 +176,13 @@ fn take_in_database(desired: &Desired, observed: &mut Observed, action: &Databas
         DatabaseAction::RevokeMembership { role: of, membership } => {
             role(database, &of).memberships.retain(|held| *held != membership);
         }
+        DatabaseAction::RevokeMember { role: of, member } => {
+            role(database, &of).members.retain(|held| *held != member);
+        }
+        DatabaseAction::RevokeGrant { role: of, grant } => {
+            role(database, &of).dependents.retain(|held| held.grant.as_ref() != Some(&grant));
+        }
+        DatabaseAction::ForgetPassword { role: of } => assert!(!role(database, &of).attributes.login),
         DatabaseAction::GrantLoginGroup { role: to } => role(database, &to).memberships.push(Membership {
             group: LOGIN_GROUP.into(),
             grantor: "admin".into(),
@@ -197,7 +212,7 @@ fn take_in_database(desired: &Desired, observed: &mut Observed, action: &Databas
 }
 
 /// Takes the steps and returns the result, which must need no further step.
-fn converge(desired: &Desired, observed: &Observed) -> Observed {
+pub fn converge(desired: &Desired, observed: &Observed) -> Observed {
     let mut observed = observed.clone();
     let plan = diff(desired, &observed).unwrap();
     take(desired, &mut observed, &plan);
@@ -320,7 +335,7 @@ fn rights_that_the_administrator_has_meanwhile_are_used() {
     assert_eq!(plan.database.len(), 2, "one setting for each role: {plan:?}");
 }
 
-fn spoil() -> impl Strategy<Value = fn(&mut Observed)> {
+pub fn spoil() -> impl Strategy<Value = fn(&mut Observed)> {
     let spoils: Vec<fn(&mut Observed)> = vec![
         |o| o.database.tenant.as_mut().unwrap().display_name = "Other".into(),
         |o| o.database.fence.as_mut().unwrap().enabled = false,
@@ -357,6 +372,15 @@ fn spoil() -> impl Strategy<Value = fn(&mut Observed)> {
                 row.memberships.iter_mut().for_each(|membership| membership.set = true);
             }
         },
+        |o| {
+            for row in o.database.roles.values_mut() {
+                row.members.push(Member { name: "mallory".into(), grantor: "postgres".into() });
+                row.dependents.push(Dependent {
+                    what: "privileges for table retail.orders".into(),
+                    grant: Some("ALL ON TABLE retail.orders".into()),
+                });
+            }
+        },
         |o| o.database.roles.values_mut().for_each(|row| row.password_works = Some(false)),
         |o| o.database.logins.clear(),
         |o| o.database.logins.values_mut().for_each(|row| row.tenant = format!("contoso{}", row.slot)),
@@ -376,6 +400,16 @@ fn spoil() -> impl Strategy<Value = fn(&mut Observed)> {
         |o| o.secrets.clear(),
         |o| o.secrets.values_mut().for_each(|secret| *secret = SecretState::SoftDeleted { owner: Some(UID.into()) }),
         |o| {
+            o.secrets
+                .values_mut()
+                .for_each(|secret| *secret = SecretState::SoftDeleted { owner: Some("uid-deleted".into()) })
+        },
+        |o| {
+            for secret in o.secrets.values_mut() {
+                *secret = SecretState::Live { owner: Some("uid-revoked".into()), content: SecretContent::Disabled };
+            }
+        },
+        |o| {
             for secret in o.secrets.values_mut() {
                 *secret = SecretState::Live { owner: Some(UID.into()), content: SecretContent::Unusable };
             }
@@ -384,13 +418,138 @@ fn spoil() -> impl Strategy<Value = fn(&mut Observed)> {
     sample::select(spoils)
 }
 
-fn specs() -> impl Strategy<Value = Desired> {
+pub fn specs() -> impl Strategy<Value = Desired> {
     let names = sample::subsequence(vec!["Seattle", "Redmond", "Tacoma", "Everett", "Online"], 1..=5).prop_shuffle();
     let ids = Just(vec![1_u128, 2, 3, 4, 5, 6]).prop_shuffle();
     (names, ids, any::<bool>(), 1..3_u32).prop_map(|(names, ids, second, kid)| {
         let stores: Vec<(u128, &str)> = ids.into_iter().zip(names).collect();
         desired_with(&stores, if second { Slot::B } else { Slot::A }, kid)
     })
+}
+
+/// What others made under the names that a tenant needs.
+fn foreign() -> impl Strategy<Value = fn(&mut Observed)> {
+    let foreign: Vec<fn(&mut Observed)> = vec![
+        |o| o.database.fence.as_mut().unwrap().owner_uid = PREDECESSOR.into(),
+        |o| o.database.roles.values_mut().for_each(|row| row.comment = None),
+        |o| o.database.roles.values_mut().for_each(|row| row.comment = Some("theirs".into())),
+        |o| o.database.roles.values_mut().for_each(|row| row.comment = Some(role_comment("other"))),
+        |o| o.database.roles.values_mut().for_each(|row| row.comment = Some(role_comment(PREDECESSOR))),
+        |o| {
+            for secret in o.secrets.values_mut() {
+                *secret = SecretState::Live { owner: Some(PREDECESSOR.into()), content: SecretContent::Login };
+            }
+        },
+        |o| {
+            for secret in o.secrets.values_mut() {
+                *secret = SecretState::Live { owner: None, content: SecretContent::Unusable };
+            }
+        },
+        |o| o.secrets.values_mut().for_each(|secret| *secret = SecretState::SoftDeleted { owner: None }),
+    ];
+    sample::select(foreign)
+}
+
+/// Roles, secrets and rows that are not marked as ours, by name.
+fn not_ours(observed: &Observed) -> BTreeSet<String> {
+    let fence = observed.database.fence.as_ref();
+    let released = fence.filter(|row| !row.enabled).map(|row| row.owner_uid.clone());
+    let ours = |uid: Option<&str>| uid == Some(UID) || uid.is_some() && uid == released.as_deref();
+    let roles = observed.database.roles.iter();
+    let roles = roles.filter(|(_, row)| !ours(row.comment.as_deref().and_then(comment_owner)));
+    let secrets = observed.secrets.iter().filter(|(_, state)| match state {
+        SecretState::Absent | SecretState::SoftDeleted { owner: Some(_) } => false,
+        SecretState::Live { owner: Some(_), content: SecretContent::Disabled } => false,
+        SecretState::SoftDeleted { owner: None } => true,
+        SecretState::Live { owner, .. } => !ours(owner.as_deref()),
+    });
+    roles.map(|(name, _)| name.clone()).chain(secrets.map(|(name, _)| name.clone())).collect()
+}
+
+#[test]
+fn adoption_checks_what_it_takes() {
+    let adopting = || Desired { adopt: true, ..desired() };
+    let ready = converge(&desired(), &Observed::default());
+    let with = |change: &dyn Fn(&mut Observed)| {
+        let mut observed = ready.clone();
+        observed.database.roles.values_mut().for_each(|row| row.comment = None);
+        change(&mut observed);
+        diff(&adopting(), &observed)
+    };
+    let refused: [&dyn Fn(&mut RoleRow); 4] = [
+        &|row| row.attributes.superuser = true,
+        &|row| row.attributes.replication = true,
+        &|row| row.members.push(Member { name: "mallory".into(), grantor: "x".into() }),
+        &|row| row.dependents.push(Dependent { what: "owner of table t".into(), grant: None }),
+    ];
+    for refuse in refused {
+        let error = with(&|o| o.database.roles.values_mut().for_each(refuse)).unwrap_err();
+        assert_eq!(error.reason(), Reason::RoleExistsNotAdopted);
+        assert!(error.to_string().contains("cannot be adopted"), "{error}");
+    }
+    let foreign = |o: &mut Observed| {
+        o.secrets.insert("sf-zava-db-a".into(), SecretState::Live { owner: None, content: SecretContent::Login });
+    };
+    let managed = with(&|o| {
+        foreign(o);
+        o.managers.insert("sf-zava-db-a".into(), "terraform".into());
+    });
+    assert!(managed.unwrap_err().to_string().contains("terraform"));
+
+    let plan = with(&|o| foreign(o)).unwrap();
+    assert_eq!(plan.adopted.iter().collect::<Vec<_>>(), ["sf-zava-db-a", "sf_000000000000_a", "sf_000000000000_b"]);
+    assert!(plan.secrets.iter().any(|action| matches!(action, SecretAction::WriteLogin { .. })), "never used as it is");
+    // Both roles are marked, and nobody's old password works.
+    let steps = |wanted: fn(&DatabaseAction) -> bool| plan.database.iter().filter(|action| wanted(action)).count();
+    assert_eq!(steps(|action| matches!(action, DatabaseAction::CommentRole { .. })), 2);
+    assert_eq!(
+        steps(|action| matches!(action, DatabaseAction::SetPassword { .. } | DatabaseAction::ForgetPassword { .. })),
+        2
+    );
+    let plan = with(&|_| {}).unwrap();
+    assert!(plan.secrets.is_empty(), "our own secret stays");
+    assert!(plan.database.iter().any(|action| matches!(action, DatabaseAction::SetPassword { slot: Slot::A, .. })));
+}
+
+#[test]
+fn what_a_retained_predecessor_left_is_adopted_with_its_passwords() {
+    let mut observed = converge(&desired(), &Observed::default());
+    observed.database.fence = Some(FenceRow { owner_uid: PREDECESSOR.into(), enabled: true });
+    observed.database.roles.values_mut().for_each(|row| row.comment = Some(role_comment(PREDECESSOR)));
+    for row in observed.database.roles.values_mut() {
+        row.password_works = row.attributes.login.then_some(true);
+    }
+    for secret in observed.secrets.values_mut() {
+        let SecretState::Live { owner, .. } = secret else { panic!("{secret:?}") };
+        *owner = Some(PREDECESSOR.into());
+    }
+    assert_eq!(diff(&desired(), &observed).unwrap_err().reason(), Reason::RoleExistsNotAdopted);
+    let plan = diff(&Desired { adopt: true, ..desired() }, &observed).unwrap();
+    assert!(plan.secrets.iter().all(|action| matches!(action, SecretAction::Tag { .. })), "{plan:?}");
+    assert!(!plan.database.iter().any(|action| matches!(action, DatabaseAction::SetPassword { .. })), "{plan:?}");
+    assert_eq!(plan.adopted.len(), 4);
+}
+
+#[test]
+fn what_cannot_be_taken_from_a_login_is_named_and_the_rest_is_mended() {
+    let mut observed = converge(&desired(), &Observed::default());
+    let row = observed.database.roles.get_mut("sf_000000000000_a").unwrap();
+    row.attributes.createdb = true;
+    row.dependents = vec![
+        Dependent { what: "owner of table mine".into(), grant: None },
+        Dependent {
+            what: "privileges for table retail.orders".into(),
+            grant: Some("ALL ON TABLE retail.orders".into()),
+        },
+    ];
+    let plan = diff(&desired(), &observed).unwrap();
+    assert_eq!(plan.dependents["sf_000000000000_a"], ["owner of table mine"]);
+    assert!(!plan.is_empty());
+    let steps: Vec<String> = plan.database.iter().map(DatabaseAction::describe).collect();
+    assert_eq!(
+        steps,
+        ["role sf_000000000000_a: set NOCREATEDB", "role sf_000000000000_a: revoke ALL ON TABLE retail.orders"]
+    );
 }
 
 proptest! {
@@ -405,5 +564,45 @@ proptest! {
             spoil(&mut observed);
         }
         converge(&second, &observed);
+    }
+
+    /// What is not marked as ours is never changed, unless adoption is asked for; then one pass takes it over.
+    #[test]
+    fn foreign_things_are_refused_or_adopted_as_a_whole(
+        spoils in prop::collection::vec(spoil(), 0..3),
+        foreigners in prop::collection::vec(foreign(), 1..4),
+    ) {
+        let mut observed = converge(&desired(), &Observed::default());
+        // A role of more than a login's power is a test of its own.
+        for change in spoils.into_iter().chain(foreigners) {
+            change(&mut observed);
+        }
+        let theirs = not_ours(&observed);
+        let foreign_row = observed.database.fence.as_ref().is_some_and(|row| row.enabled && row.owner_uid != UID);
+        match diff(&desired(), &observed) {
+            Ok(plan) => {
+                prop_assert!(!foreign_row);
+                prop_assert!(plan.adopted.is_empty());
+                for action in &plan.secrets {
+                    prop_assert!(!theirs.contains(action.subject()), "{action:?}");
+                }
+                for action in &plan.database {
+                    prop_assert!(action.role().is_none_or(|role| !theirs.contains(role)), "{action:?}");
+                }
+            }
+            Err(error) => prop_assert!(foreign_row || !theirs.is_empty(), "{error}"),
+        }
+        let adopting = Desired { adopt: true, ..desired() };
+        match diff(&adopting, &observed) {
+            Ok(plan) => {
+                for name in &theirs {
+                    let wanted = adopting.secrets().any(|secret| secret == name) || observed.database.roles.contains_key(name);
+                    prop_assert!(!wanted || plan.adopted.contains(name), "{name} is taken over without a word: {plan:?}");
+                }
+                converge(&adopting, &observed);
+            }
+            // More than a login may be: nothing is touched.
+            Err(error) => prop_assert_eq!(error.reason(), Reason::RoleExistsNotAdopted),
+        }
     }
 }

@@ -1,78 +1,184 @@
-//! What happens before a deleted object may go: access ends, data and mapping stay.
+//! What happens before a deleted object may go, by its `deletionPolicy`. The chain's data stays in any case.
 
+use serde_json::Value;
 use storefence_tenancy::{
-    RetailTenant, TenantId,
+    RetailTenant, RetailTenantSpec, TenantId,
     credentials::{Slot, context_secret_name, database_secret_name, login_role_name},
+    resource::{DeletionPolicy, Mode},
 };
 
 use crate::{backends::Backends, database::Database, errors::Failure, vault::Vault};
 
-/// Revokes what the object owns, and nothing of anybody else's. Can be repeated.
+/// What to do with a deleted object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Wait: the object is suspended, so nothing may be touched, and what is its own must not be forgotten either.
+    Hold,
+    /// Let it go and leave everything as it is.
+    Leave,
+    /// End access and keep roles, secrets and rows.
+    Revoke,
+    /// End access, then remove roles, secrets and the fence's rows.
+    Delete,
+}
+
+impl Ending {
+    /// The ending that a spec asks for.
+    #[must_use]
+    pub const fn of(spec: &RetailTenantSpec) -> Self {
+        Self::decide(spec.suspend, spec.mode, spec.deletion_policy)
+    }
+
+    /// The same of an object that cannot be read as a whole; what of it cannot be read counts as not given.
+    #[must_use]
+    pub fn of_unreadable(object: &Value) -> Self {
+        let field = |name: &str| object["spec"][name].clone();
+        Self::decide(
+            field("suspend") == Value::Bool(true),
+            serde_json::from_value(field("mode")).unwrap_or_default(),
+            serde_json::from_value(field("deletionPolicy")).unwrap_or_default(),
+        )
+    }
+
+    const fn decide(suspend: bool, mode: Mode, policy: DeletionPolicy) -> Self {
+        match (suspend, mode, policy) {
+            (true, ..) => Self::Hold,
+            // Who only observes has made nothing that would be his to take away.
+            (_, Mode::Observe, _) | (_, _, DeletionPolicy::Retain) => Self::Leave,
+            (_, _, DeletionPolicy::Revoke) => Self::Revoke,
+            (_, _, DeletionPolicy::Delete) => Self::Delete,
+        }
+    }
+}
+
+/// Ends what the object owns as `ending` says, and nothing of anybody else's. Can be repeated. Database and vault are
+/// both tried, so that the status names every side that stands in the way.
 ///
 /// # Errors
 /// The finalizer must stay then.
-pub async fn finalize(backends: &Backends, tenant: &RetailTenant) -> Result<(), Failure> {
+pub async fn finalize(backends: &Backends, tenant: &RetailTenant, ending: Ending) -> Result<(), Vec<Failure>> {
+    if matches!(ending, Ending::Hold | Ending::Leave) {
+        return Ok(());
+    }
     let uid = tenant.metadata.uid.as_deref().unwrap_or_default();
     let Ok(tenant_id) = tenant.spec.tenant_id.parse::<TenantId>() else {
         // Such an object has never been more than InvalidSpec.
         return Ok(());
     };
-    let credentials = tenant.status.as_ref().and_then(|status| status.credentials.as_ref());
+    // It cannot have been served from what is not configured, unless the status says so.
+    let served = tenant.status.as_ref().is_some_and(|status| status.credentials.is_some());
+    let mut failures = Vec::new();
     match backends.database(&tenant.spec.database_ref.name) {
-        Ok(database) => revoke(&database, &tenant_id, uid).await?,
-        // It cannot have been served from a database that is not configured, unless the status says so.
-        Err(failure) if credentials.is_some() => return Err(failure),
-        Err(_) => {}
+        Ok(database) => failures.extend(end_access(&database, &tenant_id, uid, ending).await.err()),
+        Err(failure) => failures.extend(Some(failure).filter(|_| served)),
     }
     match backends.vault(&tenant.spec.key_vault_ref.name) {
-        Ok(vault) => {
-            let mut kids = vec![1];
-            for key in credentials.map(|credentials| credentials.context_keys.as_slice()).unwrap_or_default() {
-                kids.push(key.kid);
-            }
-            // A rotation may have got as far as the new key's secret.
-            kids.extend(tenant.status.iter().flat_map(|status| &status.rotation).map(|rotation| rotation.kid));
-            disable(&vault, &tenant_id, uid, &kids).await
-        }
-        Err(failure) if credentials.is_some() => Err(failure),
-        Err(_) => Ok(()),
+        Ok(vault) => failures.extend(end_secrets(&vault, &tenant_id, uid, &kids(tenant, ending), ending).await.err()),
+        Err(failure) => failures.extend(Some(failure).filter(|_| served)),
     }
+    if failures.is_empty() { Ok(()) } else { Err(failures) }
 }
 
 /// The same for an object that cannot be read: its UID tells in which database it owns what.
 ///
 /// # Errors
 /// The finalizer must stay then.
-pub async fn finalize_unreadable(backends: &Backends, uid: &str) -> Result<(), Failure> {
-    for (_, database) in backends.databases() {
-        database.ready().await?;
-        let Some(tenant_id) = database.tenant_of(uid).await? else { continue };
-        revoke(database, &tenant_id, uid).await?;
-        for vault in backends.vaults() {
-            disable(vault, &tenant_id, uid, &[1]).await?;
-        }
+pub async fn finalize_unreadable(backends: &Backends, uid: &str, ending: Ending) -> Result<(), Vec<Failure>> {
+    if matches!(ending, Ending::Hold | Ending::Leave) {
+        return Ok(());
     }
-    Ok(())
+    let each = async {
+        for (_, database) in backends.databases() {
+            database.ready().await?;
+            let Some(tenant_id) = database.tenant_of(uid).await? else { continue };
+            // The vaults first: once the row is gone, nothing tells which tenant it was.
+            for vault in backends.vaults() {
+                end_secrets(vault, &tenant_id, uid, &[1], ending).await?;
+            }
+            end_access(database, &tenant_id, uid, ending).await?;
+        }
+        Ok::<_, Failure>(())
+    };
+    each.await.map_err(|failure| vec![failure])
 }
 
-async fn revoke(database: &Database, tenant_id: &TenantId, uid: &str) -> Result<(), Failure> {
+/// The keys whose secrets may be the object's. Those of finished rotations are disabled already; to delete them, all are
+/// counted up to the newest.
+fn kids(tenant: &RetailTenant, ending: Ending) -> Vec<u32> {
+    let credentials = tenant.status.as_ref().and_then(|status| status.credentials.as_ref());
+    let mut kids = vec![1];
+    kids.extend(credentials.iter().flat_map(|credentials| &credentials.context_keys).map(|key| key.kid));
+    // A rotation may have got as far as the new key's secret.
+    kids.extend(tenant.status.iter().flat_map(|status| &status.rotation).map(|rotation| rotation.kid));
+    if ending == Ending::Delete {
+        let newest = kids.iter().copied().max().unwrap_or(1);
+        kids = (1..=newest).collect();
+    }
+    kids.sort_unstable();
+    kids.dedup();
+    kids
+}
+
+async fn end_access(database: &Database, tenant_id: &TenantId, uid: &str, ending: Ending) -> Result<(), Failure> {
     let salt = database.ready().await?;
     let roles = Slot::ALL.map(|slot| login_role_name(&salt, tenant_id, slot));
     let Some(mut lock) = database.lock(tenant_id).await? else {
         return Err(Failure::LockContention(tenant_id.to_string()));
     };
-    let outcome = database.revoke(&mut lock, tenant_id, uid, &roles).await;
+    // In any case first: whatever stands in the way of a removal, access has ended.
+    let mut outcome = database.revoke(&mut lock, tenant_id, uid, &roles).await;
+    if outcome.is_ok() && ending == Ending::Delete {
+        outcome = database.remove(&mut lock, tenant_id, uid, &roles).await;
+    }
     lock.release().await;
     Ok(outcome?)
 }
 
-async fn disable(vault: &Vault, tenant_id: &TenantId, uid: &str, kids: &[u32]) -> Result<(), Failure> {
+async fn end_secrets(
+    vault: &Vault,
+    tenant_id: &TenantId,
+    uid: &str,
+    kids: &[u32],
+    ending: Ending,
+) -> Result<(), Failure> {
     let logins = Slot::ALL.map(|slot| database_secret_name(tenant_id, slot));
-    let mut names: Vec<String> = kids.iter().map(|kid| context_secret_name(tenant_id, *kid)).chain(logins).collect();
-    names.sort_unstable();
-    names.dedup();
-    for name in names {
+    for name in kids.iter().map(|kid| context_secret_name(tenant_id, *kid)).chain(logins) {
+        // Disabled even if it is deleted next: one that is recovered by hand must not let anybody in.
         vault.disable(&name, uid).await?;
+        if ending == Ending::Delete {
+            vault.delete(&name, uid).await?;
+        }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn suspension_holds_and_observation_leaves_whatever_the_policy_says() {
+        for policy in [DeletionPolicy::Revoke, DeletionPolicy::Retain, DeletionPolicy::Delete] {
+            assert_eq!(Ending::decide(true, Mode::Enforce, policy), Ending::Hold);
+            assert_eq!(Ending::decide(true, Mode::Observe, policy), Ending::Hold);
+            assert_eq!(Ending::decide(false, Mode::Observe, policy), Ending::Leave);
+        }
+        assert_eq!(Ending::decide(false, Mode::Enforce, DeletionPolicy::Retain), Ending::Leave);
+    }
+
+    #[test]
+    fn an_unreadable_object_still_says_what_it_asks_for() {
+        for (spec, expected) in [
+            (json!({"tenantId": 5}), Ending::Revoke),
+            (json!({"deletionPolicy": "Retain"}), Ending::Leave),
+            (json!({"deletionPolicy": "Delete", "suspend": "no"}), Ending::Delete),
+            (json!({"deletionPolicy": "Everything", "mode": 1}), Ending::Revoke),
+            (json!({"suspend": true}), Ending::Hold),
+        ] {
+            assert_eq!(Ending::of_unreadable(&json!({"spec": spec})), expected, "{spec}");
+        }
+        assert_eq!(Ending::of_unreadable(&Value::Null), Ending::Revoke);
+    }
 }

@@ -1,13 +1,16 @@
 //! One `RetailTenant` to its logins, rows, keys and secrets: observe, diff, apply.
 //!
-//! The decisions are pure: [`desired`], [`conflict`], [`diff`], [`rotation`] and [`status`] know no I/O. [`pass`] puts the I/O around
-//! them, [`finalize`] is the way back.
+//! The decisions are pure: [`desired`], [`conflict`], [`diff`], [`drift`], [`rotation`] and [`status`] know no I/O. [`pass`]
+//! puts the I/O around them, [`finalize`] is the way back.
 
 pub mod action;
 pub mod conflict;
+mod describe;
 pub mod desired;
 pub mod diff;
+pub mod drift;
 pub mod finalize;
+mod held;
 pub mod pass;
 pub mod rotation;
 pub mod state;

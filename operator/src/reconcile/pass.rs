@@ -1,33 +1,34 @@
 //! One pass over one tenant: observe, diff, apply, probe.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
-use sha2::{Digest, Sha256};
 use storefence_azure::SecretValue;
 use storefence_tenancy::{
     RetailTenant, TenantRules,
-    credentials::{ContextKey, HmacPads, Slot, context_secret_name, database_secret_name},
-    resource::{ContextKeyVersion, Credentials, LoginSlot, RotationInProgress},
+    credentials::{Slot, context_secret_name, database_secret_name},
+    resource::{AdoptionPolicy, ContextKeyVersion, Credentials, LoginSlot, Mode, RotationInProgress},
 };
 
 use super::{
     action::{Plan, SecretAction},
     conflict::{self, Claimant},
-    desired::{Desired, Input},
+    desired::{CONNECTION_LIMIT, Desired, Input},
     diff::diff,
+    drift::{Before, Found},
+    held::{Held, Stored},
     rotation::{Record, Step, View},
-    state::{DatabaseState, Observed, SecretContent, SecretState},
-    status::{Done, Outcome, whole_second},
+    state::{DatabaseState, Observed},
+    status::{self, DRIFTED, Done, Outcome, Report, whole_second},
 };
 use crate::{
     backends::Backends,
-    config::Endpoint,
-    credentials::{Password, generate_context_key, login_uri, password_from_uri, probe},
+    credentials::{Password, generate_context_key, login_uri, probe},
     database::{Database, TenantLock, apply::Material},
     errors::{Class, Failure},
     metrics::Metrics,
     vault::{Read, Vault, Version},
+    verify::Deviation,
 };
 
 /// What a pass works with.
@@ -42,16 +43,20 @@ pub struct Work<'a> {
     pub metrics: &'a Metrics,
 }
 
-/// Brings database and vault to where the spec wants them.
-pub async fn pass(work: &Work<'_>) -> Outcome {
+/// Brings database and vault to where the spec wants them, or tells what that would take, as its mode says.
+pub async fn pass(work: &Work<'_>) -> Report {
+    if work.tenant.spec.suspend {
+        return Outcome::Suspended.into();
+    }
     let rules = match TenantRules::compile(&work.tenant.spec) {
         Ok(rules) => rules,
-        Err(problems) => return Outcome::Failed(vec![Failure::InvalidSpec(problems)]),
+        Err(problems) => return Outcome::Failed(vec![Failure::InvalidSpec(problems)]).into(),
     };
     let rotation = Rotation::of(work.tenant);
-    let outcome = locked(work, &rules, &rotation).await;
+    let mut found = None;
+    let outcome = locked(work, &rules, &rotation, &mut found).await;
     match (&rotation.step, &outcome) {
-        (Step::Switch(_), Ok(_)) => work.metrics.rotation(true),
+        (Step::Switch(_), Ok(Outcome::Done(_))) => work.metrics.rotation(true),
         (Step::Begin(_) | Step::Switch(_) | Step::Retire, Err(failures))
             if failures.iter().any(|failure| failure.class() != Class::Contention) =>
         {
@@ -59,10 +64,7 @@ pub async fn pass(work: &Work<'_>) -> Outcome {
         }
         _ => {}
     }
-    match outcome {
-        Ok(done) => Outcome::Done(done),
-        Err(failures) => Outcome::Failed(failures),
-    }
+    Report { outcome: outcome.unwrap_or_else(Outcome::Failed), found }
 }
 
 /// The rotation as it stands at the beginning of a pass.
@@ -74,7 +76,12 @@ struct Rotation<'a> {
 impl<'a> Rotation<'a> {
     fn of(tenant: &'a RetailTenant) -> Self {
         let view = View::of(tenant);
-        Self { view, step: view.step(whole_second(Timestamp::now())) }
+        let step = match view.step(whole_second(Timestamp::now())) {
+            // Who only observes begins none.
+            Step::Begin(_) if tenant.spec.mode == Mode::Observe => Step::Wait(None),
+            step => step,
+        };
+        Self { view, step }
     }
 }
 
@@ -106,7 +113,12 @@ pub async fn preview(work: &Work<'_>) -> Result<Preview, Failure> {
     Ok(Preview { plan: plan?, desired })
 }
 
-async fn locked(work: &Work<'_>, rules: &TenantRules, rotation: &Rotation<'_>) -> Result<Done, Vec<Failure>> {
+async fn locked(
+    work: &Work<'_>,
+    rules: &TenantRules,
+    rotation: &Rotation<'_>,
+    found: &mut Option<Found>,
+) -> Result<Outcome, Vec<Failure>> {
     let spec = &work.tenant.spec;
     let database = work.backends.database(&spec.database_ref.name);
     let vault = work.backends.vault(&spec.key_vault_ref.name);
@@ -134,7 +146,7 @@ async fn locked(work: &Work<'_>, rules: &TenantRules, rotation: &Rotation<'_>) -
         Err(error) => return Err(vec![error.into()]),
     };
     let pass = Pass { work, rules, rotation, database: &database, vault: &vault, desired: &desired };
-    let outcome = pass.run(&mut lock).await;
+    let outcome = pass.run(&mut lock, found).await;
     lock.release().await;
     outcome
 }
@@ -146,6 +158,7 @@ fn desired(work: &Work<'_>, rules: &TenantRules, rotation: &Rotation<'_>, salt: 
         display_name: spec.display_name.as_deref(),
         statement_timeout: spec.gateway.timeout(),
         owner_uid: metadata.uid.as_deref().unwrap_or_default(),
+        adopt: spec.adoption_policy == AdoptionPolicy::Adopt,
         credentials: rotation.view.credentials,
         step: &rotation.step,
         role_salt: salt,
@@ -169,11 +182,8 @@ struct Pass<'a> {
     desired: &'a Desired,
 }
 
-/// What the vault answered, by secret name.
-type Stored = BTreeMap<String, Read>;
-
 impl Pass<'_> {
-    async fn run(&self, lock: &mut TenantLock) -> Result<Done, Vec<Failure>> {
+    async fn run(&self, lock: &mut TenantLock, found: &mut Option<Found>) -> Result<Outcome, Vec<Failure>> {
         let (state, stored) = tokio::join!(self.database.observe(lock, self.desired), self.read_secrets());
         let recorded = state.as_ref().ok().and_then(|state| state.fence.as_ref()).map(|row| row.owner_uid.as_str());
         if let Some(failure) = in_conflict(self.work, self.rules, recorded) {
@@ -186,7 +196,50 @@ impl Pass<'_> {
                 return Err(database.into_iter().chain(stored.err()).collect());
             }
         };
-        self.mend(lock, state, stored).await.map_err(|failure| vec![failure])
+        let outcome = match self.work.tenant.spec.mode {
+            Mode::Enforce => self.mend(lock, state, stored, found).await.map(Outcome::Done),
+            Mode::Observe => self.tell(state, &stored, found).await.map(Outcome::Observed),
+        };
+        outcome.map_err(|failure| vec![failure])
+    }
+
+    /// Compares and writes nothing.
+    async fn tell(
+        &self,
+        state: DatabaseState,
+        stored: &Stored,
+        found: &mut Option<Found>,
+    ) -> Result<status::Observed, Failure> {
+        let held = Held::read(self.desired, self.database.endpoint(), stored);
+        let plan = self.compare(state, stored, &held).await?;
+        let found = found.insert(Found::observed(&plan));
+        let missing = self.verify_fence(false, found).await?;
+        Ok(status::Observed::of(&plan, missing))
+    }
+
+    /// The fence as a whole; gives what the configuration asks for beyond it.
+    async fn verify_fence(&self, mend: bool, found: &mut Found) -> Result<Vec<Deviation>, Failure> {
+        let look = self.database.look_at_fence(mend).await?;
+        if look.deviations.is_empty() {
+            return Ok(look.missing.clone());
+        }
+        let words = |deviation: &Deviation| {
+            let Deviation { object, found, expected, .. } = deviation;
+            format!("{object}: found {found}, expected {expected}")
+        };
+        found.stuck.extend(look.deviations.iter().map(words));
+        Err(Failure::Fence(Arc::clone(&look.deviations)))
+    }
+
+    /// What is known of the tenant from before.
+    fn before(&self) -> Before<'_> {
+        let RetailTenant { metadata, status, .. } = self.work.tenant;
+        let drifted = status.iter().flat_map(|status| &status.conditions).find(|found| found.type_ == DRIFTED);
+        Before {
+            served: status.as_ref().is_some_and(|status| status.credentials.is_some()),
+            same_spec: drifted.is_some_and(|drifted| drifted.observed_generation == metadata.generation),
+            step: &self.rotation.step,
+        }
     }
 
     async fn read_secrets(&self) -> Result<Stored, Failure> {
@@ -211,19 +264,35 @@ impl Pass<'_> {
     async fn compare(&self, mut state: DatabaseState, stored: &Stored, held: &Held) -> Result<Plan, Failure> {
         self.try_passwords(&mut state, &held.material).await?;
         let secrets = stored.iter().map(|(name, read)| (name.clone(), held.state(name, read))).collect();
-        diff(self.desired, &Observed { database: state, secrets })
+        let managers = stored.iter().filter_map(|(name, read)| match read {
+            Read::Live(secret) => Some((name.clone(), secret.manager.clone()?)),
+            Read::Absent | Read::SoftDeleted { .. } => None,
+        });
+        diff(self.desired, &Observed { database: state, secrets, managers: managers.collect() })
     }
 
-    async fn mend(&self, lock: &mut TenantLock, state: DatabaseState, stored: Stored) -> Result<Done, Failure> {
+    async fn mend(
+        &self,
+        lock: &mut TenantLock,
+        state: DatabaseState,
+        stored: Stored,
+        found: &mut Option<Found>,
+    ) -> Result<Done, Failure> {
         let mut held = Held::read(self.desired, self.database.endpoint(), &stored);
         let plan = self.compare(state, &stored, &held).await?;
+        let found = found.insert(Found::of(&plan, self.desired, &self.before()));
         self.write_secrets(&plan, &stored, &mut held).await?;
         self.database.apply(lock, self.desired, &plan.database, &held.material).await?;
+        found.mended();
         self.work.metrics.steps(&plan);
-        let deviations = self.database.unsafe_deviations().await?;
-        if !deviations.is_empty() {
-            return Err(Failure::Fence(deviations));
+        // Whoever is in there came with a password that is no longer his.
+        for role in self.desired.roles.values().filter(|role| plan.adopted.contains(&role.name)) {
+            self.database.end_sessions(lock, &role.name).await?;
         }
+        if let Some((role, objects)) = plan.dependents.first_key_value() {
+            return Err(Failure::LoginDependents { role: role.clone(), what: objects.join(", ") });
+        }
+        let missing = self.verify_fence(true, found).await?;
         if !plan.is_empty() || !self.was_ready() {
             self.probe(&held.material, self.desired.active_slot, self.desired.active_kid).await?;
         }
@@ -236,7 +305,7 @@ impl Pass<'_> {
                 "applied"
             );
         }
-        self.done(&held)
+        self.done(&held, missing)
     }
 
     /// What a step of a rotation does beyond the desired state.
@@ -279,7 +348,8 @@ impl Pass<'_> {
             let (Some(row), Some(password)) = (state.roles.get_mut(&role.name), material.passwords.get(slot)) else {
                 continue;
             };
-            if row.attributes.login {
+            // A smaller limit may keep out whoever has the right password.
+            if row.attributes.login && row.connection_limit == CONNECTION_LIMIT {
                 row.password_works = match self.database.password_works(&role.name, password).await {
                     Ok(works) => Some(works),
                     Err(error) => return Err(error.into()),
@@ -338,7 +408,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    fn done(&self, held: &Held) -> Result<Done, Failure> {
+    fn done(&self, held: &Held, missing: Vec<Deviation>) -> Result<Done, Failure> {
         let now = whole_second(Timestamp::now());
         let Rotation { view, step } = self.rotation;
         let Record { active, end_of_old, in_progress, last } = view.record(step, now);
@@ -379,56 +449,7 @@ impl Pass<'_> {
             credentials,
             rotation: in_progress,
             last_rotation: last,
+            missing,
         })
     }
-}
-
-/// What was read out of the vault: values, and which version they are.
-#[derive(Default)]
-struct Held {
-    material: Material,
-    versions: BTreeMap<String, Version>,
-    contents: BTreeMap<String, SecretContent>,
-}
-
-impl Held {
-    fn read(desired: &Desired, endpoint: &Endpoint, stored: &Stored) -> Self {
-        let mut held = Self::default();
-        let live = |name: &str| match stored.get(name) {
-            Some(Read::Live(secret)) if secret.enabled => Some(secret),
-            _ => None,
-        };
-        for (slot, role) in desired.roles.iter().filter(|(_, role)| role.login) {
-            let Some(secret) = live(&role.secret) else { continue };
-            let Some(password) = password_from_uri(endpoint, &role.name, secret.value.expose()) else { continue };
-            held.material.passwords.insert(*slot, password);
-            held.versions.insert(role.secret.clone(), secret.version.clone());
-            held.contents.insert(role.secret.clone(), SecretContent::Login);
-        }
-        for (kid, name) in &desired.keys {
-            let Some(secret) = live(name) else { continue };
-            let Ok(key) = ContextKey::from_base64(secret.value.expose()) else { continue };
-            held.contents.insert(name.clone(), SecretContent::ContextKey { fingerprint: fingerprint(&key.pads()) });
-            held.material.keys.insert(*kid, key);
-            held.versions.insert(name.clone(), secret.version.clone());
-        }
-        held
-    }
-
-    fn state(&self, name: &str, read: &Read) -> SecretState {
-        match read {
-            Read::Absent => SecretState::Absent,
-            Read::SoftDeleted { owner } => SecretState::SoftDeleted { owner: owner.clone() },
-            Read::Live(secret) => SecretState::Live {
-                owner: secret.owner.clone(),
-                content: self.contents.get(name).cloned().unwrap_or(SecretContent::Unusable),
-            },
-        }
-    }
-}
-
-/// Comparable with what `database::observe` computes of `fence.context_keys`.
-fn fingerprint(pads: &HmacPads) -> String {
-    let digest = Sha256::new().chain_update(pads.inner).chain_update(pads.outer).finalize();
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }

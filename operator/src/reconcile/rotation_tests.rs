@@ -70,6 +70,7 @@ impl World {
             rules: &self.rules,
             display_name: None,
             statement_timeout: Duration::from_secs(5),
+            adopt: false,
             owner_uid: UID,
             credentials: self.status.credentials.as_ref(),
             step,
@@ -90,7 +91,7 @@ impl World {
         for action in plan.secrets {
             effect()?;
             let written = if let SecretAction::WriteLogin { slot, .. } = &action { Some(*slot) } else { None };
-            take(&desired, &mut self.observed, &Plan { secrets: vec![action], database: vec![] });
+            take(&desired, &mut self.observed, &Plan { secrets: vec![action], ..Plan::default() });
             // The database has another password until it is told.
             let role = written.and_then(|slot| self.observed.database.roles.get_mut(&desired.roles[&slot].name));
             if let Some(role) = role {
@@ -102,7 +103,7 @@ impl World {
             effect()?;
             let ended = plan.database.iter().any(|action| matches!(action, DatabaseAction::RemoveContextKey { .. }));
             assert!(!ended || step == Step::Retire, "{step:?} removes a key");
-            take(&desired, &mut self.observed, &Plan { secrets: vec![], database: plan.database });
+            take(&desired, &mut self.observed, &Plan { database: plan.database, ..Plan::default() });
             self.check();
         }
         assert_eq!(diff(&desired, &self.observed).unwrap(), Plan::default());
@@ -191,7 +192,7 @@ impl World {
 
     /// A caller with this pair is served now.
     fn check_pair(&self, slot: Slot, kid: u32) {
-        let Observed { database, secrets } = &self.observed;
+        let Observed { database, secrets, .. } = &self.observed;
         let role =
             &database.roles[&storefence_tenancy::credentials::login_role_name(b"salt", self.rules.tenant_id(), slot)];
         assert!(role.attributes.login && role.password_works == Some(true), "{slot}: {role:?}");
@@ -223,7 +224,7 @@ impl World {
         assert_eq!(self.status.rotation, None);
         let handled = self.status.last_rotation.as_ref().and_then(|last| last.annotation.as_ref());
         assert!(self.annotation.is_none() || self.annotation.as_ref() == handled);
-        let Observed { database, secrets } = &self.observed;
+        let Observed { database, secrets, .. } = &self.observed;
         assert_eq!(database.keys.keys().collect::<Vec<_>>(), [&credentials.active_kid]);
         assert_eq!(database.roles.values().filter(|role| role.attributes.login).count(), 1);
         let usable =

@@ -13,6 +13,8 @@ pub struct Observed {
     pub database: DatabaseState,
     /// What the vault holds, by secret name. A name that is not here was not asked for.
     pub secrets: BTreeMap<String, SecretState>,
+    /// Secrets whose tag `managed-by` names somebody else: the secret, and whom.
+    pub managers: BTreeMap<String, String>,
 }
 
 /// The database's side.
@@ -87,6 +89,12 @@ pub struct RoleRow {
     pub settings: BTreeMap<String, String>,
     /// Databases in which it has settings of their own; we make none.
     pub database_settings: BTreeSet<String>,
+    /// What it owns, or was given by name; a tenant's login has all that it needs by its one membership.
+    #[serde(default)]
+    pub dependents: Vec<Dependent>,
+    /// Who may act as it, the administrator aside.
+    #[serde(default)]
+    pub members: Vec<Member>,
     /// Whether the password in the vault lets it in; `None`: not tried.
     #[serde(default)]
     pub password_works: Option<bool>,
@@ -147,6 +155,24 @@ pub struct Membership {
     pub set: bool,
 }
 
+/// Something that depends on a role.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+pub struct Dependent {
+    /// In words.
+    pub what: String,
+    /// What stands between `REVOKE` and `FROM`, where this administrator can take it away.
+    pub grant: Option<String>,
+}
+
+/// A role that is a member of a login, other than for administration only.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+pub struct Member {
+    /// The member.
+    pub name: String,
+    /// Who granted it.
+    pub grantor: String,
+}
+
 /// `fence.logins`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct LoginRow {
@@ -194,6 +220,8 @@ pub enum SecretContent {
         /// The fingerprint, comparable with [`KeyRow::fingerprint`].
         fingerprint: String,
     },
-    /// Disabled, or anything else.
+    /// A disabled version: nobody can read it.
+    Disabled,
+    /// Anything else.
     Unusable,
 }

@@ -6,32 +6,63 @@ use k8s_openapi::{
 };
 use storefence_tenancy::{
     RetailTenantStatus,
-    resource::{Credentials, LastRotation, RotationInProgress},
+    resource::{Credentials, DRIFT_HISTORY_MAX, DriftOutcome, DriftRecord, LastRotation, RotationInProgress},
 };
 
-use crate::errors::{Area, Class, Failure, Reason};
+use super::{action::Plan, drift::Found};
+use crate::{
+    errors::{Area, Class, Failure, Reason},
+    verify::Deviation,
+};
 
-/// The tenant is served.
+/// The tenant is served as its spec asks.
 pub const READY: &str = "Ready";
 /// Roles, rows and keys in the database are in place.
 pub const DATABASE_READY: &str = "DatabaseReady";
-/// The fence itself is as the migrations made it.
-pub const POLICY_VERIFIED: &str = "PolicyVerified";
-/// All conditions.
-pub const CONDITIONS: [&str; 4] = [READY, DATABASE_READY, SECRETS_READY, POLICY_VERIFIED];
 /// The secrets are in the vault.
 pub const SECRETS_READY: &str = "SecretsReady";
+/// The fence itself is as the migrations made it.
+pub const POLICY_VERIFIED: &str = "PolicyVerified";
+/// Something differs from the spec and is not mended.
+pub const DRIFTED: &str = "Drifted";
+/// The operator does nothing.
+pub const SUSPENDED: &str = "Suspended";
+/// All conditions.
+pub const CONDITIONS: [&str; 6] = [READY, DATABASE_READY, SECRETS_READY, POLICY_VERIFIED, DRIFTED, SUSPENDED];
 
 /// Longest message of a condition; the API server's limit is 32,768.
 const MESSAGE_MAX: usize = 1024;
+
+/// Most entries of one record in the history, and longest of them, as the schema has them.
+const CHANGES_MAX: usize = 20;
+const CHANGE_MAX: usize = 256;
 
 /// What a pass came to.
 #[derive(Debug)]
 pub enum Outcome {
     /// All is in place.
     Done(Done),
+    /// Compared, and nothing was written.
+    Observed(Observed),
     /// At least one failure; the first one decides.
     Failed(Vec<Failure>),
+    /// Nothing was looked at.
+    Suspended,
+}
+
+/// A pass's outcome and what it found on the way.
+#[derive(Debug)]
+pub struct Report {
+    /// The outcome.
+    pub outcome: Outcome,
+    /// What was found other than it should be; `None` where the pass did not come to compare.
+    pub found: Option<Found>,
+}
+
+impl From<Outcome> for Report {
+    fn from(outcome: Outcome) -> Self {
+        Self { outcome, found: None }
+    }
 }
 
 /// What is in place.
@@ -49,6 +80,27 @@ pub struct Done {
     pub last_rotation: Option<LastRotation>,
     /// When rotation has something to do next.
     pub next: Option<Timestamp>,
+    /// What the configuration asks of the fence beyond what is there.
+    pub missing: Vec<Deviation>,
+}
+
+/// What would be done.
+#[derive(Debug)]
+pub struct Observed {
+    /// Steps in the database.
+    pub database: usize,
+    /// Steps in the vault.
+    pub secrets: usize,
+    /// What the configuration asks of the fence beyond what is there.
+    pub missing: Vec<Deviation>,
+}
+
+impl Observed {
+    /// Counts a plan.
+    #[must_use]
+    pub fn of(plan: &Plan, missing: Vec<Deviation>) -> Self {
+        Self { database: plan.database.len() + plan.dependents.len(), secrets: plan.secrets.len(), missing }
+    }
 }
 
 /// Times in Kubernetes objects have whole seconds; with more, the object read back would never equal the one written.
@@ -57,12 +109,12 @@ pub fn whole_second(now: Timestamp) -> Timestamp {
     Timestamp::from_second(now.as_second()).unwrap_or(now)
 }
 
-/// A condition that changed its status or its reason.
+/// A condition that changed its status or its reason, or other news of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transition {
     /// Type of the condition.
     pub condition: &'static str,
-    /// Whether it is True now.
+    /// Whether that is as it should be.
     pub good: bool,
     /// Why.
     pub reason: Reason,
@@ -70,19 +122,31 @@ pub struct Transition {
     pub message: String,
 }
 
+/// What follows from a pass.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Next {
+    /// The status. One that is equal to the last must not be written.
+    pub status: RetailTenantStatus,
+    /// What deserves an event.
+    pub transitions: Vec<Transition>,
+    /// How many differences the history has anew, and how many of them were mended.
+    pub recorded: (usize, usize),
+}
+
 /// Computes the next status and the transitions that deserve an event; `None` where the outcome says nothing about the
-/// tenant. A status equal to `last` must not be written.
+/// tenant.
 #[must_use]
 pub fn next(
     last: Option<&RetailTenantStatus>,
-    outcome: &Outcome,
+    report: &Report,
     generation: Option<i64>,
     now: Timestamp,
-) -> Option<(RetailTenantStatus, Vec<Transition>)> {
+) -> Option<Next> {
     let mut status = last.cloned().unwrap_or_default();
     let mut writer = Writer { last, conditions: Vec::new(), transitions: Vec::new(), generation, now };
-    match outcome {
-        Outcome::Done(Done { stores, principals, credentials, rotation, last_rotation, next: _ }) => {
+    let mut suspended = false;
+    match &report.outcome {
+        Outcome::Done(Done { stores, principals, credentials, rotation, last_rotation, next: _, missing }) => {
             status.stores = i32::try_from(*stores).ok();
             status.principals = i32::try_from(*principals).ok();
             status.credentials = Some(credentials.clone());
@@ -97,11 +161,31 @@ pub fn next(
                     writer.set(SECRETS_READY, true, Reason::Reconciled, "the credentials are in Key Vault and work")
                 }
             }
-            let intact = "policies, grants, functions and roles are as the migrations made them";
-            writer.set(POLICY_VERIFIED, true, Reason::Reconciled, intact);
+            writer.set(POLICY_VERIFIED, true, Reason::Reconciled, &intact(missing));
+        }
+        Outcome::Observed(Observed { database, secrets, missing }) => {
+            let served = status.credentials.is_some();
+            let differs = |steps: usize| {
+                format!(
+                    "{} would be taken and mode is Observe: see condition Drifted; storefence-operator plan prints them, \
+                     mode Enforce takes them",
+                    count(steps, "step")
+                )
+            };
+            for (condition, steps) in
+                [(READY, database + secrets), (DATABASE_READY, *database), (SECRETS_READY, *secrets)]
+            {
+                match steps {
+                    0 if served => writer.set(condition, true, Reason::Reconciled, "nothing differs from the spec"),
+                    0 => writer.keep(condition, Reason::DriftDetected),
+                    steps => writer.set(condition, false, Reason::DriftDetected, &differs(steps)),
+                }
+            }
+            writer.set(POLICY_VERIFIED, true, Reason::Reconciled, &intact(missing));
         }
         Outcome::Failed(failures) => {
             let first = failures.iter().find(|failure| failure.class() != Class::Contention)?;
+            suspended = first.reason() == Reason::Suspended;
             writer.set(READY, false, first.reason(), &first.to_string());
             for (condition, area) in
                 [(DATABASE_READY, Area::Database), (SECRETS_READY, Area::Secrets), (POLICY_VERIFIED, Area::Policy)]
@@ -112,11 +196,46 @@ pub fn next(
                 }
             }
         }
+        Outcome::Suspended => {
+            suspended = true;
+            for condition in [READY, DATABASE_READY, SECRETS_READY, POLICY_VERIFIED] {
+                writer.keep(condition, Reason::Suspended);
+            }
+        }
     }
+    let recorded = writer.drifted(&mut status.drift_history, report);
+    // Its generation tells the next pass whether the spec has been in place.
+    let in_place = match &report.outcome {
+        Outcome::Done(_) | Outcome::Observed(_) => true,
+        Outcome::Failed(_) => report.found.as_ref().is_some_and(|found| found.outcome == DriftOutcome::Mended),
+        Outcome::Suspended => false,
+    };
+    if !in_place {
+        let generation = writer.previous(DRIFTED).and_then(|last| last.observed_generation);
+        let drifted = writer.conditions.iter_mut().find(|condition| condition.type_ == DRIFTED);
+        drifted.into_iter().for_each(|drifted| drifted.observed_generation = generation);
+    }
+    let (reason, message) = if suspended {
+        (Reason::Suspended, "the operator does nothing for this tenant until spec.suspend is false")
+    } else {
+        (Reason::Reconciled, "spec.suspend is false")
+    };
+    writer.set(SUSPENDED, suspended, reason, message);
     let Writer { conditions, transitions, .. } = writer;
     status.conditions = conditions;
     status.observed_generation = generation;
-    Some((status, transitions))
+    Some(Next { status, transitions, recorded })
+}
+
+fn intact(missing: &[Deviation]) -> String {
+    let intact = "policies, grants, functions and roles are as the migrations made them";
+    match missing {
+        [] => intact.to_owned(),
+        [first, others @ ..] => {
+            let others = if others.is_empty() { String::new() } else { format!(" (and {} more)", others.len()) };
+            format!("{intact}; MISSING of what the configuration asks for: {first}{others}")
+        }
+    }
 }
 
 /// What to tell of a rotation until the former credentials are disabled.
@@ -145,29 +264,91 @@ impl Writer<'_> {
         self.last?.conditions.iter().find(|condition| condition.type_ == type_)
     }
 
-    fn set(&mut self, type_: &'static str, good: bool, reason: Reason, message: &str) {
-        let message = shorten(message);
-        let status = if good { "True" } else { "False" };
+    fn set(&mut self, type_: &'static str, value: bool, reason: Reason, message: &str) {
+        let message = shorten(message, MESSAGE_MAX);
+        let status = if value { "True" } else { "False" };
         let previous = self.previous(type_);
         let same_status = previous.filter(|previous| previous.status == status);
         let since = same_status.map_or(self.now, |previous| previous.last_transition_time.0);
-        if same_status.is_none_or(|previous| previous.reason != reason.as_str()) {
-            let message = message.clone();
-            self.transitions.push(Transition { condition: type_, good, reason, message });
+        // That nothing has drifted and nothing is suspended is no news of a new tenant.
+        let expected = [DRIFTED, SUSPENDED].contains(&type_) && !value && previous.is_none();
+        if !expected && same_status.is_none_or(|previous| previous.reason != reason.as_str()) {
+            let good = if type_ == DRIFTED { !value } else { value || type_ == SUSPENDED };
+            self.transitions.push(Transition { condition: type_, good, reason, message: message.clone() });
         }
         self.push(type_, status, reason.as_str(), message, since);
     }
 
-    /// A condition that this pass learnt nothing about stays as it was.
+    /// `Drifted`, its history and its events. Gives the differences that the history has anew, and how many of them were
+    /// mended.
+    fn drifted(&mut self, history: &mut Vec<DriftRecord>, report: &Report) -> (usize, usize) {
+        let Some(found) = &report.found else {
+            self.keep(
+                DRIFTED,
+                if matches!(report.outcome, Outcome::Suspended) { Reason::Suspended } else { Reason::Pending },
+            );
+            return (0, 0);
+        };
+        if found.adoption_done && !found.adopted.is_empty() {
+            self.record(history, DriftOutcome::Adopted, &found.adopted);
+            self.tell(DATABASE_READY, true, Reason::Adopted, &format!("taken over: {}", listed(&found.adopted)));
+        }
+        let mended = found.mended_changes();
+        if !mended.is_empty() {
+            self.record(history, DriftOutcome::Mended, mended);
+            self.tell(DRIFTED, true, Reason::DriftMended, &format!("mended: {}", listed(mended)));
+        }
+        let open = found.open_changes();
+        if !open.is_empty() {
+            let outcome = if found.outcome == DriftOutcome::Reported { found.outcome } else { DriftOutcome::Failed };
+            let standing = self.previous(DRIFTED).is_some_and(|last| last.status == "True");
+            let last = history.first();
+            let known = standing && last.is_some_and(|last| last.outcome == outcome && last.changes == bounded(&open));
+            let summary = format!("{}: {}", count(open.len(), "difference"), listed(&open));
+            self.set(DRIFTED, true, Reason::DriftDetected, &summary);
+            if known {
+                return (mended.len(), mended.len());
+            }
+            self.record(history, outcome, &open);
+            return (mended.len() + open.len(), mended.len());
+        }
+        let last_mended = |last: &&Condition| last.reason == Reason::DriftMended.as_str() && last.status == "False";
+        if mended.is_empty() {
+            match self.previous(DRIFTED).filter(last_mended).map(|last| last.message.clone()) {
+                // What was last mended stays to be read.
+                Some(message) => self.set(DRIFTED, false, Reason::DriftMended, &message),
+                None => self.set(DRIFTED, false, Reason::Reconciled, "nothing differs from the spec"),
+            }
+        } else {
+            let previous = self.previous(DRIFTED).filter(|last| last.status == "False");
+            let since = previous.map_or(self.now, |last| last.last_transition_time.0);
+            let message = format!("mended at {}: {}", self.now, listed(mended));
+            let message = shorten(&message, MESSAGE_MAX);
+            self.push(DRIFTED, "False", Reason::DriftMended.as_str(), message, since);
+        }
+        (mended.len(), mended.len())
+    }
+
+    fn record(&self, history: &mut Vec<DriftRecord>, outcome: DriftOutcome, changes: &[String]) {
+        history.insert(0, DriftRecord { time: Time(self.now), outcome, changes: bounded(changes) });
+        history.truncate(DRIFT_HISTORY_MAX);
+    }
+
+    /// News that is no transition.
+    fn tell(&mut self, condition: &'static str, good: bool, reason: Reason, message: &str) {
+        self.transitions.push(Transition { condition, good, reason, message: shorten(message, MESSAGE_MAX) });
+    }
+
+    /// A condition that this pass learnt nothing about stays as it was, with the generation that it speaks of.
     fn keep(&mut self, type_: &'static str, because: Reason) {
         match self.previous(type_).cloned() {
-            Some(previous) if previous.status != "Unknown" => {
-                let since = previous.last_transition_time.0;
-                self.push(type_, &previous.status, &previous.reason, previous.message, since);
-            }
+            Some(previous) if previous.status != "Unknown" => self.conditions.push(previous),
             previous => {
                 let since = previous.map_or(self.now, |previous| previous.last_transition_time.0);
-                let message = format!("not looked at yet, because of {}", because.as_str());
+                let message = match because {
+                    Reason::Pending => "not looked at yet".to_owned(),
+                    because => format!("not looked at yet, because of {}", because.as_str()),
+                };
                 self.push(type_, "Unknown", Reason::Pending.as_str(), message, since);
             }
         }
@@ -185,83 +366,35 @@ impl Writer<'_> {
     }
 }
 
+/// The first few, for a message.
+fn listed(changes: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let shown = changes.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join("; ");
+    match changes.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown}; and {more} more"),
+    }
+}
+
+/// As many as the history takes, each as long as it takes.
+fn bounded(changes: &[String]) -> Vec<String> {
+    let mut kept: Vec<String> =
+        changes.iter().take(CHANGES_MAX).map(|change| shorten(change, CHANGE_MAX - 4)).collect();
+    if let (Some(last), true) = (kept.last_mut(), changes.len() > CHANGES_MAX) {
+        *last = format!("and {} more", changes.len() - CHANGES_MAX + 1);
+    }
+    kept
+}
+
 fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
-fn shorten(message: &str) -> String {
-    let end = message.char_indices().map(|(at, _)| at).find(|at| *at >= MESSAGE_MAX);
+fn shorten(message: &str, max: usize) -> String {
+    let end = message.char_indices().map(|(at, _)| at).find(|at| *at >= max);
     end.map_or_else(|| message.to_owned(), |end| format!("{}…", &message[..end]))
 }
 
 #[cfg(test)]
-mod tests {
-    use storefence_tenancy::credentials::Slot;
-
-    use super::*;
-
-    fn done() -> Outcome {
-        let credentials = Credentials { active_slot: Slot::A, active_kid: 1, slots: vec![], context_keys: vec![] };
-        Outcome::Done(Done { stores: 1, principals: 2, credentials, rotation: None, last_rotation: None, next: None })
-    }
-
-    fn failed() -> Outcome {
-        Outcome::Failed(vec![Failure::DatabaseNotConfigured("x".to_owned())])
-    }
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
-    }
-
-    fn find<'a>(status: &'a RetailTenantStatus, type_: &str) -> &'a Condition {
-        status.conditions.iter().find(|condition| condition.type_ == type_).unwrap()
-    }
-
-    #[test]
-    fn a_second_equal_outcome_changes_nothing() {
-        for outcome in [done(), failed()] {
-            let (first, events) = next(None, &outcome, Some(1), at(10)).unwrap();
-            assert!(!events.is_empty());
-            let (second, events) = next(Some(&first), &outcome, Some(1), at(20)).unwrap();
-            assert_eq!(first, second);
-            assert_eq!(events, []);
-        }
-    }
-
-    #[test]
-    fn a_failure_keeps_the_credentials_and_what_is_known() {
-        let (ready, _) = next(None, &done(), Some(1), at(10)).unwrap();
-        let (broken, events) = next(Some(&ready), &failed(), Some(1), at(20)).unwrap();
-        assert_eq!(broken.credentials, ready.credentials);
-        assert_eq!(find(&broken, READY).status, "False");
-        assert_eq!(find(&broken, READY).reason, "DatabaseNotConfigured");
-        assert_eq!(find(&broken, READY).last_transition_time.0, at(20));
-        assert_eq!(find(&broken, DATABASE_READY).status, "False");
-        assert_eq!(find(&broken, SECRETS_READY).status, "True");
-        assert_eq!(events.iter().map(|event| event.condition).collect::<Vec<_>>(), [READY, DATABASE_READY]);
-        let (mended, events) = next(Some(&broken), &done(), Some(1), at(30)).unwrap();
-        assert_eq!(mended.conditions.iter().filter(|condition| condition.status == "True").count(), 4);
-        assert_eq!(events.len(), 2);
-    }
-
-    #[test]
-    fn a_new_tenant_that_fails_says_what_is_not_known() {
-        let (status, _) = next(None, &failed(), Some(1), at(10)).unwrap();
-        assert_eq!(find(&status, SECRETS_READY).status, "Unknown");
-        assert_eq!(find(&status, SECRETS_READY).reason, "Pending");
-        assert_eq!(status.credentials, None);
-    }
-
-    #[test]
-    fn contention_is_not_told() {
-        let (ready, _) = next(None, &done(), Some(1), at(10)).unwrap();
-        let contention = Outcome::Failed(vec![Failure::LockContention("zava".to_owned())]);
-        assert_eq!(next(Some(&ready), &contention, Some(2), at(20)), None);
-    }
-
-    #[test]
-    fn long_messages_are_cut_between_characters() {
-        assert_eq!(shorten("short"), "short");
-        assert!(shorten(&"ä".repeat(2000)).len() <= MESSAGE_MAX + "…".len() + 1);
-    }
-}
+#[path = "status_tests.rs"]
+mod tests;

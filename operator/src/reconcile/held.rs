@@ -1,0 +1,77 @@
+//! What the vault holds of one tenant, read: the values that steps need, and what the diff may know of them.
+
+use std::collections::BTreeMap;
+
+use sha2::{Digest, Sha256};
+use storefence_tenancy::credentials::{ContextKey, HmacPads};
+
+use super::{
+    desired::Desired,
+    state::{SecretContent, SecretState},
+};
+use crate::{
+    config::Endpoint,
+    credentials::password_from_uri,
+    database::apply::Material,
+    vault::{Read, Version},
+};
+
+/// What the vault answered, by secret name.
+pub(super) type Stored = BTreeMap<String, Read>;
+
+/// What was read out of the vault: values, and which version they are.
+#[derive(Default)]
+pub(super) struct Held {
+    /// The values.
+    pub material: Material,
+    /// Versions by secret.
+    pub versions: BTreeMap<String, Version>,
+    contents: BTreeMap<String, SecretContent>,
+}
+
+impl Held {
+    /// Takes what can be used.
+    pub fn read(desired: &Desired, endpoint: &Endpoint, stored: &Stored) -> Self {
+        let mut held = Self::default();
+        let live = |name: &str| match stored.get(name) {
+            Some(Read::Live(secret)) if secret.enabled => Some(secret),
+            _ => None,
+        };
+        for (slot, role) in desired.roles.iter().filter(|(_, role)| role.login) {
+            let Some(secret) = live(&role.secret) else { continue };
+            let Some(password) = password_from_uri(endpoint, &role.name, secret.value.expose()) else { continue };
+            held.material.passwords.insert(*slot, password);
+            held.versions.insert(role.secret.clone(), secret.version.clone());
+            held.contents.insert(role.secret.clone(), SecretContent::Login);
+        }
+        for (kid, name) in &desired.keys {
+            let Some(secret) = live(name) else { continue };
+            let Ok(key) = ContextKey::from_base64(secret.value.expose()) else { continue };
+            held.contents.insert(name.clone(), SecretContent::ContextKey { fingerprint: fingerprint(&key.pads()) });
+            held.material.keys.insert(*kid, key);
+            held.versions.insert(name.clone(), secret.version.clone());
+        }
+        held
+    }
+
+    /// The state of a secret, for the diff.
+    pub fn state(&self, name: &str, read: &Read) -> SecretState {
+        match read {
+            Read::Absent => SecretState::Absent,
+            Read::SoftDeleted { owner } => SecretState::SoftDeleted { owner: owner.clone() },
+            Read::Live(secret) if !secret.enabled => {
+                SecretState::Live { owner: secret.owner.clone(), content: SecretContent::Disabled }
+            }
+            Read::Live(secret) => SecretState::Live {
+                owner: secret.owner.clone(),
+                content: self.contents.get(name).cloned().unwrap_or(SecretContent::Unusable),
+            },
+        }
+    }
+}
+
+/// Comparable with what `database::observe` computes of `fence.context_keys`.
+fn fingerprint(pads: &HmacPads) -> String {
+    let digest = Sha256::new().chain_update(pads.inner).chain_update(pads.outer).finalize();
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
