@@ -37,6 +37,8 @@ enum Command {
     Conformance(conformance::Options),
     /// Write the CustomResourceDefinitions to crds/
     Crds,
+    /// Write the tables of options and metrics to docs/operations.md
+    Reference,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -50,5 +52,6 @@ fn main() -> anyhow::Result<()> {
         Command::Test(options) => test::run(&options),
         Command::Conformance(options) => conformance::run(&options),
         Command::Crds => build::crds(),
+        Command::Reference => build::reference(),
     }
 }
