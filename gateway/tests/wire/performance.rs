@@ -98,6 +98,14 @@ async fn slow(world: Arc<World>) -> Result<()> {
     ensure!(!text.contains("retail.") && !text.contains("generate_series"), "a statement stands in {text}");
     let counted = world.metric(&gateway, "storefence_slow_statements_total{tool=\"execute_sales_query\"}").await?;
     ensure!((counted - 3.0).abs() < 0.5, "{counted}");
+    // What tells the plan tells it to the gateway alone: the caller's own statement may not ask.
+    for sql in
+        ["SELECT * FROM fence.plan_hash('', 'SELECT 1')", "SELECT fence.plan_hash('', 'SELECT 1') FROM retail.orders"]
+    {
+        let answer = ask(sql).await?;
+        let code = answer.structured()["code"].as_str().unwrap_or_default();
+        ensure!(matches!(code, "AUTHORIZATION_ERROR" | "VALIDATION_ERROR"), "{}", answer.message);
+    }
     // Not for callers.
     let public = world.http.get(format!("{}/debug/performance", gateway.url)).send().await?;
     ensure!(public.status() == 404 || public.status() == 401, "{}", public.status());

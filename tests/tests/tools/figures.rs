@@ -74,6 +74,7 @@ async fn check(shared: &Shared, stores: &[&str], answer: &Value) -> Result<()> {
         for (found, expected) in found.iter().zip(&expected) {
             ensure!(near(&found["revenue"], &expected["revenue"]), "{list}: {found}, not {expected}");
         }
+        before(shared, stores, answer, list, name).await?;
     }
     let by_store = rows(shared, stores, &top("s.store_name", "")).await?;
     for expected in &by_store {
@@ -87,6 +88,41 @@ async fn check(shared: &Shared, stores: &[&str], answer: &Value) -> Result<()> {
     ensure!(json!(orders) == answer["figures"]["orders"], "the days have {orders} orders");
     let out = row(shared, stores, "SELECT count(*) AS n FROM inventory WHERE stock_level = 0").await?;
     ensure!(answer["stockOuts"]["count"] == out["n"], "{} of {out} stock-outs", answer["stockOuts"]["count"]);
+    Ok(())
+}
+
+/// The names of a list in the period before and a year before.
+async fn before(shared: &Shared, stores: &[&str], answer: &Value, list: &str, name: &str) -> Result<()> {
+    for (window, field) in [("previous", "previousRevenue"), ("yearBefore", "yearBeforeRevenue")] {
+        let period = &answer[window]["period"];
+        let (from, to) = (period["from"].as_str().unwrap_or_default(), period["to"].as_str().unwrap_or_default());
+        let joined = format!(
+            "FROM orders o JOIN order_items i USING (store_id, order_id) JOIN products p USING (product_id)
+             JOIN categories c ON c.category_id = p.category_id WHERE o.order_date >= '{from}' AND o.order_date < '{to}'"
+        );
+        let sold =
+            rows(shared, stores, &format!("SELECT {name} AS name, sum(i.total_amount) AS revenue {joined} GROUP BY 1"))
+                .await?;
+        for item in answer[list].as_array().into_iter().flatten() {
+            let expected =
+                sold.iter().find(|row| row["name"] == item["name"]).map_or(json!(0), |row| row["revenue"].clone());
+            ensure!(near(&item[field], &expected), "{list} {field}: {item}, not {expected}");
+        }
+        let by_day = rows(
+            shared,
+            stores,
+            &format!(
+                "SELECT (o.order_date AT TIME ZONE 'UTC')::date - (timestamptz '{from}' AT TIME ZONE 'UTC')::date AS place,
+                        sum(i.total_amount) AS revenue {joined} GROUP BY 1"
+            ),
+        )
+        .await?;
+        for (place, day) in answer["days"].as_array().into_iter().flatten().enumerate() {
+            let expected =
+                by_day.iter().find(|row| row["place"] == json!(place)).map_or(json!(0), |row| row["revenue"].clone());
+            ensure!(near(&day[field], &expected), "days {field}: {day}, not {expected}");
+        }
+    }
     Ok(())
 }
 
