@@ -258,20 +258,3 @@ fn databases_of_one_cluster_are_migrated_at_once() {
         assert_eq!(usize::try_from(row.get::<i64, _>(0)).unwrap(), migrate::MIGRATIONS.len());
     });
 }
-
-/// The scale that demonstrations use.
-#[test]
-#[ignore = "takes a minute: run it by name"]
-fn the_zava_scale_loads_within_a_minute() {
-    in_world(WORLDS[1], |world| async move {
-        let mut connection = PgConnection::connect_with(&options(&world.database.admin_url)).await.unwrap();
-        let start = std::time::Instant::now();
-        let report = seed::run(&mut connection, "zava", Scale::Zava).await.unwrap();
-        let elapsed = start.elapsed();
-        println!("{report:?} in {elapsed:?}");
-        assert!(elapsed.as_secs() < 60);
-        assert!(report.order_items.abs_diff(490_000) < 10_000, "{report:?}");
-        // the whole of it, not the one field used above: the cluster ends with it
-        drop(world);
-    });
-}

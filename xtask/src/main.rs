@@ -3,6 +3,7 @@
 //! This crate stays small: whatever needs the product's libraries is done by the `storefence-devstack` binary, which
 //! `up` builds with its progress in sight.
 
+mod bench;
 mod build;
 mod conformance;
 mod stack;
@@ -35,6 +36,8 @@ enum Command {
     Test(test::Options),
     /// Run the official MCP conformance suite, for both revisions of the protocol
     Conformance(conformance::Options),
+    /// Build for release and measure; `cargo xtask bench --help` shows the options
+    Bench(stack::Passed),
     /// Write the CustomResourceDefinitions to crds/
     Crds,
     /// Write the tables of options and metrics to docs/operations.md
@@ -51,6 +54,7 @@ fn main() -> anyhow::Result<()> {
         Command::Kind(passed) => stack::kind(&passed),
         Command::Test(options) => test::run(&options),
         Command::Conformance(options) => conformance::run(&options),
+        Command::Bench(passed) => bench::run(&passed),
         Command::Crds => build::crds(),
         Command::Reference => build::reference(),
     }

@@ -11,7 +11,7 @@ use crate::build;
 #[command(disable_help_flag = true)]
 pub struct Passed {
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    args: Vec<OsString>,
+    pub args: Vec<OsString>,
 }
 
 /// Builds the binaries and starts the stack.

@@ -1,0 +1,50 @@
+//! One tenant's p99 while another tenant's statements take all the processor they can get.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::Settings;
+use crate::{
+    load::open,
+    report::{Aim, Report, Row},
+    wire::{Wire, query},
+    world::World,
+};
+
+const BOMB: &str = "SELECT count(*) FROM generate_series(1, 2000000000) a, generate_series(1, 2000000000) b";
+const ROUND: Duration = Duration::from_secs(2);
+/// Calls per second of the tenant that is looked at.
+const RATE: f64 = 100.0;
+
+pub async fn run(world: &World, settings: Settings, report: &mut Report) -> Result<()> {
+    // With the limits that a gateway has by default: eight statements of one tenant at a time.
+    let mut gateway = world.gateway("attack", &[])?;
+    gateway.ready(Duration::from_secs(10)).await?;
+    let url = gateway.url.clone();
+    let victim = query(&url, &world.token("contoso-head-office")?, "SELECT count(*) FROM retail.stores")?;
+    let bomb = query(&url, &world.token("head-office")?, BOMB)?;
+    let mut calm = Wire::many(&url, &victim, 8).await?;
+    let (mut p50, mut p99) = (Vec::new(), Vec::new());
+    for _ in 0..settings.rounds {
+        let (quiet, back) = open(calm, RATE, ROUND).await?;
+        calm = back;
+        let mut attackers = tokio::task::JoinSet::new();
+        for _ in 0..32 {
+            let mut wire = Wire::connect(&url, bomb.clone()).await?;
+            attackers.spawn(async move { wire.exchange().await });
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let (attacked, back) = open(calm, RATE, ROUND).await?;
+        calm = back;
+        // The clients go away, and with them their statements at the server.
+        attackers.shutdown().await;
+        p50.push((attacked.ms(0.5), quiet.ms(0.5)));
+        p99.push((attacked.ms(0.99), quiet.ms(0.99)));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let what = "cheap query of one tenant while another attacks, p99";
+    report.add(Row::ratio("attack.p99", what, "when it is quiet", "ms", Aim::AtMost(2.0), &p99));
+    report.add(Row::ratio("attack.p50", "the same, p50", "when it is quiet", "ms", Aim::Smaller, &p50));
+    gateway.stop().await
+}

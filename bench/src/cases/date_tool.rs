@@ -1,0 +1,99 @@
+//! `get_current_utc_date` with a valid token, against hyper alone with the same bytes.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use serde_json::json;
+use storefence_devstack::process::{Child, Spawn};
+
+use super::{Settings, round};
+use crate::{
+    load::open,
+    report::{Aim, Kind, Report, Row},
+    wire::{Wire, tool_call},
+    world::World,
+};
+
+const ROUND: Duration = Duration::from_millis(600);
+
+pub async fn run(world: &World, settings: Settings, report: &mut Report) -> Result<()> {
+    let request = tool_call(world.url(), &world.token("seattle-manager")?, "get_current_utc_date", json!({}))?;
+    let mut first = Wire::connect(world.url(), request.clone()).await?;
+    first.exchange().await?;
+    let (bare, bare_url) = bare(world, first.body()).await?;
+    let mut rate = 0.0;
+    for connections in [1, 16, 64] {
+        let mut ours = Wire::many(world.url(), &request, connections).await?;
+        let mut theirs = Wire::many(&bare_url, &request, connections).await?;
+        let (mut cpu, mut rates, mut p50) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..settings.rounds {
+            let (our_cpu, our_load, back) = round(world.gateway_pid(), ours, ROUND).await?;
+            ours = back;
+            let (their_cpu, their_load, back) = round(bare.pid(), theirs, ROUND).await?;
+            theirs = back;
+            cpu.push((our_cpu, their_cpu));
+            rates.push((our_load.rate(), their_load.rate()));
+            p50.push((our_load.ms(0.5), their_load.ms(0.5)));
+        }
+        let what = format!("date tool, CPU per call at {connections}");
+        report.add(Row::ratio(&format!("date.cpu.{connections}"), &what, "bare hyper", "µs", Aim::AtMost(3.0), &cpu));
+        let what = format!("date tool, calls per second at {connections}");
+        report.add(Row::ratio(&format!("date.rate.{connections}"), &what, "bare hyper", "/s", Aim::Larger, &rates));
+        if connections == 1 {
+            report.add(Row::pairs(
+                Kind::Difference,
+                "date.p50.1",
+                "date tool, p50 at 1",
+                "bare hyper",
+                "ms",
+                Aim::Smaller,
+                &p50,
+            ));
+        }
+        if connections == 16 {
+            rate = crate::report::median(&rates.iter().map(|(ours, _)| *ours).collect::<Vec<_>>()) / 2.0;
+        }
+    }
+    let (mut p50, mut p99) = (Vec::new(), Vec::new());
+    let mut ours = Wire::many(world.url(), &request, 64).await?;
+    let mut theirs = Wire::many(&bare_url, &request, 64).await?;
+    for _ in 0..settings.rounds {
+        let (our_load, back) = open(ours, rate, ROUND).await?;
+        ours = back;
+        let (their_load, back) = open(theirs, rate, ROUND).await?;
+        theirs = back;
+        p50.push((our_load.ms(0.5), their_load.ms(0.5)));
+        p99.push((our_load.ms(0.99), their_load.ms(0.99)));
+    }
+    let what = format!("date tool, p50 at half load, {rate:.0}/s arriving");
+    report.add(Row::pairs(Kind::Difference, "date.open.p50", &what, "bare hyper", "ms", Aim::Smaller, &p50));
+    report.add(Row::pairs(
+        Kind::Difference,
+        "date.open.p99",
+        "date tool, p99 at half load",
+        "bare hyper",
+        "ms",
+        Aim::Smaller,
+        &p99,
+    ));
+    Ok(())
+}
+
+/// Starts the bare handler as a process of its own, so that its CPU time can be told apart.
+async fn bare(world: &World, body: &[u8]) -> Result<(Child, String)> {
+    let path = |name: &str| world.directory.path().join(name);
+    std::fs::write(path("bare.json"), body)?;
+    let spawn = Spawn::new(std::env::current_exe()?).arg("bare").arg(path("bare.json"));
+    let mut child = spawn.stdout(path("bare.port")).log(path("bare.log")).start()?;
+    let begun = Instant::now();
+    loop {
+        let text = std::fs::read_to_string(path("bare.port")).unwrap_or_default();
+        if let Some(port) = text.strip_suffix('\n') {
+            return Ok((child, format!("http://127.0.0.1:{port}")));
+        }
+        if !child.is_running() || begun.elapsed() > Duration::from_secs(10) {
+            bail!("the bare handler did not start: {}", child.log_tail(5));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

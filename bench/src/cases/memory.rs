@@ -1,0 +1,61 @@
+//! Five minutes of calls of every kind: memory must not grow once everything has been used.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use serde_json::json;
+
+use crate::{
+    load::open,
+    process,
+    report::{Aim, Report, Row, median},
+    wire::{Wire, query, tool_call},
+    world::World,
+};
+
+const MINUTES: u64 = 5;
+/// Calls per second: an hour of 25 a second in five minutes.
+const RATE: f64 = 300.0;
+
+pub async fn run(world: &World, report: &mut Report) -> Result<()> {
+    println!("load for {MINUTES} minutes");
+    let mut gateway = world.gateway("memory", &[])?;
+    gateway.ready(Duration::from_secs(10)).await?;
+    let url = gateway.url.clone();
+    let mut wires = Vec::new();
+    for principal in ["head-office", "seattle-manager", "contoso-head-office", "redmond-manager"] {
+        let token = world.token(principal)?;
+        for request in [
+            tool_call(&url, &token, "get_current_utc_date", json!({}))?,
+            tool_call(&url, &token, "list_stores", json!({}))?,
+            tool_call(&url, &token, "get_multiple_table_schemas", json!({"table_names": ["orders"]}))?,
+            query(&url, &token, "SELECT count(*) FROM retail.stores")?,
+            query(&url, &token, "SELECT store_name, count(*) FROM retail.stores GROUP BY 1 ORDER BY 1")?,
+        ] {
+            wires.push(Wire::connect(&url, request).await?);
+        }
+    }
+    let begun = Instant::now();
+    let mut samples: Vec<(f64, f64)> = Vec::new();
+    while begun.elapsed() < Duration::from_secs(60 * MINUTES) {
+        let (_, back) = open(wires, RATE, Duration::from_secs(5)).await?;
+        wires = back;
+        samples.push((begun.elapsed().as_secs_f64() / 60.0, process::resident_mib(gateway.child.pid()).0));
+    }
+    let about = |minute: f64| {
+        let near: Vec<f64> = samples.iter().filter(|(at, _)| (at - minute).abs() < 0.3).map(|(_, mib)| *mib).collect();
+        median(&near)
+    };
+    let (early, late) = (about(2.0), about(MINUTES as f64));
+    let what = format!("resident memory under load, growth from minute 2 to {MINUTES}, {RATE:.0} calls a second");
+    report.add(Row::pairs(
+        crate::report::Kind::Difference,
+        "memory.growth",
+        &what,
+        "minute 2",
+        "MiB",
+        Aim::AtMost(0.5),
+        &[(late, early)],
+    ));
+    gateway.stop().await
+}
