@@ -80,6 +80,11 @@ impl World {
     }
 
     pub async fn with(version: u32, kind: AdminKind) -> Self {
+        Self::with_rules(version, kind, operator_rules()).await
+    }
+
+    /// With other rules for the operator than the chart's.
+    pub async fn with_rules(version: u32, kind: AdminKind, rules: Vec<Rule>) -> Self {
         // Another test of this process may have installed it.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let authority = Authority::new().unwrap();
@@ -92,7 +97,7 @@ impl World {
         let app = ClientApp::with_secret(ZAVA_TENANT_ID);
         entra.add_client(app.clone());
         vault.allow(&app.object_id, Permissions::officer());
-        let user = User::new(OPERATOR, operator_rules());
+        let user = User::new(OPERATOR, rules);
         let api = KubeApi::start(KubeApiOptions::new(&authority).user(user)).await.unwrap();
         let kube = client(&api.kubeconfig()).await;
         let directory = tempfile::tempdir().unwrap();

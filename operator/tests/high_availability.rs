@@ -1,0 +1,94 @@
+//! Two processes: what happens when the one that leads dies, or stands still and comes back.
+
+mod harness;
+
+use std::time::{Duration, Instant};
+
+use harness::{Operator, World, poll, spec, store};
+use storefence_devstack::{
+    key_vault::{Effect, FaultRule, Operation},
+    process::Signal,
+};
+
+const LEADER: &str = "storefence_operator_leader";
+
+async fn leads(operator: &Operator) {
+    let leads = poll(async || (operator.metric(LEADER).await == 1.0).then_some(()));
+    assert!(leads.await.is_some(), "{}", operator.log());
+}
+
+async fn apply(world: &World, name: &str, number: u64) {
+    world.apply("retail", name, spec(name, &[("Seattle", store(number, 1))])).await;
+}
+
+/// With the lease's own default duration, from the leader's death to the next tenant's Ready.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_leader_is_replaced_within_twenty_seconds() {
+    let world = World::start().await;
+    let first = world.operator_with(&["--leader-elect"]).await;
+    leads(&first).await;
+    let second = world.operator_with(&["--leader-elect"]).await;
+    apply(&world, "zava", 1).await;
+    world.ready("retail", "zava").await;
+    first.kill();
+    let killed = Instant::now();
+    apply(&world, "contoso", 2).await;
+    world.ready("retail", "contoso").await;
+    assert!(killed.elapsed() < Duration::from_secs(20), "{:?}\n{}", killed.elapsed(), second.log());
+    assert_eq!(second.metric(LEADER).await, 1.0);
+}
+
+/// The old leader stops in the middle of a pass, with the tenant's lock; the new one works for all others, waits for
+/// that one, and the old one ends as soon as it goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_stood_still_is_fenced_by_the_lock_and_ends() {
+    let world = World::start().await;
+    let flags = ["--leader-elect", "--lease-duration", "3s", "--call-timeout", "20s"];
+    let mut first = world.operator_with(&flags).await;
+    leads(&first).await;
+    let second = world.operator_with(&flags).await;
+
+    let slow = Effect::Slow(Duration::from_secs(4));
+    world.vault.inject(FaultRule::new(slow).on(Operation::Set).secret("sf-zava-db-a"));
+    apply(&world, "zava", 1).await;
+    let locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'";
+    let locked = poll(async || (world.text(locks).await == "1").then_some(()));
+    assert!(locked.await.is_some(), "{}", first.log());
+    let writing = poll(async || (world.vault.calls(Operation::Set) > 0).then_some(()));
+    assert!(writing.await.is_some(), "{}", first.log());
+    first.child.signal(Signal::Stop);
+
+    leads(&second).await;
+    apply(&world, "contoso", 2).await;
+    world.ready("retail", "contoso").await;
+    let contended = "storefence_operator_reconcile_total{reason=\"LockContention\"}";
+    let fenced = poll(async || (second.metric(contended).await >= 1.0).then_some(()));
+    assert!(fenced.await.is_some(), "{}", second.log());
+    assert_eq!(world.get("retail", "zava").await.unwrap().status, None, "nobody works on it beside the old leader");
+    assert_eq!(world.text("SELECT count(*) FROM fence.tenants WHERE tenant_id = 'zava'").await, "0");
+
+    first.child.signal(Signal::Cont);
+    let ended = first.child.wait(Duration::from_secs(10)).await.unwrap();
+    let ended = ended.unwrap_or_else(|| panic!("still runs:\n{}", first.log()));
+    assert_eq!(ended.code(), Some(1), "{}", first.log());
+    assert!(first.log().contains("leadership is lost"), "{}", first.log());
+    world.ready("retail", "zava").await;
+    world.log_in("zava").await.unwrap();
+    assert_eq!(second.metric(LEADER).await, 1.0);
+}
+
+/// A leader that cannot reach the API gives up before its lease runs out, and is a follower when it is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_without_the_api_ends_in_time() {
+    let world = World::start().await;
+    let mut only = world.operator_with(&["--leader-elect", "--lease-duration", "3s"]).await;
+    leads(&only).await;
+    world.api.set_down(true);
+    let lost = Instant::now();
+    let ended = only.child.wait(Duration::from_secs(10)).await.unwrap();
+    assert!(ended.is_some_and(|status| status.code() == Some(1)), "{}", only.log());
+    assert!(lost.elapsed() < Duration::from_millis(3500), "{:?}", lost.elapsed());
+    world.api.set_down(false);
+    let again = world.operator_with(&["--leader-elect", "--lease-duration", "3s"]).await;
+    leads(&again).await;
+}
