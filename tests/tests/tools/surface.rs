@@ -48,7 +48,10 @@ pub async fn definitions(shared: &Shared) -> Result<()> {
             );
             ensure!(tool["annotations"]["readOnlyHint"] == json!(true), "{name}");
             ensure!(tool["inputSchema"]["additionalProperties"] == json!(false), "{name}");
-            ensure!(tool["outputSchema"]["required"].as_array().is_some_and(|all| !all.is_empty()), "{name}");
+            ensure!(
+                tool["outputSchema"]["anyOf"][0]["required"].as_array().is_some_and(|all| !all.is_empty()),
+                "{name}"
+            );
             let described = |schema: &Value| {
                 schema["properties"].as_object().into_iter().flatten().all(|(_, field)| {
                     field["description"].is_string() || field["enum"].is_array() || field["default"].is_number()
@@ -68,7 +71,7 @@ pub async fn definitions(shared: &Shared) -> Result<()> {
         let list = send(&shared.client("head-office", Revision::V2026_07_28)?, "tools/list", json!({}), None).await?;
         let definition =
             list.result()["tools"].as_array().into_iter().flatten().find(|known| known["name"] == tool).cloned();
-        let required = definition.context(tool)?["outputSchema"]["required"].clone();
+        let required = definition.context(tool)?["outputSchema"]["anyOf"][0]["required"].clone();
         let answer = call(shared, "head-office", tool, arguments).await?;
         for field in required.as_array().into_iter().flatten().filter_map(Value::as_str) {
             ensure!(answer.get(field).is_some(), "{tool} promises {field}: {answer}");

@@ -53,6 +53,27 @@ impl Code {
     }
 }
 
+/// The fields of an error in `structuredContent`, as JSON schemas.
+pub fn schema() -> [(&'static str, Value); 6] {
+    [
+        (
+            "code",
+            json!({"type": "string", "enum": Code::ALL.map(Code::as_str), "description": "Of an error: what kind"}),
+        ),
+        ("message", json!({"type": "string", "description": "Of an error: what is wrong and what to do about it"})),
+        ("sqlstate", json!({"type": "string", "description": "Of an error: PostgreSQL's code"})),
+        (
+            "position",
+            json!({"type": "integer", "description": "Of an error: where in your statement, in characters from 1"}),
+        ),
+        ("retryAfterSeconds", json!({"type": "integer", "description": "Of an error: when to come back"})),
+        (
+            "suggestions",
+            json!({"type": "array", "items": {"type": "string"}, "description": "Of an error: valid names near the wrong one"}),
+        ),
+    ]
+}
+
 /// An error of a tool.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]

@@ -19,7 +19,7 @@ use std::{sync::Arc, time::Instant};
 
 use futures::future::BoxFuture;
 use rmcp::model::{JsonObject, Tool as Definition, ToolAnnotations};
-use serde_json::Value;
+use serde_json::{Value, json};
 use storefence_tenancy::Scope;
 use uuid::Uuid;
 
@@ -154,6 +154,17 @@ impl Catalogue {
     }
 }
 
+/// The schema of a tool's answers with that of its errors beside: clients such as the TypeScript SDK hold
+/// `structuredContent` against the schema whether it is an answer or an error.
+fn with_errors(mut output: Value) -> Value {
+    let answer = output.as_object_mut().and_then(|schema| schema.remove("required")).unwrap_or_default();
+    for (name, schema) in error::schema() {
+        output["properties"][name] = schema;
+    }
+    output["anyOf"] = json!([{"required": answer}, {"required": ["code", "message"]}]);
+    output
+}
+
 /// A definition of a tool that reads and changes nothing, as all of them do.
 fn definition(
     name: &'static str,
@@ -170,6 +181,23 @@ fn definition(
         ToolAnnotations::with_title(title).read_only(true).destructive(false).idempotent(true).open_world(false);
     Definition::new(name, description, object(input))
         .with_title(title)
-        .with_raw_output_schema(object(output))
+        .with_raw_output_schema(object(with_errors(output)))
         .with_annotations(annotations)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Catalogue, error};
+
+    #[test]
+    fn no_answer_has_a_field_that_means_something_else_in_an_error() {
+        for tool in Catalogue::default().definitions() {
+            let schema = tool.output_schema.expect("an output schema");
+            let answer = schema["anyOf"][0]["required"].as_array().expect("the fields of an answer");
+            assert!(!answer.is_empty(), "{}", tool.name);
+            for (name, _) in error::schema() {
+                assert!(!answer.iter().any(|field| field == name), "{}: {name}", tool.name);
+            }
+        }
+    }
 }
