@@ -165,6 +165,10 @@ struct RunArgs {
     #[command(flatten)]
     traces: TraceArgs,
 
+    /// Seconds that a connection is kept between two requests; longer than a proxy in front keeps it
+    #[arg(long, env = "STOREFENCE_KEEP_ALIVE", value_name = "SECONDS", default_value_t = 75, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    keep_alive: u64,
+
     /// Seconds that a client gets for a TLS handshake, for the headers of a request, for its body, and for each part of
     /// the answer
     #[arg(long, env = "STOREFENCE_CLIENT_TIMEOUT", value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
@@ -372,6 +376,7 @@ fn settings(args: RunArgs, log_format: LogFormat) -> Result<run::Settings, CliEr
         redis_url,
         traces,
         client_timeout,
+        keep_alive,
         cache_bytes,
         slow_after,
         azure,
@@ -428,6 +433,7 @@ fn settings(args: RunArgs, log_format: LogFormat) -> Result<run::Settings, CliEr
         traces,
         log_format,
         client_timeout: Duration::from_secs(client_timeout),
+        keep_alive: Duration::from_secs(keep_alive),
         cache_bytes,
         slow_after: Duration::from_millis(slow_after),
         azure,

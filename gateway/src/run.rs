@@ -63,7 +63,7 @@ pub(crate) const EMBEDDINGS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for a free database connection.
 const POOL_WAIT: Duration = Duration::from_secs(5);
 /// How often unused connections are looked for.
-const TIDY: Duration = Duration::from_secs(15);
+const TIDY: Duration = Duration::from_secs(5);
 /// Connections of the admin address: probes and scrapes.
 const ADMIN_CONNECTIONS: usize = 256;
 /// How long after SIGTERM new connections are still taken: load balancers learn from readiness, with a delay.
@@ -116,6 +116,8 @@ pub struct Settings {
     pub slow_after: Duration,
     /// How long clients may take for headers, and again for a body.
     pub client_timeout: Duration,
+    /// How long a connection is kept between two requests.
+    pub keep_alive: Duration,
     /// Our own identity, and trust roots.
     pub azure: AzureOptions,
 }
@@ -218,6 +220,7 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
         cache_bytes,
         slow_after,
         client_timeout,
+        keep_alive,
         azure,
     } = settings;
     let metrics = Arc::new(Metrics::new().map_err(setup)?);
@@ -297,14 +300,15 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     background.spawn(async move { keys.keep_fresh().await });
     background.spawn(tidy(services.clone(), tenants));
     let admin_stop = CancellationToken::new();
-    let limits = Limits { client: client_timeout, drain: Duration::ZERO, connections: ADMIN_CONNECTIONS };
+    let limits =
+        Limits { client: client_timeout, idle: keep_alive, drain: Duration::ZERO, connections: ADMIN_CONNECTIONS };
     let router = admin::router(admin.clone());
     let server = Server { listener: admin_listener, tls: None, router, limits, metrics: metrics.clone() };
     background.spawn(server.serve(admin_stop.clone()));
     if let Some(tls) = &tls {
         background.spawn(tls.clone().follow());
     }
-    let limits = Limits { client: client_timeout, drain, connections: max_connections };
+    let limits = Limits { client: client_timeout, idle: keep_alive, drain, connections: max_connections };
     let server = Server { listener, tls, router: http::router(app), limits, metrics };
     let public = tokio::spawn(server.serve(stop.clone()));
 

@@ -52,7 +52,7 @@ impl Shared {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let watch = Watch::new(self.client);
+        let watch = Watch::new(self.client, self.idle);
         let service = Requests { router: TowerToHyperService::new(router.clone()), watch: watch.clone() };
         let stream = Watched::new(stream, watch.clone());
         let mut connection = pin!(self.builder.serve_connection(TokioIo::new(stream), service));
@@ -62,10 +62,6 @@ impl Shared {
             tokio::select! {
                 ended = connection.as_mut() => {
                     if let Err(error) = ended {
-                        let late = error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout);
-                        if late && watch.has_begun() {
-                            self.metrics.slow_clients.with_label_values(&["headers"]).inc();
-                        }
                         tracing::debug!(%error, "a connection ended");
                     }
                     return;

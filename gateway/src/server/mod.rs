@@ -50,9 +50,11 @@ pub async fn bind(address: SocketAddr, name: &str) -> io::Result<TcpListener> {
 /// What clients may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Longest time for each of these: the TLS handshake; from a connection's start, or its last answer, to the end of
-    /// the next request's headers; taking the next part of an answer.
+    /// Longest time for each of these: the TLS handshake; from a connection's start, or the first byte of its next
+    /// request, to the end of that request's headers; taking the next part of an answer.
     pub client: Duration,
+    /// For a connection between two requests.
+    pub idle: Duration,
     /// For calls under way at the end.
     pub drain: Duration,
     /// Connections at a time.
@@ -80,6 +82,7 @@ struct Shared {
     router: Router,
     busy: Router,
     client: Duration,
+    idle: Duration,
     /// No more requests on connections that are open.
     leaving: CancellationToken,
     metrics: Arc<Metrics>,
@@ -101,11 +104,12 @@ impl Server {
         let leaving = CancellationToken::new();
         let (served, told) = (Arc::new(Semaphore::new(limits.connections)), Arc::new(Semaphore::new(TOLD)));
         let shared = Arc::new(Shared {
-            builder: builder(limits.client),
+            builder: builder(),
             tls,
             router,
             busy: Router::new().fallback(busy),
             client: limits.client,
+            idle: limits.idle,
             leaving: leaving.clone(),
             metrics: metrics.clone(),
         });
@@ -176,9 +180,10 @@ impl Shared {
     }
 }
 
-fn builder(patience: Duration) -> Builder<TokioExecutor> {
+fn builder() -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(patience).max_buf_size(HEADERS_MAX);
+    // Its own timer for headers would run between two requests, too: see [`watch`].
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(HEADERS_MAX);
     builder
         .http2()
         .timer(TokioTimer::new())

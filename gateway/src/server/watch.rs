@@ -16,8 +16,6 @@ use tokio::{
     sync::Notify,
 };
 
-/// hyper's own answer to slow headers, 408, comes first.
-const SLACK: Duration = Duration::from_millis(500);
 /// Requests that a client may give up beyond those that it lets finish. Each may cost a database connection.
 const GIVEN_UP: usize = 64;
 /// Answers that may be remembered beyond their end.
@@ -26,10 +24,13 @@ const FORGOTTEN: usize = 16;
 /// What is known of one connection.
 pub(super) struct Watch {
     patience: Duration,
+    idle: Duration,
     start: Instant,
     begun: Notify,
-    /// Whether something was read since the last end of a request.
-    heard: AtomicBool,
+    /// Whether the client speaks HTTP/2, where bytes may come without a request.
+    http2: AtomicBool,
+    /// Since when a next request is on its way, in milliseconds; 0 where none is.
+    heard: AtomicU64,
     /// Since when the client takes no bytes, in milliseconds; 0 where it does.
     blocked: AtomicU64,
     under_way: AtomicUsize,
@@ -57,12 +58,14 @@ pub(super) enum Verdict {
 }
 
 impl Watch {
-    pub(super) fn new(patience: Duration) -> Arc<Self> {
+    pub(super) fn new(patience: Duration, idle: Duration) -> Arc<Self> {
         Arc::new(Self {
             patience,
+            idle,
             start: Instant::now(),
             begun: Notify::new(),
-            heard: AtomicBool::new(false),
+            http2: AtomicBool::new(false),
+            heard: AtomicU64::new(0),
             blocked: AtomicU64::new(0),
             under_way: AtomicUsize::new(0),
             last: AtomicU64::new(0),
@@ -96,22 +99,16 @@ impl Watch {
         Answer { watch: self.clone(), pace, finished: AtomicBool::new(false) }
     }
 
-    /// Whether the next request has begun to come: who sends nothing between two requests is not slow.
-    pub(super) fn has_begun(&self) -> bool {
-        self.heard.load(Ordering::Acquire)
-    }
-
     /// Waits for a reason to end the connection.
     pub(super) async fn verdict(self: &Arc<Self>) -> Verdict {
         if self.last.load(Ordering::Acquire) == 0 && self.under_way.load(Ordering::Acquire) == 0 {
-            // hyper's own timer starts once it knows the protocol. Who sends nothing, or the preface of HTTP/2 and no
-            // request, would hold a connection for ever.
+            // Who sends nothing, or the preface of HTTP/2 and no request, would hold a connection for ever.
             tokio::select! {
                 () = self.begun.notified() => {}
-                () = tokio::time::sleep(self.patience + SLACK) => return Verdict::Slow("headers"),
+                () = tokio::time::sleep(self.patience) => return Verdict::Slow("headers"),
             }
         }
-        let tick = (self.patience / 2).max(Duration::from_millis(50));
+        let tick = (self.patience.min(self.idle) / 2).max(Duration::from_millis(50));
         loop {
             tokio::select! {
                 () = tokio::time::sleep(tick) => {}
@@ -125,8 +122,8 @@ impl Watch {
 
     fn look(&self) -> Option<Verdict> {
         let now = self.now();
-        let patience = u64::try_from(self.patience.as_millis()).unwrap_or(u64::MAX);
-        let too_long = |since: u64| since > 0 && now.saturating_sub(since) >= patience;
+        let passed = |since: u64, limit: Duration| u128::from(now.saturating_sub(since)) >= limit.as_millis();
+        let too_long = |since: u64| since > 0 && passed(since, self.patience);
         if too_long(self.blocked.load(Ordering::Acquire)) {
             return Some(Verdict::Slow("answer"));
         }
@@ -134,10 +131,25 @@ impl Watch {
         if self.answers().iter().any(waiting) {
             return Some(Verdict::Slow("answer"));
         }
-        // HTTP/1.1 has a timer of its own, which comes first.
-        let idle = self.under_way.load(Ordering::Acquire) == 0
-            && now.saturating_sub(self.last.load(Ordering::Acquire)) >= patience;
-        idle.then_some(Verdict::Idle)
+        if self.under_way.load(Ordering::Acquire) > 0 {
+            return None;
+        }
+        let heard = self.heard.load(Ordering::Acquire);
+        if heard > 0 && !self.http2.load(Ordering::Acquire) {
+            return too_long(heard).then_some(Verdict::Slow("headers"));
+        }
+        passed(self.last.load(Ordering::Acquire), self.idle).then_some(Verdict::Idle)
+    }
+
+    /// Bytes have come.
+    fn hear(&self, bytes: &[u8]) {
+        if self.heard.load(Ordering::Relaxed) == 0 {
+            // The preface of HTTP/2; no request of HTTP/1.1 begins so.
+            if self.last.load(Ordering::Relaxed) == 0 && bytes.starts_with(b"PRI") {
+                self.http2.store(true, Ordering::Release);
+            }
+            self.heard.store(self.now(), Ordering::Release);
+        }
     }
 }
 
@@ -169,7 +181,7 @@ impl Answer {
 impl Drop for Answer {
     fn drop(&mut self) {
         let watch = &self.watch;
-        watch.heard.store(false, Ordering::Release);
+        watch.heard.store(0, Ordering::Release);
         watch.under_way.fetch_sub(1, Ordering::AcqRel);
         watch.last.store(watch.now(), Ordering::Release);
         if *self.finished.get_mut() {
@@ -213,8 +225,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let outcome = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if buffer.filled().len() > before {
-            self.watch.heard.store(true, Ordering::Release);
+        if let Some(bytes) = buffer.filled().get(before..).filter(|bytes| !bytes.is_empty()) {
+            self.watch.hear(bytes);
         }
         outcome
     }
@@ -264,7 +276,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_takes_nothing_is_slow_and_who_waits_is_not() {
-        let watch = Watch::new(PATIENCE);
+        let watch = Watch::new(PATIENCE, PATIENCE);
         let answer = watch.request();
         assert_eq!(judged(&watch).await, None, "the server takes its time");
         answer.ready();
@@ -277,8 +289,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn between_two_requests_there_is_more_time_than_within_one() {
+        let watch = Watch::new(PATIENCE, PATIENCE * 10);
+        watch.hear(b"POST / HTTP/1.1");
+        watch.request().finished();
+        assert_eq!(judged(&watch).await, None, "idle, and allowed to be");
+        watch.hear(b"POST");
+        assert_eq!(judged(&watch).await, Some(Verdict::Slow("headers")));
+        let watch = Watch::new(PATIENCE, PATIENCE * 10);
+        watch.hear(b"PRI * HTTP/2.0");
+        watch.request().finished();
+        watch.hear(b"a ping");
+        assert_eq!(judged(&watch).await, None, "alive, on HTTP/2");
+    }
+
+    #[tokio::test]
     async fn requests_that_are_given_up_count_against_those_that_finish() {
-        let watch = Watch::new(Duration::from_secs(60));
+        let watch = Watch::new(Duration::from_secs(60), Duration::from_secs(60));
         for _ in 0..GIVEN_UP {
             drop(watch.request());
             let answer = watch.request();

@@ -24,6 +24,7 @@ pub fn tests(tests: &mut Tests) {
     tests.add("requests_that_are_too_large_are_refused_by_name", sizes);
     tests.add("clients_that_do_not_read_their_answers_are_shed", readers);
     tests.add("connections_beyond_the_cap_are_told_so", cap);
+    tests.add("connections_are_kept_between_requests_and_no_longer", kept);
     tests.add("http2_clients_that_only_reset_or_idle_are_shed", http2);
 }
 
@@ -125,7 +126,7 @@ async fn readers(world: Arc<World>) -> Result<()> {
             Some(json!({"statementTimeout": "2s", "maxRows": 1000, "maxResultBytes": 1_000_000})),
         )
         .await?;
-    let gateway = world.another_gateway("readers", &["--client-timeout", "1"]).await?;
+    let gateway = world.another_gateway("readers", &["--client-timeout", "1", "--keep-alive", "2"]).await?;
     let shed = async || world.metric(&gateway, "storefence_slow_clients_total{waiting_for=\"answer\"}").await;
     let open = async || world.metric(&gateway, "storefence_client_connections").await;
 
@@ -221,7 +222,7 @@ fn rapid_reset(requests: u32) -> Vec<u8> {
 }
 
 async fn http2(world: Arc<World>) -> Result<()> {
-    let gateway = world.another_gateway("http2", &["--client-timeout", "1"]).await?;
+    let gateway = world.another_gateway("http2", &["--client-timeout", "1", "--keep-alive", "2"]).await?;
     let token = world.token("head-office")?;
     let request = || -> Result<http::Request<()>> {
         let request = http::Request::post(format!("{}/mcp", gateway.url))
@@ -276,5 +277,39 @@ async fn http2(world: Arc<World>) -> Result<()> {
             if error.is_go_away() || error.is_io() { Ok(()) } else { Err(error) }
         },
     )?;
+    Ok(())
+}
+
+/// One request and its answer, on a connection that stays open.
+async fn ask(world: &World, stream: &mut TcpStream) -> Result<()> {
+    stream.write_all((head(world, "/mcp", "Content-Length: 2\r\n")? + "{}").as_bytes()).await?;
+    let mut answer = vec![0; 4096];
+    let read = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut answer)).await??;
+    is(&String::from_utf8_lossy(&answer[..read]), 400)
+}
+
+async fn kept(world: Arc<World>) -> Result<()> {
+    let gateway = world.another_gateway("kept", &["--client-timeout", "1", "--keep-alive", "4"]).await?;
+    let slow = async || world.metric(&gateway, "storefence_slow_clients_total{waiting_for=\"headers\"}").await;
+    let mut quiet = TcpStream::connect(address(&gateway)?).await?;
+    let mut half = TcpStream::connect(address(&gateway)?).await?;
+    ask(&world, &mut quiet).await?;
+    ask(&world, &mut half).await?;
+    // Longer between two requests than a client gets within one.
+    tokio::time::sleep(Duration::from_millis(2200)).await;
+    ask(&world, &mut quiet).await?;
+    ask(&world, &mut half).await?;
+    ensure!(slow().await? == 0.0, "who waits between two requests is not slow");
+    let ends = async |stream: &mut TcpStream| -> Result<Duration> {
+        let started = Instant::now();
+        let read = tokio::time::timeout(Duration::from_secs(15), stream.read(&mut [0; 16])).await.context("kept")?;
+        ensure!(read.unwrap_or(0) == 0, "an answer to nothing");
+        Ok(started.elapsed())
+    };
+    // The next request begins and does not end; and none begins.
+    half.write_all(b"POST /mcp").await?;
+    let (half, quiet) = tokio::try_join!(ends(&mut half), ends(&mut quiet))?;
+    ensure!(half < quiet && quiet > Duration::from_millis(3500), "ended after {half:?} and {quiet:?}");
+    ensure!(slow().await? == 1.0, "the one whose request did not end was slow");
     Ok(())
 }
