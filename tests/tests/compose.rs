@@ -112,7 +112,7 @@ async fn the_services_answer_a_question() -> Result<()> {
     let database = format!("127.0.0.1:{}", url.port().context("no port")?);
     let stack = tempfile::tempdir()?;
     let directory = stack.path().to_str().context("not UTF-8")?.to_owned();
-    let [kubernetes, entra, vault, gateway, operator_admin, gateway_admin] = [(); 6].map(|()| free_port());
+    let [kubernetes, entra, vault, embeddings, gateway, operator_admin, gateway_admin] = [(); 7].map(|()| free_port());
     let to = |from: &str, to: String| (from.to_owned(), to);
     let services = Services {
         compose: compose(),
@@ -120,6 +120,7 @@ async fn the_services_answer_a_question() -> Result<()> {
         replacements: vec![
             to("--host=devstack", "--host=localhost".to_owned()),
             to("--listen=0.0.0.0", "--listen=127.0.0.1".to_owned()),
+            to("--embeddings-port=8445", format!("--embeddings-port={embeddings}")),
             to("/examples/", format!("{}/examples/", root().display())),
             to("https://devstack:8443", format!("https://localhost:{entra}")),
             to("database:5432", database),
@@ -136,6 +137,8 @@ async fn the_services_answer_a_question() -> Result<()> {
         .arg(format!("--kubernetes-port={kubernetes}"))
         .arg(format!("--entra-port={entra}"))
         .arg(format!("--key-vault-port={vault}"))
+        // The model is in the image; here it is where the other suites have it.
+        .env("STOREFENCE_DEVSTACK_DIR", storefence_devstack::paths::state_dir())
         .start()?;
     let ready = async {
         while !Path::new(&directory).join("stack.json").exists() {
@@ -154,7 +157,7 @@ async fn the_services_answer_a_question() -> Result<()> {
     let verb = if exists { "ALTER" } else { "CREATE" };
     administrator.batch_execute(&format!("{verb} ROLE postgres SUPERUSER LOGIN PASSWORD '{password}'")).await?;
 
-    for service in ["migrate", "seed-zava", "seed-contoso"] {
+    for service in ["migrate", "seed-zava", "seed-contoso", "embed"] {
         services.to_end(service).await?;
     }
     let admin = |port: u16| format!("127.0.0.1:{port}");

@@ -266,9 +266,15 @@ impl ServeOptions {
         let password = crate::random::password();
         write_private(&directory.join("database-password"), password.as_bytes())?;
         let url = admin_url(&password, &self.database);
-        let operator = json!({"databases": [{"name": "retail", "adminUrl": url}], "keyVaults": vaults});
+        let mut operator = json!({"databases": [{"name": "retail", "adminUrl": url}], "keyVaults": vaults});
+        let mut gateway = json!({"keyVaults": vaults});
+        if let Some(port) = self.embeddings_port {
+            let deployment = EmbeddingsOptions::default().deployment;
+            let embeddings = json!({"provider": "azureOpenAI", "endpoint": self.url(port), "deployment": deployment});
+            operator["embeddings"] = embeddings.clone();
+            gateway["embeddings"] = embeddings;
+        }
         write_private(&directory.join("operator.yaml"), serde_saphyr::to_string(&operator)?.as_bytes())?;
-        let gateway = json!({"keyVaults": vaults});
         write_private(&directory.join("gateway.yaml"), serde_saphyr::to_string(&gateway)?.as_bytes())?;
         Ok((kube_api, url))
     }

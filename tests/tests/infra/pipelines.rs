@@ -55,6 +55,72 @@ fn files_they_name_exist() -> Result<()> {
     Ok(())
 }
 
+/// The workflow's scripts, each with its job's name.
+fn scripts() -> Result<Vec<(String, String)>> {
+    let workflow = yaml(WORKFLOW)?;
+    let jobs = workflow["jobs"].as_object().context("no jobs")?;
+    let steps =
+        jobs.iter().flat_map(|(job, body)| body["steps"].as_array().into_iter().flatten().map(move |s| (job, s)));
+    Ok(steps.filter_map(|(job, step)| Some((job.clone(), step["run"].as_str()?.to_owned()))).collect())
+}
+
+#[test]
+fn the_workflow_does_all_that_a_release_needs() -> Result<()> {
+    let scripts = scripts()?;
+    for (job, command) in [
+        ("test", "cargo build --workspace --locked"),
+        ("test", "cargo xtask test"),
+        ("conformance", "cargo xtask conformance"),
+        ("chart", "helm lint charts/storefence --strict"),
+        ("images", "docker build --target ${{ matrix.part }}"),
+        ("kind", "cargo xtask kind up"),
+        ("kind", "cargo xtask ask "),
+        ("kind", "helm test storefence"),
+        ("infra", "python infra/check/check.py"),
+    ] {
+        ensure!(scripts.iter().any(|(found, text)| found == job && text.contains(command)), "{job}: {command}");
+    }
+    let text = read(WORKFLOW)?;
+    for action in ["EmbarkStudios/cargo-deny-action@", "anchore/sbom-action@"] {
+        ensure!(text.contains(action), "{action}");
+    }
+    ensure!(root().join("deny.toml").exists());
+    Ok(())
+}
+
+/// Tests, targets and files of the workflow's scripts are there, and their words are commands that exist.
+#[test]
+fn what_the_workflow_runs_exists() -> Result<()> {
+    let (dockerfile, kind) = (read("Dockerfile")?, read("devstack/src/cli/kind/mod.rs")?);
+    let test = Regex::new(r"--test ([a-z0-9_]+)")?;
+    let path = Regex::new(r"(?:^|[\s=])((?:charts|tests|infra)/[A-Za-z0-9_./*-]+)")?;
+    let verb = Regex::new(r"cargo xtask kind ([a-z]+)")?;
+    for (job, script) in scripts()? {
+        for found in test.captures_iter(&script) {
+            let (file, folder) =
+                (format!("tests/tests/{}.rs", &found[1]), format!("tests/tests/{}/main.rs", &found[1]));
+            ensure!(root().join(file).exists() || root().join(folder).exists(), "{job}: no test {}", &found[1]);
+        }
+        for found in path.captures_iter(&script) {
+            let directory = found[1].split('*').next().unwrap_or_default();
+            ensure!(root().join(directory).exists(), "{job}: {} does not exist", &found[1]);
+        }
+        for found in verb.captures_iter(&script) {
+            let (first, rest) = found[1].split_at(1);
+            let variant = format!("    {}{rest}", first.to_uppercase());
+            ensure!(kind.contains(&variant), "{job}: cargo xtask kind {}", &found[1]);
+        }
+    }
+    let workflow = yaml(WORKFLOW)?;
+    for part in workflow["jobs"]["images"]["strategy"]["matrix"]["part"].as_array().context("no matrix")? {
+        let part = part.as_str().context("not a name")?;
+        ensure!(dockerfile.contains(&format!("FROM base AS {part}\n")), "the Dockerfile has no target {part}");
+    }
+    let kubeconfig = "target/devstack/kind";
+    ensure!(read(WORKFLOW)?.contains(kubeconfig), "where cargo xtask kind writes");
+    Ok(())
+}
+
 #[test]
 fn the_workflow_may_only_read_and_pins_its_actions() -> Result<()> {
     let workflow = yaml(WORKFLOW)?;
@@ -84,7 +150,7 @@ fn dependabot_follows_everything_that_is_pinned() -> Result<()> {
         .iter()
         .map(|u| u["package-ecosystem"].clone().to_string())
         .collect();
-    for kind in ["cargo", "github-actions", "pip"] {
+    for kind in ["cargo", "github-actions", "pip", "docker", "docker-compose"] {
         ensure!(kinds.contains(&format!("\"{kind}\"")), "{kind} is missing");
     }
     Ok(())

@@ -121,6 +121,7 @@ impl Stage {
 /// A value of the kind that the output has, different for each.
 fn output(name: &str) -> String {
     match name {
+        "AZURE_OPENAI_ENDPOINT" => "https://oai-sf-dev.openai.azure.com/".to_owned(),
         "STOREFENCE_OPERATOR_CLIENT_ID" => "44444444-4444-4444-4444-444444444444".to_owned(),
         "STOREFENCE_GATEWAY_CLIENT_ID" => "55555555-5555-5555-5555-555555555555".to_owned(),
         "AZURE_KEY_VAULT_ENDPOINT" => "https://kv-sf-dev.vault.azure.net/".to_owned(),
@@ -182,6 +183,8 @@ fn up_goes_through_every_step_in_order_and_twice() -> Result<()> {
     );
     ensure!(values["gateway"]["ingress"]["enabled"] == true, "{values}");
     ensure!(values["config"]["keyVaults"][0]["url"] == output("AZURE_KEY_VAULT_ENDPOINT"), "{values}");
+    ensure!(values["config"]["embeddings"]["endpoint"] == output("AZURE_OPENAI_ENDPOINT"), "{values}");
+    ensure!(values["config"]["embeddings"]["deployment"] == output("AZURE_OPENAI_EMBEDDING_DEPLOYMENT"), "{values}");
     ensure!(values["operator"]["clientId"] == output("STOREFENCE_OPERATOR_CLIENT_ID"), "{values}");
     fit_the_chart(&out.join("values.yaml"))?;
     let class: Value = serde_saphyr::from_str(&fs::read_to_string(out.join("secret-provider-class.yaml"))?)?;

@@ -263,6 +263,7 @@ async fn from_nothing_to_a_question_answered() -> Result<()> {
     let answer = machine.said(&question)?;
     ensure!(answer.lines().any(|line| line.trim() == "1"), "{answer}");
 
+    run_the_page(&machine, &stack)?;
     let status = machine.said(&["kind", "status"])?;
     ensure!(status.contains("retailtenant/zava") && !status.contains("not ready"), "{status}");
     ensure!(machine.refused(&["down", "--stack", &stack])?.contains("cargo xtask kind down"));
@@ -303,6 +304,72 @@ async fn from_nothing_to_a_question_answered() -> Result<()> {
     Ok(())
 }
 
+/// The commands of docs/kind.md's `sh` blocks.
+fn page_commands() -> Result<Vec<String>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no parent")?;
+    let page = fs::read_to_string(root.join("docs/kind.md"))?;
+    let blocks = page.split("```sh\n").skip(1).filter_map(|block| block.split("```").next());
+    Ok(blocks.flat_map(str::lines).map(str::to_owned).collect())
+}
+
+/// Runs those of the page's commands that need neither Docker nor the internet: as they stand, but for where the stack is.
+fn run_the_page(machine: &Machine, stack: &str) -> Result<()> {
+    let mut answers = Vec::new();
+    for command in page_commands()? {
+        let here = command.replace("target/devstack/kind/stack.json", stack);
+        let words: Vec<String> =
+            word().captures_iter(&here).map(|found| found[1].trim_matches('"').to_owned()).collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        match words[..] {
+            ["cargo", "xtask", "ask" | "token", ..] | ["cargo", "xtask", "kind", "status"] => {
+                let said = machine.said(&words[2..])?;
+                answers.push(said);
+            }
+            ["kubectl", "get", "retailtenants"]
+            | ["kubectl", "describe", ..]
+            | ["kubectl", "apply", "--filename", _] => {
+                let kubeconfig = machine.path("kind/kubeconfig");
+                let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no parent")?;
+                let mut kubectl = Command::new("kubectl");
+                kubectl.args(&words[1..]).env("KUBECONFIG", kubeconfig).current_dir(root);
+                match tokio::task::block_in_place(|| kubectl.output()) {
+                    Ok(output) => {
+                        ensure!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr))
+                    }
+                    Err(_) => println!("skipped: kubectl is not installed: {command}"),
+                }
+            }
+            _ => {}
+        }
+    }
+    ensure!(answers.len() >= 5 && answers[0] != answers[1], "different people, different answers: {answers:?}");
+    Ok(())
+}
+
+fn word() -> regex::Regex {
+    regex::Regex::new(r#"("[^"]*"|\S+)"#).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// What the page shows as done by hand is what was called.
+fn the_page_by_hand(calls: &[String]) -> Result<()> {
+    for command in page_commands()? {
+        let (program, rest) = command.split_once(' ').unwrap_or((&command, ""));
+        let arguments: Vec<&str> = rest.split(' ').filter(|word| !["\\"].contains(word)).collect();
+        if !["docker", "kind", "helm"].contains(&program) {
+            continue;
+        }
+        let verb = arguments[0];
+        let same = calls.iter().any(|call| {
+            let words: Vec<&str> = call.split(' ').collect();
+            // The kubeconfig and the configuration with its ports are this machine's.
+            let known = |word: &&&str| words.contains(*word) || word.ends_with("kind-config.yaml");
+            call.starts_with(&format!("{program} {verb}")) && arguments.iter().filter(known).count() == arguments.len()
+        });
+        ensure!(same, "docs/kind.md: `{command}` is not what was called: {calls:#?}");
+    }
+    Ok(())
+}
+
 /// What was called, in which order, and with what.
 fn order_of_calls(machine: &Machine, gateway_port: u16, authority_port: u16) -> Result<()> {
     let calls = machine.calls()?;
@@ -319,6 +386,7 @@ fn order_of_calls(machine: &Machine, gateway_port: u16, authority_port: u16) -> 
     let places: Vec<Option<usize>> =
         steps.iter().map(|step| calls.iter().position(|call| call.starts_with(step))).collect();
     ensure!(places.iter().all(Option::is_some) && places.is_sorted(), "{places:?}: {calls:#?}");
+    the_page_by_hand(&calls)?;
     let helm = calls.last().context("no calls")?;
     for part in ["operator", "gateway", "devstack"] {
         let id =
