@@ -35,7 +35,7 @@ pub(super) async fn ask(
     }
     let parameters = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()).into_owned().collect();
     let checked = check(&shared.lock().sign_in, &tid, parameters);
-    match checked {
+    match checked.map_err(|refused| *refused) {
         Ok(request) => {
             let people = people(&tid);
             let shown = (request.client.name.clone(), request.redirect_uri.host());
@@ -103,7 +103,7 @@ fn answer(door: &Door, tid: &str, to: &RedirectUri, state: Option<&str>, code: R
     }
 }
 
-fn check(sign_in: &SignIn, tid: &str, parameters: Vec<(String, String)>) -> Result<AuthorizationRequest, Refused> {
+fn check(sign_in: &SignIn, tid: &str, parameters: Vec<(String, String)>) -> Result<AuthorizationRequest, Box<Refused>> {
     let all = |name: &str| parameters.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str()).collect();
     let once = |name: &str| -> Result<Option<&str>, Refusal> {
         let values: Vec<&str> = all(name);
@@ -141,7 +141,7 @@ fn check(sign_in: &SignIn, tid: &str, parameters: Vec<(String, String)>) -> Resu
 
     // From here on the client is told. A state that is not there once is not sent back.
     let state = once("state").ok().flatten().map(str::to_owned);
-    let told = |refusal| Refused::Client { to: redirect_uri.clone(), state: state.clone(), refusal };
+    let told = |refusal| Box::new(Refused::Client { to: redirect_uri.clone(), state: state.clone(), refusal });
     let invalid = |number, text: &str| told(refuse(number, "invalid_request", 400, text));
     once("state").map_err(told)?;
     let kind = required("response_type").map_err(told)?;
