@@ -160,11 +160,15 @@ pub(crate) fn instructions(facts: &StackFacts, options: &str) -> String {
     let gateway = &facts.gateway_url;
     let names: Vec<&str> = principals::all().iter().map(|principal| principal.name).collect();
     let mcp_json = serde_json::json!({
-        "servers": {"storefence": {
-            "type": "http",
-            "url": format!("{gateway}/mcp"),
-            "headers": {"Authorization": "Bearer ${input:token}"},
-        }},
+        "servers": {
+            "storefence": {
+                "type": "http",
+                "url": format!("{gateway}/mcp"),
+                "headers": {"Authorization": "Bearer ${input:token}"},
+            },
+            // Without a token the editor asks who you are.
+            "storefence-sign-in": {"type": "http", "url": format!("{gateway}/mcp")},
+        },
         "inputs": [{
             "type": "promptString",
             "id": "token",
