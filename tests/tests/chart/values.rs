@@ -219,6 +219,8 @@ fn the_values_of_the_azure_deployment_fit() {
     let template = read("infra/templates/values.yaml");
     let filled = placeholder.replace_all(&template, |found: &regex::Captures<'_>| match &found[1] {
         "AZURE_KEY_VAULT_ENDPOINT" => "https://kv-dev.vault.azure.net/".to_owned(),
+        "AZURE_OPENAI_ENDPOINT" => "https://oai-dev.openai.azure.com/".to_owned(),
+        "AZURE_OPENAI_EMBEDDING_DEPLOYMENT" => "text-embedding-3-small".to_owned(),
         "AZURE_CONTAINER_REGISTRY_ENDPOINT" => "acrdev.azurecr.io".to_owned(),
         "STOREFENCE_PUBLIC_URL" => "https://mcp.zava.example".to_owned(),
         "STOREFENCE_SCOPE" => "api://storefence/Retail.Query".to_owned(),
@@ -229,6 +231,15 @@ fn the_values_of_the_azure_deployment_fit() {
     let objects = objects(&serde_saphyr::from_str(&filled).unwrap());
     let ingress = of_kind(&objects, "Ingress").next().expect("an Ingress");
     assert_eq!(ingress["spec"]["tls"][0]["secretName"], "storefence-gateway-tls");
+    for config in of_kind(&objects, "ConfigMap") {
+        let config: Value = serde_saphyr::from_str(config["data"]["config.yaml"].as_str().unwrap()).unwrap();
+        let embeddings = json!({
+            "provider": "azureOpenAI",
+            "endpoint": "https://oai-dev.openai.azure.com/",
+            "deployment": "text-embedding-3-small",
+        });
+        assert_eq!(config["embeddings"], embeddings);
+    }
     for deployment in of_kind(&objects, "Deployment") {
         let image = deployment["spec"]["template"]["spec"]["containers"][0]["image"].as_str().unwrap();
         assert!(image.starts_with("acrdev.azurecr.io/storefence-"), "{image}");
