@@ -4,7 +4,7 @@
 //! link, network and container file systems.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -35,7 +35,8 @@ pub struct Directory {
     /// Objects of each file that could be read, by the registry's key; those of a file that breaks stay in force.
     held: HashMap<PathBuf, Vec<String>>,
     objects: Objects,
-    broken: usize,
+    /// Files that could not be used: they are read again with every change, since it may be another file that was wrong.
+    broken: HashSet<PathBuf>,
 }
 
 impl Directory {
@@ -44,8 +45,13 @@ impl Directory {
     /// # Errors
     /// The directory itself cannot be read.
     pub fn open(path: PathBuf) -> io::Result<Self> {
-        let mut directory =
-            Self { path, stamps: BTreeMap::new(), held: HashMap::new(), objects: Objects::default(), broken: 0 };
+        let mut directory = Self {
+            path,
+            stamps: BTreeMap::new(),
+            held: HashMap::new(),
+            objects: Objects::default(),
+            broken: HashSet::new(),
+        };
         let stamps = stamps(&directory.path)?;
         directory.take(stamps);
         Ok(directory)
@@ -61,46 +67,57 @@ impl Directory {
         Ok(changed)
     }
 
+    /// Reads the files that are new or changed. Reading all of ten thousand for one would take seconds.
     fn take(&mut self, stamps: BTreeMap<PathBuf, Stamp>) {
         self.objects.begin_list();
-        self.broken = 0;
-        let mut seen = HashMap::new();
+        let mut broken = HashSet::new();
+        let mut seen: HashMap<String, &Path> = HashMap::new();
         let mut held = HashMap::new();
-        for path in stamps.keys() {
-            let documents = read(path).and_then(|documents| {
-                let keys: Vec<_> = documents.iter().map(super::registry::key).collect();
-                // Of two objects with one name the later would silently replace the earlier.
-                match keys.iter().find(|key| seen.contains_key(*key)) {
-                    Some(key) => Err(format!("{key} stands in {} already", seen[key])),
-                    None => Ok((keys, documents)),
-                }
+        for (path, stamp) in &stamps {
+            let known = self.held.remove(path);
+            let unchanged = self.stamps.get(path) == Some(stamp) && !self.broken.contains(path);
+            let (keys, documents) = match &known {
+                Some(keys) if unchanged => (Ok(keys.clone()), Vec::new()),
+                _ => match read(path) {
+                    Ok(documents) => (Ok(documents.iter().map(super::registry::key).collect::<Vec<_>>()), documents),
+                    Err(problem) => (Err(problem), Vec::new()),
+                },
+            };
+            // Of two objects with one name the later would silently replace the earlier.
+            let keys = keys.and_then(|keys| match keys.iter().find_map(|key| Some((key, seen.get(key)?))) {
+                Some((key, first)) => Err(format!("{key} stands in {} already", first.display())),
+                None => Ok(keys),
             });
-            match documents {
-                Ok((keys, documents)) => {
-                    seen.extend(keys.iter().map(|key| (key.clone(), path.display().to_string())));
-                    held.insert(path.clone(), keys);
+            let keys = match keys {
+                Ok(keys) => {
+                    seen.extend(keys.iter().map(|key| (key.clone(), path.as_path())));
+                    if documents.is_empty() {
+                        keys.iter().for_each(|key| self.objects.keep(key));
+                    }
                     for document in documents {
                         if let Applied::Broken(problem) = self.objects.apply(document) {
                             report(path, &problem);
                         }
                     }
+                    keys
                 }
                 Err(problem) => {
-                    self.broken += 1;
+                    broken.insert(path.clone());
                     report(path, &problem);
-                    let keys = self.held.remove(path).unwrap_or_default();
+                    let keys = known.unwrap_or_default();
                     keys.iter().for_each(|key| self.objects.keep(key));
-                    held.insert(path.clone(), keys);
+                    keys
                 }
-            }
+            };
+            held.insert(path.clone(), keys);
         }
         self.objects.end_list();
-        (self.stamps, self.held) = (stamps, held);
+        (self.stamps, self.held, self.broken) = (stamps, held, broken);
     }
 
     /// Follows the directory for ever. One that cannot be read changes nothing.
     pub async fn follow(mut self, tenants: Arc<Tenants>, metrics: Arc<Metrics>) {
-        tenants.publish(&self.objects, self.broken, &metrics);
+        tenants.publish(&self.objects, self.broken.len(), &metrics);
         tenants.set_synced();
         tracing::info!(directory = %self.path.display(), tenants = tenants.load().len(), "RetailTenants read");
         let mut failing = false;
@@ -114,7 +131,7 @@ impl Directory {
             let Ok((directory, looked)) = looked.await else { return };
             self = directory;
             match looked {
-                Ok(true) => tenants.publish(&self.objects, self.broken, &metrics),
+                Ok(true) => tenants.publish(&self.objects, self.broken.len(), &metrics),
                 Ok(false) => {}
                 Err(ref error) if !failing => {
                     tracing::warn!(directory = %self.path.display(), %error, "the directory of RetailTenants cannot be read; those known so far stay in force");
@@ -212,7 +229,7 @@ mod tests {
         write("ignored.txt", "x: [");
         write(".hidden.yaml", "x: [");
         let mut directory = Directory::open(temporary.path().to_owned()).expect("readable");
-        assert_eq!((served(&directory), directory.broken), (vec!["a".to_owned(), "b".to_owned()], 0));
+        assert_eq!((served(&directory), directory.broken.len()), (vec!["a".to_owned(), "b".to_owned()], 0));
         assert!(!directory.look().expect("readable"));
 
         write("two.yml", &tenant("c", "status: {credentials: {activeSlot: b, activeKid: 4}}\n"));
@@ -233,8 +250,15 @@ mod tests {
 
         write("three.yaml", &tenant("c", ""));
         directory.look().expect("readable");
-        assert_eq!(directory.broken, 1, "c stands in three.yaml and two.yml");
+        assert_eq!(directory.broken.len(), 1, "c stands in three.yaml and two.yml");
         assert_eq!(served(&directory), ["a", "c"]);
+        // What was wrong with the unchanged two.yml was three.yaml.
+        std::fs::remove_file(temporary.path().join("three.yaml")).expect("there");
+        directory.look().expect("readable");
+        assert_eq!((served(&directory), directory.broken.len()), (vec!["a".to_owned(), "c".to_owned()], 0));
+        write("three.yaml", &tenant("b", ""));
+        directory.look().expect("readable");
+        assert_eq!(served(&directory), ["a", "b", "c"], "and the unchanged files are still there");
         for file in ["one.yaml", "two.yml", "three.yaml"] {
             std::fs::remove_file(temporary.path().join(file)).expect("there");
         }
