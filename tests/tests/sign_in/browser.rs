@@ -30,7 +30,8 @@ impl Browser {
         let fetched = tokio::task::spawn_blocking(|| debian::program("chromium-driver", "chromedriver")).await??;
         let Some(program) = fetched else { return Ok(None) };
         let inside = |path: &str| program.root().map_or_else(|| PathBuf::from("/").join(path), |root| root.join(path));
-        let binary = ["usr/lib/chromium/chromium", "usr/bin/chromium", "usr/bin/google-chrome"]
+        // A driver that came with the machine is the one of its Chrome, unless both are Debian's.
+        let binary = ["usr/lib/chromium/chromium", "usr/bin/google-chrome", "usr/bin/chromium"]
             .map(inside)
             .into_iter()
             .find(|path| path.is_file())
