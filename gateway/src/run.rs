@@ -65,7 +65,7 @@ const POOL_WAIT: Duration = Duration::from_secs(5);
 /// How often unused connections are looked for.
 const TIDY: Duration = Duration::from_secs(5);
 /// Connections of the admin address: probes and scrapes.
-const ADMIN_CONNECTIONS: usize = 256;
+const ADMIN_CONNECTIONS: usize = 64;
 /// How long after SIGTERM new connections are still taken: load balancers learn from readiness, with a delay.
 const LAME_DUCK: Duration = Duration::from_millis(500);
 
@@ -308,7 +308,8 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     if let Some(tls) = &tls {
         background.spawn(tls.clone().follow());
     }
-    let limits = Limits { client: client_timeout, idle: keep_alive, drain, connections: max_connections };
+    let connections = server::affordable(max_connections, ADMIN_CONNECTIONS + pool_total);
+    let limits = Limits { client: client_timeout, idle: keep_alive, drain, connections };
     let server = Server { listener, tls, router: http::router(app), limits, metrics };
     let public = tokio::spawn(server.serve(stop.clone()));
 

@@ -34,6 +34,8 @@ const HTTP2_RESETS: (usize, usize) = (20, 256);
 const HEADERS_MAX: usize = 64 * 1024;
 /// Connections beyond the cap that are told so at a time; others are closed without a word.
 const TOLD: usize = 64;
+/// Files that the process needs for everything else: logs, keys, Kubernetes, Key Vault, Redis, traces.
+const OWN_FILES: usize = 64;
 /// What is read of a request that gets no other answer than 503, so that the client comes to read it.
 const BUSY_BODY: usize = 64 * 1024;
 
@@ -45,6 +47,30 @@ pub async fn bind(address: SocketAddr, name: &str) -> io::Result<TcpListener> {
     let listener = TcpListener::bind(address).await?;
     tracing::info!(address = %listener.local_addr()?, "{name} listening");
     Ok(listener)
+}
+
+/// How many connections of clients the process can have beside `others` of its own: beyond its limit of open files they
+/// would wait unseen in the kernel's queue instead of being told.
+#[must_use]
+pub fn affordable(wanted: usize, others: usize) -> usize {
+    let Some(files) = std::fs::read_to_string("/proc/self/limits").ok().and_then(|text| open_files(&text)) else {
+        return wanted;
+    };
+    let most = files.saturating_sub(others + TOLD + OWN_FILES).max(1);
+    if most < wanted {
+        tracing::warn!(
+            connections = most,
+            wanted,
+            open_files = files,
+            "the limit of open files allows fewer connections than --max-connections; raise it (ulimit -n)"
+        );
+    }
+    most.min(wanted)
+}
+
+/// The soft limit in the text of `/proc/PID/limits`; absent where there is none.
+fn open_files(limits: &str) -> Option<usize> {
+    limits.lines().find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next()?.parse().ok())
 }
 
 /// What clients may take.
@@ -208,4 +234,20 @@ async fn busy(request: axum::extract::Request) -> axum::response::Response {
         response.headers_mut().insert(header::CONNECTION, http::HeaderValue::from_static("close"));
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{affordable, open_files};
+
+    #[test]
+    fn the_limit_of_open_files_is_read() {
+        let text = "Limit                     Soft Limit           Hard Limit           Units     \n\
+            Max processes             7823                 7823                 processes \n\
+            Max open files            1024                 524288               files     \n";
+        assert_eq!(open_files(text), Some(1024));
+        assert_eq!(open_files(&text.replace("1024", "unlimited")), None);
+        assert_eq!(affordable(1, 0), 1);
+        assert!(affordable(usize::MAX, 0) > 1);
+    }
 }

@@ -24,6 +24,7 @@ pub fn tests(tests: &mut Tests) {
     tests.add("requests_that_are_too_large_are_refused_by_name", sizes);
     tests.add("clients_that_do_not_read_their_answers_are_shed", readers);
     tests.add("connections_beyond_the_cap_are_told_so", cap);
+    tests.add("a_low_limit_of_open_files_lowers_the_cap", files);
     tests.add("connections_are_kept_between_requests_and_no_longer", kept);
     tests.add("http2_clients_that_only_reset_or_idle_are_shed", http2);
 }
@@ -312,4 +313,26 @@ async fn kept(world: Arc<World>) -> Result<()> {
     ensure!(half < quiet && quiet > Duration::from_millis(3500), "ended after {half:?} and {quiet:?}");
     ensure!(slow().await? == 1.0, "the one whose request did not end was slow");
     Ok(())
+}
+
+/// Without file descriptors a connection would wait in the kernel's queue, and nobody would tell the client.
+async fn files(world: Arc<World>) -> Result<()> {
+    let args = ["--client-timeout", "30", "--pool-total", "4", "--pool-per-tenant", "4"];
+    let gateway = world.gateway_with_open_files("files", &args, 256).await?;
+    let mut held = Vec::new();
+    for _ in 0..150 {
+        let mut stream = TcpStream::connect(address(&gateway)?).await?;
+        stream.write_all(b"POST /mcp HTTP/1.1\r\n").await?;
+        held.push(stream);
+    }
+    let request = head(&world, "/mcp", "Content-Length: 2\r\n")? + "{}";
+    until("the client is told", Duration::from_secs(10), || async {
+        Ok(is(&exchange(&gateway, request.as_bytes()).await?, 503).is_ok())
+    })
+    .await?;
+    let log = std::fs::read_to_string(gateway.child.log_path().context("a log")?)?;
+    ensure!(log.contains("the limit of open files allows fewer connections"), "the log does not warn");
+    ensure!(!log.contains("a connection could not be accepted"), "descriptors ran out");
+    drop(held);
+    until("there is room again", Duration::from_secs(10), || async { Ok(alive(&world, &gateway).await.is_ok()) }).await
 }

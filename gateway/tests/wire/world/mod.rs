@@ -73,7 +73,7 @@ impl World {
         let http = reqwest::Client::builder()
             .add_root_certificate(reqwest::Certificate::from_pem(authority.pem().as_bytes())?);
         let http = http.build()?;
-        let gateway = Gateway::start(directory.path(), &entra, &client, "gateway", &[]).await?;
+        let gateway = Gateway::start(directory.path(), &entra, &client, "gateway", &[], None).await?;
         let world = Self { gateway, kube, vault, entra, database, cluster, http, directory, authority, client };
         world.install_crd().await?;
         for chain in [&ZAVA, &CONTOSO] {
@@ -85,7 +85,14 @@ impl World {
 
     /// Another gateway beside the first.
     pub async fn another_gateway(&self, name: &str, args: &[&str]) -> Result<Gateway> {
-        let gateway = Gateway::start(self.directory.path(), &self.entra, &self.client, name, args).await?;
+        let gateway = Gateway::start(self.directory.path(), &self.entra, &self.client, name, args, None).await?;
+        self.ready(&gateway).await?;
+        Ok(gateway)
+    }
+
+    /// Another gateway that may have so many files open.
+    pub async fn gateway_with_open_files(&self, name: &str, args: &[&str], most: u32) -> Result<Gateway> {
+        let gateway = Gateway::start(self.directory.path(), &self.entra, &self.client, name, args, Some(most)).await?;
         self.ready(&gateway).await?;
         Ok(gateway)
     }
@@ -192,11 +199,24 @@ impl World {
 }
 
 impl Gateway {
-    async fn start(directory: &Path, entra: &Entra, client: &ClientApp, name: &str, args: &[&str]) -> Result<Self> {
+    async fn start(
+        directory: &Path,
+        entra: &Entra,
+        client: &ClientApp,
+        name: &str,
+        args: &[&str],
+        open_files: Option<u32>,
+    ) -> Result<Self> {
         let [port, admin_port] = [free_port()?, free_port()?];
         let scheme = if args.contains(&"--tls-cert") { "https" } else { "http" };
         let url = format!("{scheme}://127.0.0.1:{port}");
-        let child = Spawn::new(env!("CARGO_BIN_EXE_storefence-gateway"))
+        let gateway = env!("CARGO_BIN_EXE_storefence-gateway");
+        let spawn = match open_files {
+            // The process that the shell becomes is the gateway's own.
+            Some(most) => Spawn::new("sh").args(["-c", &format!("ulimit -n {most} && exec \"$0\" \"$@\""), gateway]),
+            None => Spawn::new(gateway),
+        };
+        let child = spawn
             .args(["run", "--log-format", "json", "--config"])
             .arg(directory.join("config.yaml"))
             .args(["--listen", &format!("127.0.0.1:{port}"), "--admin-listen", &format!("127.0.0.1:{admin_port}")])
