@@ -29,7 +29,10 @@ impl Bar {
         let (full, empty) = ("#".repeat(filled), "-".repeat(WIDTH - filled));
         // Early on the start-up is most of what was measured.
         let left = if done > 0.02 { left(done, elapsed) } else { String::new() };
-        Some(format!("[{full}{empty}] {percent:>3} %  {} {} of {}{left}", progress.table, progress.rows, progress.total))
+        Some(format!(
+            "[{full}{empty}] {percent:>3} %  {} {} of {}{left}",
+            progress.table, progress.rows, progress.total
+        ))
     }
 }
 

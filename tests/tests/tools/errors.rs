@@ -95,3 +95,21 @@ pub async fn timeout(shared: &Shared) -> Result<()> {
     ensure!(said["code"] == "QUERY_TIMEOUT" && message.ends_with(&sql[..100]), "{said}");
     Ok(())
 }
+
+/// An answer of the database that the gateway cannot read is the gateway's own error, and tells nothing of what was read.
+pub async fn unreadable(shared: &Shared) -> Result<()> {
+    let item = "SELECT i.order_item_id, i.total_amount::text FROM retail.order_items i JOIN retail.orders o USING (store_id, order_id)
+                JOIN retail.stores s USING (store_id) JOIN retail.tenants t USING (tenant_key)
+                WHERE t.tenant_id = 'zava' AND o.order_date > now() - interval '60 days' LIMIT 1";
+    let row = shared.database.query_one(item, &[]).await?;
+    let (id, amount) = (row.get::<_, uuid::Uuid>(0), row.get::<_, String>(1));
+    let set = "UPDATE retail.order_items SET total_amount = $2::text::numeric WHERE order_item_id = $1";
+    shared.database.execute(set, &[&id, &"NaN"]).await?;
+    let arguments = json!({"time_period": "90d"});
+    let said = refused(shared, "head-office", Revision::V2026_07_28, "get_store_performance", &arguments).await;
+    shared.database.execute(set, &[&id, &amount]).await?;
+    let said = said?;
+    ensure!(said["code"] == "MCP_ERROR" && said["sqlstate"].is_null(), "{said}");
+    ensure!(!said.to_string().contains("NaN"), "{said}");
+    Ok(())
+}

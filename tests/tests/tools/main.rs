@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         .test("errors_are_counted_by_tool_and_code", |s| async move { every_tool::counted(&s).await })
         .test("foreign_and_unknown_stores_answer_alike", |s| async move { errors::stores(&s).await })
         .test("missing_names_get_the_nearest_valid_ones", |s| async move { errors::names(&s).await })
+        .test("what_cannot_be_read_is_the_gateways_own_error", |s| async move { errors::unreadable(&s).await })
         .test("a_timeout_quotes_the_statement", |s| async move { errors::timeout(&s).await })
         .test("definitions_describe_themselves", |s| async move { surface::definitions(&s).await })
         .test("prompts_resources_and_completions_by_scope", |s| async move { surface::by_scope(&s).await })
