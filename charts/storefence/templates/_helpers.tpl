@@ -200,6 +200,11 @@ capabilities:
   mountPath: /etc/storefence/embeddings
   readOnly: true
 {{- end }}
+{{- if and (eq .part "gateway") .root.Values.gateway.tls.secretName }}
+- name: tls
+  mountPath: /etc/storefence/tls
+  readOnly: true
+{{- end }}
 {{- range $database := .root.Values.config.databases }}
 {{- if or $database.caSecret $database.caConfigMap }}
 - name: ca-{{ $database.name }}
@@ -230,6 +235,13 @@ capabilities:
 - name: embeddings
   secret:
     secretName: {{ .name }}
+{{- end }}
+{{- if and (eq .part "gateway") .root.Values.gateway.tls.secretName }}
+- name: tls
+  secret:
+    secretName: {{ .root.Values.gateway.tls.secretName }}
+    # 0440
+    defaultMode: 288
 {{- end }}
 {{- range $database := .root.Values.config.databases }}
 {{- if $database.caSecret }}
@@ -289,7 +301,7 @@ readinessProbe:
 {{- if not .Values.config.keyVaults -}}{{- fail "config.keyVaults is empty: tenants' credentials come from there" -}}{{- end -}}
 {{- if not .Values.config.databases -}}{{- fail "config.databases is empty: RetailTenants refer to one by its name" -}}{{- end -}}
 {{- range .Values.config.databases -}}
-{{- if not (or .adminUrlSecret .adminUrlFile) -}}{{- fail (printf "config.databases: %s has neither adminUrlSecret nor adminUrlFile" .name) -}}{{- end -}}
+{{- if not (or .adminUrlSecret .adminUrlFile .adminUrlKeyVaultSecret) -}}{{- fail (printf "config.databases: %s has none of adminUrlSecret, adminUrlKeyVaultSecret and adminUrlFile" .name) -}}{{- end -}}
 {{- end -}}
 {{- end -}}
 

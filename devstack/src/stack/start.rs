@@ -250,7 +250,7 @@ pub fn operator_rules() -> Vec<Rule> {
         Rule::new(&[GROUP], &["retailtenants/status"], &["patch"]),
         Rule::new(&["events.k8s.io"], &["events"], &["create", "patch"]),
         Rule::new(&["coordination.k8s.io"], &["leases"], &["create"]),
-        Rule::new(&["coordination.k8s.io"], &["leases"], &["get", "update", "patch"]),
+        Rule::new(&["coordination.k8s.io"], &["leases"], &["get", "update"]),
     ]
 }
 

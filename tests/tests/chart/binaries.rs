@@ -41,7 +41,7 @@ fn every_variable_is_one_that_the_binary_reads() {
     if !available() {
         return;
     }
-    let variable = Regex::new(r"\[env: ([A-Z0-9_]+)=").unwrap();
+    let variable = Regex::new(r"\[env: ([A-Z0-9_]+)[=\]]").unwrap();
     for part in ["operator", "gateway"] {
         let help = run(part, |command| _ = command.args(["run", "--help"]));
         assert!(help.status.success());
@@ -54,6 +54,41 @@ fn every_variable_is_one_that_the_binary_reads() {
             for set in container.env.iter().flatten().map(|variable| variable.name.as_str()) {
                 assert!(set == "RUST_LOG" || known.contains(set), "{part} does not read {set}");
             }
+        }
+    }
+}
+
+/// Variables that no value of the chart sets, and why.
+const BY_OTHERS: [(&str, &str); 6] = [
+    ("AZURE_TENANT_ID", "the workload identity webhook, or extraEnv"),
+    ("AZURE_CLIENT_ID", "the workload identity webhook, or extraEnv"),
+    ("AZURE_FEDERATED_TOKEN_FILE", "the workload identity webhook"),
+    ("STOREFENCE_CA_FILE", "azure.caBundle"),
+    ("STOREFENCE_TENANTS", "gateway.tenantsDirectory"),
+    ("AZURE_AUTHORITY_HOST", "azure.authorityHost, or the webhook"),
+];
+
+/// Whatever can be set at a binary can be set by a value.
+#[test]
+fn every_variable_of_the_binary_has_a_value() {
+    if !available() {
+        return;
+    }
+    let variable = Regex::new(r"\[env: ([A-Z0-9_]+)[=\]]").unwrap();
+    for part in ["operator", "gateway"] {
+        let help = run(part, |command| _ = command.args(["run", "--help"]));
+        let help = String::from_utf8(help.stdout).unwrap();
+        let set: BTreeSet<String> = SETS
+            .iter()
+            .flat_map(|set| container(&objects(&values(set)), part).env.unwrap_or_default())
+            .map(|variable| variable.name)
+            .collect();
+        let templates = crate::render::read("charts/storefence/templates/gateway/deployment.yaml")
+            + &crate::render::read("charts/storefence/templates/_helpers.tpl");
+        for found in variable.captures_iter(&help) {
+            let name = &found[1];
+            let elsewhere = BY_OTHERS.iter().any(|(known, _)| known == &name);
+            assert!(set.contains(name) || templates.contains(name) || elsewhere, "{part}: no value sets {name}");
         }
     }
 }
@@ -91,10 +126,15 @@ fn the_binaries_take_the_configuration() {
             }
             let file = format!("{directory}/{part}.yaml");
             write(&file, &text);
+            let certificate = storefence_devstack::tls::Authority::new().unwrap().issue(&["mcp.zava.example"]).unwrap();
+            write(&format!("{directory}/tls/tls.crt"), &certificate.certificate_pem);
+            write(&format!("{directory}/tls/tls.key"), &certificate.key_pem);
             let container = container(&objects, part);
             let output = run(part, |command| {
                 for variable in container.env.iter().flatten() {
-                    let value = variable.value.clone().unwrap_or_default();
+                    // From a Secret of the cluster.
+                    let value = variable.value.clone().unwrap_or_else(|| "redis://127.0.0.1:1".to_owned());
+                    let value = value.replace("/etc/storefence/tls", &format!("{directory}/tls"));
                     command.env(&variable.name, value);
                 }
                 command
