@@ -62,20 +62,24 @@ impl Slot {
     fn put_in(&self, body: &[u8], form: fn(&str) -> Cow<'_, str>) -> Option<Bytes> {
         let payload = self.0.payload.get()?;
         let structured = form(&payload.structured);
-        let text = serde_json::to_string(&payload.text).ok()?;
-        let mut out = Vec::with_capacity(body.len() + structured.len() + text.len());
+        // Escaping makes text a little longer, as a rule; written in its place, it is never held twice.
+        let text = &payload.text;
+        let mut out = Vec::with_capacity(body.len() + structured.len() + text.len() + text.len() / 8);
         let mut rest = body;
         let mut marks = [
-            (find(body, &self.0.structured_mark), structured.as_ref(), self.0.structured_mark.len()),
-            (find(body, &self.0.text_mark), text.as_str(), self.0.text_mark.len()),
+            (find(body, &self.0.structured_mark), Some(structured.as_ref()), self.0.structured_mark.len()),
+            (find(body, &self.0.text_mark), None, self.0.text_mark.len()),
         ];
         marks.sort_unstable_by_key(|(at, ..)| *at);
         let mut copied = 0;
-        for (at, value, length) in marks {
+        for (at, json, length) in marks {
             // The mark is a JSON string: one quote before it and one behind.
             let start = at?.checked_sub(1)?;
             out.extend_from_slice(&rest[..start - copied]);
-            out.extend_from_slice(value.as_bytes());
+            match json {
+                Some(json) => out.extend_from_slice(json.as_bytes()),
+                None => serde_json::to_writer(&mut out, text).ok()?,
+            }
             copied = start + length + 2;
             rest = body.get(copied..)?;
         }

@@ -4,7 +4,7 @@ pub mod directory;
 pub mod registry;
 pub mod watch;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use storefence_tenancy::{
     TenantId, TenantRules,
@@ -65,7 +65,7 @@ impl From<&Credentials> for CredentialsInForce {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tenant {
     /// Stores and principal rules.
-    pub rules: TenantRules,
+    pub rules: Arc<TenantRules>,
     /// Limits.
     pub limits: Limits,
     /// Calls per minute and at a time.
@@ -83,7 +83,7 @@ pub struct Tenant {
 impl Tenant {
     /// Its identifier.
     #[must_use]
-    pub const fn id(&self) -> &TenantId {
+    pub fn id(&self) -> &TenantId {
         self.rules.tenant_id()
     }
 

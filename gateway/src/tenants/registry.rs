@@ -65,7 +65,7 @@ struct Entry {
 /// What a spec that compiled says; kept while a later one does not compile.
 #[derive(Clone, Debug)]
 struct Rules {
-    rules: TenantRules,
+    rules: Arc<TenantRules>,
     limits: Limits,
     quotas: Quotas,
     display_name: String,
@@ -223,7 +223,7 @@ impl Entry {
 impl Rules {
     fn new(rules: TenantRules, spec: &RetailTenantSpec) -> Self {
         Self {
-            rules,
+            rules: Arc::new(rules),
             limits: Limits::from(&spec.gateway),
             quotas: Quotas::from(&spec.gateway),
             display_name: spec.display_name.clone().unwrap_or_else(|| spec.tenant_id.clone()),

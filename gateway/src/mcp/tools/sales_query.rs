@@ -113,26 +113,24 @@ impl Tool for SalesQuery {
                     return Err(error);
                 }
             };
-            Ok(render(&answer))
+            Ok(render(answer))
         })
     }
 }
 
-fn render(answer: &QueryResult) -> ToolOutput {
+/// Puts head and tail around the rows where they are: an answer may take as much memory as the tenant's limit allows, and a
+/// copy of it as much again.
+fn render(answer: QueryResult) -> ToolOutput {
     let QueryResult { columns, rows, truncated, elapsed } = answer;
+    let (mut structured, mut text) = (rows.json, rows.text);
     let heads = serde_json::to_string(columns.as_ref()).unwrap_or_else(|_| "[]".to_owned());
-    let mut structured = String::with_capacity(rows.json.len() + heads.len() + 96);
+    structured.insert_str(0, &format!(r#"{{"columns":{heads},"rows":["#));
     let millis = elapsed.as_secs_f64() * 1000.0;
-    let _ = write!(
-        structured,
-        r#"{{"columns":{heads},"rows":[{}],"rowCount":{},"truncated":{truncated},"elapsedMs":{millis:.1}}}"#,
-        rows.json, rows.count
-    );
+    let _ = write!(structured, r#"],"rowCount":{},"truncated":{truncated},"elapsedMs":{millis:.1}}}"#, rows.count);
     let names: Vec<_> = columns.iter().map(|column| column.name.as_str()).collect();
-    let mut text = String::with_capacity(rows.text.len() + 128);
-    let _ = write!(text, "{}\n{}", names.join("\t"), rows.text);
+    text.insert_str(0, &(names.join("\t") + "\n"));
     let noun = if rows.count == 1 { "row" } else { "rows" };
-    let cut = if *truncated { "; there are more, the answer was cut" } else { "" };
+    let cut = if truncated { "; there are more, the answer was cut" } else { "" };
     let line = if rows.count == 0 { "" } else { "\n" };
     let _ = write!(text, "{line}({} {noun}{cut})", rows.count);
     ToolOutput { structured, text }
@@ -157,7 +155,7 @@ mod tests {
 
     #[test]
     fn shapes() {
-        let output = render(&answer(&[r#"{"store":"Seattle","n":9007199254740993}"#], true));
+        let output = render(answer(&[r#"{"store":"Seattle","n":9007199254740993}"#], true));
         assert!(output.structured.contains("9007199254740993"));
         let value: Value = serde_json::from_str(&output.structured).expect("JSON");
         assert_eq!(value["columns"][1], json!({"name": "n", "type": "int8"}));
@@ -166,6 +164,6 @@ mod tests {
             (&json!(1), &json!(true), &json!(1.2))
         );
         assert_eq!(output.text, "store\tn\nSeattle\t9007199254740993\n(1 row; there are more, the answer was cut)");
-        assert_eq!(render(&answer(&[], false)).text, "store\tn\n(0 rows)");
+        assert_eq!(render(answer(&[], false)).text, "store\tn\n(0 rows)");
     }
 }

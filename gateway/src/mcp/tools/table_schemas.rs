@@ -5,13 +5,13 @@ use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 use futures::future::BoxFuture;
 use rmcp::model::{JsonObject, Tool as Definition};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
     Caller, Code, Services, Tool, ToolError, ToolOutput,
     arguments::Fields,
     definition, own,
-    schema::{Schema, Schemas, Table, VERSION, nearest},
+    schema::{Common, Schema, Schemas, Table, VERSION, nearest},
 };
 
 /// Most names in one call.
@@ -171,7 +171,7 @@ pub async fn described(
             ToolError::new(Code::Internal, "the values of the tables could not be read")
         })?;
         tracing::debug!(version = seen.version, "tables described");
-        return Ok(ToolOutput { structured: structured(&tables, &seen).to_string(), text: text(&tables, &seen) });
+        return Ok(ToolOutput { structured: structured(&tables, &seen), text: text(&tables, &seen) });
     }
 }
 
@@ -226,46 +226,64 @@ fn counted(table: &Table, seen: &Seen) -> (u32, bool) {
     (rows.min(COUNTED), rows > COUNTED)
 }
 
-fn structured(tables: &[&Table], seen: &Seen) -> Value {
-    let tables: Vec<_> = tables
-        .iter()
-        .map(|table| {
-            let (rows, at_least) = counted(table, seen);
-            json!({
-                "name": format!("retail.{}", table.name), "comment": table.comment, "columns": table.columns,
-                "keys": table.keys, "relationships": table.relationships, "rows": rows, "rowsAtLeast": at_least,
-                "hints": hints(&table.name),
-            })
-        })
-        .collect();
-    json!({"tables": tables, "validValues": {
+fn common(table: &Table) -> &Common {
+    table.common.get_or_init(|| Common { json: members(table), text: lines(table) })
+}
+
+fn members(table: &Table) -> String {
+    let object = json!({
+        "name": format!("retail.{}", table.name), "comment": table.comment, "columns": table.columns,
+        "keys": table.keys, "relationships": table.relationships, "hints": hints(&table.name),
+    })
+    .to_string();
+    object.trim_start_matches('{').strip_suffix('}').unwrap_or_default().to_owned()
+}
+
+fn lines(table: &Table) -> String {
+    let mut out = String::new();
+    for column in &table.columns {
+        let null = if column.nullable { "" } else { " NOT NULL" };
+        let default = column.default.as_ref().map(|text| format!(" DEFAULT {text}")).unwrap_or_default();
+        let comment = column.comment.as_ref().map(|text| format!(" -- {text}")).unwrap_or_default();
+        let _ = writeln!(out, "  {} {}{null}{default}{comment}", column.name, column.kind);
+    }
+    for key in &table.keys {
+        let kind = if key.primary { "PRIMARY KEY" } else { "UNIQUE" };
+        let _ = writeln!(out, "  {kind} ({})", key.columns.join(", "));
+    }
+    for relationship in &table.relationships {
+        let (columns, references) = (relationship.columns.join(", "), relationship.references.join(", "));
+        let _ = writeln!(out, "  ({columns}) -> retail.{} ({references})", relationship.table);
+    }
+    hints(&table.name).iter().for_each(|hint| {
+        let _ = writeln!(out, "  * {hint}");
+    });
+    out
+}
+
+fn structured(tables: &[&Table], seen: &Seen) -> String {
+    let values = json!({
         "stores": seen.stores, "categories": seen.categories, "productTypes": seen.types, "orderYears": seen.years,
-    }})
+    });
+    let size: usize = tables.iter().map(|table| common(table).json.len() + 48).sum();
+    let mut out = String::with_capacity(size + 4096);
+    out.push_str(r#"{"tables":["#);
+    for (i, table) in tables.iter().enumerate() {
+        let (rows, at_least) = counted(table, seen);
+        let comma = if i == 0 { "" } else { "," };
+        let _ = write!(out, r#"{comma}{{{},"rows":{rows},"rowsAtLeast":{at_least}}}"#, common(table).json);
+    }
+    let _ = write!(out, r#"],"validValues":{values}}}"#);
+    out
 }
 
 fn text(tables: &[&Table], seen: &Seen) -> String {
-    let mut out = String::new();
+    let mut out = String::with_capacity(tables.iter().map(|table| common(table).text.len() + 128).sum());
     for table in tables {
         let (rows, at_least) = counted(table, seen);
         let more = if at_least { "more than " } else { "" };
         let _ = writeln!(out, "retail.{} ({more}{rows} rows): {}", table.name, table.comment.as_deref().unwrap_or(""));
-        for column in &table.columns {
-            let null = if column.nullable { "" } else { " NOT NULL" };
-            let default = column.default.as_ref().map(|text| format!(" DEFAULT {text}")).unwrap_or_default();
-            let comment = column.comment.as_ref().map(|text| format!(" -- {text}")).unwrap_or_default();
-            let _ = writeln!(out, "  {} {}{null}{default}{comment}", column.name, column.kind);
-        }
-        for key in &table.keys {
-            let kind = if key.primary { "PRIMARY KEY" } else { "UNIQUE" };
-            let _ = writeln!(out, "  {kind} ({})", key.columns.join(", "));
-        }
-        for relationship in &table.relationships {
-            let (columns, references) = (relationship.columns.join(", "), relationship.references.join(", "));
-            let _ = writeln!(out, "  ({columns}) -> retail.{} ({references})", relationship.table);
-        }
-        hints(&table.name).iter().for_each(|hint| {
-            let _ = writeln!(out, "  * {hint}");
-        });
+        out.push_str(&common(table).text);
     }
     let _ = writeln!(out, "stores: {}", seen.stores.join(", "));
     for (category, types) in &seen.types {
