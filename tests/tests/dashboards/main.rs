@@ -25,6 +25,7 @@ fn main() -> ExitCode {
     let suite = Suite::new(Shared::with_examples).expect("the stack starts");
     suite
         .test("dashboards_are_what_grafana_reads", |_| async { panels::schema().await })
+        .test("the_page_tells_of_every_alert_and_dashboard", |_| async { panels::page().await })
         .test("alerts_fire_when_they_should", |_| async { alerts::fire_when_they_should().await })
         .test(
             "panels_and_alerts_answer_in_a_real_prometheus",

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     load,
     prometheus::{Prometheus, program},
-    render::{NAMESPACE, available, chart},
+    render::{NAMESPACE, available, chart, read},
     rules,
 };
 use storefence_tests::Shared;
@@ -113,6 +113,31 @@ pub async fn schema() -> Result<()> {
     Ok(())
 }
 
+/// docs/monitoring.md tells of every alert and every dashboard.
+pub async fn page() -> Result<()> {
+    if !available() {
+        return Ok(());
+    }
+    let page = read("docs/monitoring.md");
+    for group in list(&rules(), "groups") {
+        for rule in list(group, "rules") {
+            let (name, severity) = (text(rule, "alert")?, text(&rule["labels"], "severity")?);
+            let line = page.lines().find(|line| line.starts_with(&format!("| `{name}` |")));
+            let line = line.with_context(|| format!("docs/monitoring.md says nothing of {name}"))?;
+            ensure!(line.contains(&format!("| {severity} |")), "{name} is {severity}");
+        }
+    }
+    for dashboard in dashboards()? {
+        let title = text(&dashboard, "title")?;
+        ensure!(page.contains(&format!("**{title}**")), "docs/monitoring.md says nothing of {title}");
+        for row in list(&dashboard, "panels").iter().filter(|panel| panel["type"] == "row") {
+            let name = text(row, "title")?.to_lowercase();
+            ensure!(page.to_lowercase().contains(&name), "docs/monitoring.md says nothing of {title}: {name}");
+        }
+    }
+    Ok(())
+}
+
 /// The load, then every panel and every alert.
 pub async fn answer_in_prometheus(shared: &Shared) -> Result<()> {
     if !available() {
@@ -163,8 +188,10 @@ pub async fn answer_in_prometheus(shared: &Shared) -> Result<()> {
         let name = named(rule);
         let left = text(rule, "query")?.split(" and ").next().unwrap_or_default();
         let left = left.rsplit_once([' ']).map_or(left, |(left, _)| left.trim_end_matches(['<', '>', ' ']));
-        let left =
-            left.replace(r#"status="false""#, r#"status="true""#).replace(r#"outcome="throttled""#, r#"outcome="ok""#);
+        let left = left
+            .replace(r#"status="false""#, r#"status="true""#)
+            .replace(r#"outcome="throttled""#, r#"outcome="ok""#)
+            .replace("} > 0", "}");
         // absent() is empty as long as something is there.
         let expected = !left.starts_with("absent(");
         ensure!(prometheus.query(&left).await?.is_empty() != expected, "{name}: {left}");
