@@ -174,6 +174,10 @@ impl Principal {
     }
 }
 
+fn cache() -> Cache<[u8; 32], Arc<Principal>> {
+    Cache::builder().max_capacity(CACHE.0).time_to_idle(CACHE.1).build()
+}
+
 /// Verifies tokens and remembers those it verified.
 pub struct Identity {
     authority: Authority,
@@ -191,7 +195,7 @@ impl Identity {
             authority: settings.authority.clone(),
             audiences: settings.audiences.clone(),
             keys,
-            cache: Cache::builder().max_capacity(CACHE.0).time_to_idle(CACHE.1).build(),
+            cache: cache(),
             metrics,
         }
     }
@@ -225,5 +229,31 @@ impl Identity {
         let principal = Arc::new(Principal { claims, token: hash, expires, generation });
         self.cache.insert(hash, principal.clone());
         Ok(principal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::{Map, json};
+    use storefence_tenancy::Claims;
+
+    use super::{CACHE, Principal, cache};
+
+    #[test]
+    fn verified_tokens_are_remembered_within_bounds() {
+        let payload = json!({"tid": uuid::Uuid::nil(), "oid": uuid::Uuid::nil(), "scp": "Retail.Query", "ver": "2.0"});
+        let payload: Map<_, _> = payload.as_object().cloned().unwrap_or_default();
+        let claims = Claims::from_payload(payload).expect("claims");
+        let cache = cache();
+        for n in 0..2 * CACHE.0 {
+            let mut token = [0; 32];
+            token[..8].copy_from_slice(&n.to_le_bytes());
+            cache
+                .insert(token, Arc::new(Principal { claims: claims.clone(), token, expires: u64::MAX, generation: 0 }));
+        }
+        cache.run_pending_tasks();
+        assert!(cache.entry_count() <= CACHE.0, "{}", cache.entry_count());
     }
 }

@@ -18,10 +18,10 @@ use tracing_subscriber::{
 use self::otlp::{TraceError, TraceSettings, Traces};
 use crate::{cli::LogFormat, metrics::Metrics};
 
-/// Modules whose finer levels show statements, headers or bodies. They stay quiet whatever `RUST_LOG` says: SQL text,
-/// tokens and rows do not belong in logs.
+/// Modules whose finer levels show statements, headers or bodies; rmcp warns of every error with its text. They stay quiet
+/// whatever `RUST_LOG` says: SQL text, tokens and rows do not belong in logs.
 const QUIET: [&str; 6] =
-    ["tokio_postgres=info", "rmcp=warn", "hyper=info", "hyper_util=info", "reqwest=info", "azure_core=info"];
+    ["tokio_postgres=info", "rmcp=error", "hyper=info", "hyper_util=info", "reqwest=info", "azure_core=info"];
 
 /// Starts logging to standard error.
 pub fn init(format: LogFormat) {
