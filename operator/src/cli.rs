@@ -1,9 +1,11 @@
-//! The command line. Exit codes: 0 done, 1 failed (or `verify` found a deviation), 2 wrong usage or configuration (or
-//! `plan` found a difference).
+//! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration. Two commands answer a question with
+//! their code, and keep the third one for what went wrong: `verify` 0 intact, 1 deviations, 2 anything else; `plan`
+//! 0 nothing to do, 2 a difference, 1 anything else.
 
 mod admin;
 mod embed;
 mod harden;
+mod output;
 mod plan;
 mod reload;
 mod run;
@@ -123,14 +125,28 @@ pub fn command() -> clap::Command {
     <Cli as clap::CommandFactory>::command()
 }
 
+/// The code of an error, where the command's other codes mean something else.
+fn code_of(command: &str, code: u8) -> u8 {
+    match (command, code) {
+        ("plan", USAGE) => FAILED,
+        ("verify", FAILED) => USAGE,
+        _ => code,
+    }
+}
+
 /// Runs the command line and returns the process's exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    // Also where clap finds something wrong with it.
+    let is_command = |word: &&str| <Cli as clap::CommandFactory>::command().find_subcommand(word).is_some();
+    let word = arguments.iter().skip(1).filter_map(|word| word.to_str()).find(is_command);
+    let word = word.unwrap_or_default().to_owned();
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors; clap knows which stream and code belong to what.
             let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE));
+            return ExitCode::from(code_of(&word, u8::try_from(error.exit_code()).unwrap_or(USAGE)));
         }
     };
     let Cli { command, log_format } = cli;
@@ -141,7 +157,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("storefence-operator: {error}");
-            ExitCode::from(error.code())
+            ExitCode::from(code_of(&word, error.code()))
         }
     }
 }

@@ -90,10 +90,8 @@ impl Metrics {
                 &["reason"],
             )?,
             duration: make.durations(name("reconcile_duration_seconds", "Duration of a pass."), &["outcome"])?,
-            steps: make.counters(
-                name("steps_total", "Steps taken to bring a tenant to its desired state."),
-                &["backend"],
-            )?,
+            steps: make
+                .counters(name("steps_total", "Steps taken to bring a tenant to its desired state."), &["backend"])?,
             status_writes: make
                 .counters(name("kubernetes_writes_total", "Writes to the Kubernetes API."), &["object"])?,
             tenants: make.gauges(
@@ -120,14 +118,18 @@ impl Metrics {
                 name("key_vault_calls_total", "Calls to Key Vault by operation and outcome."),
                 &["operation", "outcome"],
             )?,
-            vault_duration: make
-                .durations(name("key_vault_call_duration_seconds", "Duration of a call to Key Vault."), &["operation"])?,
+            vault_duration: make.durations(
+                name("key_vault_call_duration_seconds", "Duration of a call to Key Vault."),
+                &["operation"],
+            )?,
             database_calls: make.counters(
                 name("database_calls_total", "Calls to databases by operation and outcome."),
                 &["operation", "outcome"],
             )?,
-            database_duration: make
-                .durations(name("database_call_duration_seconds", "Duration of a call to a database."), &["operation"])?,
+            database_duration: make.durations(
+                name("database_call_duration_seconds", "Duration of a call to a database."),
+                &["operation"],
+            )?,
             circuits: make.gauges(
                 name(
                     "circuit_open",

@@ -39,6 +39,79 @@ fn wrong_usage_ends_with_2_and_names_flag_and_variable() {
     assert!(code == Some(0) && stdout.contains("migrate"));
 }
 
+/// Codes of docs/operations.md: command, code, meaning.
+fn documented_codes() -> Vec<(String, i32)> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let (_, rest) = text.split_once("\n## Exit codes of `storefence-operator`\n").unwrap();
+    let rows = rest.lines().skip_while(|line| !line.starts_with("| `")).take_while(|line| line.starts_with('|'));
+    rows.flat_map(|row| {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let codes = ["0", "1", "2"].iter().zip(&cells[1..]).filter(|(_, meaning)| !meaning.is_empty());
+        let commands = cells[0].split(", ").map(|command| command.trim_matches('`').to_owned()).collect::<Vec<_>>();
+        let codes: Vec<i32> = codes.map(|(code, _)| code.parse().unwrap()).collect();
+        commands
+            .into_iter()
+            .flat_map(move |c| codes.clone().into_iter().map(move |code| (c.clone(), code)))
+            .collect::<Vec<_>>()
+    })
+    .collect()
+}
+
+#[test]
+fn every_command_has_its_codes_in_the_document_and_help() {
+    let codes = documented_codes();
+    let (_, help, _) = told(&operator(&["--help"]));
+    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    // A line that goes on is indented further.
+    let commands = commands.filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' ')));
+    for command in commands.filter_map(|line| line.split_whitespace().next()).filter(|word| *word != "help") {
+        assert!(codes.contains(&(command.to_owned(), 0)), "{command}: {codes:?}");
+        let (code, stdout, stderr) = told(&operator(&[command, "--help"]));
+        assert!(code == Some(0) && stdout.contains("Usage:") && stderr.is_empty(), "{command}");
+        let (code, stdout, stderr) = told(&operator(&[command, "--frobnicate"]));
+        let expected = if command == "plan" { 1 } else { 2 };
+        assert_eq!((code, stdout.as_str()), (Some(expected), ""), "{command}");
+        assert!(
+            stderr.contains("--frobnicate") && codes.contains(&(command.to_owned(), expected)),
+            "{command}: {stderr}"
+        );
+    }
+    let (code, stdout, _) = told(&operator(&["--version"]));
+    assert!(code == Some(0) && stdout.starts_with("storefence-operator "), "{stdout}");
+}
+
+/// What went wrong must not look like the answer.
+#[test]
+fn plan_and_verify_keep_their_answers_codes_apart_from_trouble() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config.yaml");
+    // Port 1 answers nobody.
+    std::fs::write(&path, "databases:\n- name: retail\n  adminUrl: postgresql://a:b@127.0.0.1:1/d\n").unwrap();
+    let config = path.to_str().unwrap();
+    let (code, stdout, stderr) = told(&operator(&["verify", "--config", config, "--database", "retail"]));
+    assert!(code == Some(2) && stdout.is_empty() && stderr.contains("database retail"), "{stdout}{stderr}");
+    for arguments in [
+        &["plan", "--config", "/does/not/exist.yaml", "--file", "x.yaml"][..],
+        &["plan", "--config", config],
+        &["plan", "--config", config, "--file", "/does/not/exist.yaml"],
+        &["--log-format", "json", "plan", "--config", config],
+    ] {
+        let (code, stdout, stderr) = told(&operator(arguments));
+        assert!(code == Some(1) && stdout.is_empty() && !stderr.is_empty(), "{arguments:?}: {code:?} {stdout}{stderr}");
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_early_is_no_error() {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_storefence-operator"));
+    let pipes = (std::process::Stdio::piped(), std::process::Stdio::piped());
+    let mut child = command.arg("crds").env_clear().stdout(pipes.0).stderr(pipes.1).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), ""));
+}
+
 #[test]
 fn a_bad_configuration_is_named() {
     let directory = tempfile::tempdir().unwrap();
@@ -70,8 +143,8 @@ async fn migrate_seed_and_verify_work_on_a_database() {
     let config = config.to_str().unwrap();
     let run = |arguments: &[&str]| told(&operator(&[arguments, &["--config", config]].concat()));
 
-    let (code, _, stderr) = run(&["verify", "--database", "retail"]);
-    assert!(code == Some(1) && stderr.contains("migrate"), "not migrated yet: {stderr}");
+    let (code, stdout, stderr) = run(&["verify", "--database", "retail"]);
+    assert!(code == Some(2) && stdout.is_empty() && stderr.contains("migrate"), "not migrated yet: {stderr}");
     let (code, stdout, stderr) = run(&["migrate"]);
     assert!(code == Some(0) && stdout.contains("retail: applied"), "{stdout}{stderr}");
     let (code, stdout, _) = run(&["migrate", "--database", "retail"]);
@@ -117,6 +190,16 @@ async fn plan_tells_what_would_change_and_changes_nothing() {
     }
     assert_eq!(world.database_fingerprint().await, before);
     assert_eq!(world.vault.writes(), 0);
+
+    // From standard input, as the end of a pipe.
+    let piped = format!(
+        "'{}' plan -f - --config '{}' < '{}'",
+        env!("CARGO_BIN_EXE_storefence-operator"),
+        world.directory.path().join("config.yaml").display(),
+        file.display()
+    );
+    let piped = world.command_in_shell(&piped);
+    assert_eq!((piped.status.code(), String::from_utf8_lossy(&piped.stdout)), (Some(2), stdout.as_str().into()));
 
     let operator = world.operator().await;
     world.apply("retail", "zava", spec("zava", &[seattle])).await;

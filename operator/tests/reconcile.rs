@@ -224,7 +224,8 @@ async fn an_unreadable_object_does_not_stop_the_others() {
         "metadata": {"name": "broken"}, "spec": {"tenantId": 5},
     });
     let resource = kube::core::ApiResource::erase::<storefence_tenancy::RetailTenant>(&());
-    let objects = kube::Api::<kube::api::DynamicObject>::namespaced_with(world.kube.clone(), "retail", &resource);
+    let namespace = world.namespace("retail");
+    let objects = kube::Api::<kube::api::DynamicObject>::namespaced_with(world.kube.clone(), &namespace, &resource);
     objects.patch("broken", &params, &kube::api::Patch::Apply(broken)).await.unwrap();
 
     world.apply("retail", "zava", spec("zava", &[("Seattle", store(1, 1))])).await;
@@ -239,4 +240,29 @@ async fn an_unreadable_object_does_not_stop_the_others() {
     let gone = poll(async || objects.get_opt("broken").await.unwrap().is_none().then_some(()));
     assert!(gone.await.is_some());
     stays(Duration::from_millis(300), async || world.text("SELECT count(*) FROM fence.tenants").await).await;
+}
+
+/// As `STOREFENCE_TEST_KUBECONFIG=… cargo test` does, with the stand-in as a cluster that is there; nothing stays in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn these_tests_pass_on_a_cluster_that_a_kubeconfig_names() {
+    const VARIABLE: &str = "STOREFENCE_TEST_KUBECONFIG";
+    if std::env::var_os(VARIABLE).is_some() {
+        return;
+    }
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let authority = storefence_devstack::tls::Authority::new().unwrap();
+    let options = storefence_devstack::kube_api::KubeApiOptions::new(&authority);
+    let cluster = storefence_devstack::kube_api::KubeApi::start(options).await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let kubeconfig = directory.path().join("kubeconfig");
+    std::fs::write(&kubeconfig, cluster.kubeconfig()).unwrap();
+    let mut tests = std::process::Command::new(std::env::current_exe().unwrap());
+    tests.args(["changed_spec", "second_claimant", "deletion_revokes"]).env(VARIABLE, &kubeconfig);
+    let output = tokio::task::spawn_blocking(move || tests.output().unwrap()).await.unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("3 passed"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(cluster.counters().get("patch", "retailtenants/status") > 3, "{:?}", cluster.counters().all());
+    let client = harness::client(&cluster.kubeconfig()).await;
+    let tenants = kube::Api::<storefence_tenancy::RetailTenant>::all(client);
+    assert_eq!(tenants.list(&kube::api::ListParams::default()).await.unwrap().items, []);
 }

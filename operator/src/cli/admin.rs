@@ -12,7 +12,10 @@ use clap::Args;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 use storefence_azure::AzureOptions;
 
-use super::{CliError, ConfigArgs, FAILED};
+use super::{
+    CliError, ConfigArgs, FAILED,
+    output::{say, write},
+};
 use crate::{
     backends::resolve_once,
     config::{Config, DatabaseConfig, Resolved},
@@ -89,7 +92,7 @@ pub struct Verify {
 
 /// Prints the CustomResourceDefinition as it stands in `crds/`.
 pub fn crds() -> Result<ExitCode, CliError> {
-    print!("{}", crd_yaml()?);
+    write(format_args!("{}", crd_yaml()?))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -116,8 +119,8 @@ pub async fn migrate(arguments: Migrate) -> Result<ExitCode, CliError> {
     for (name, database) in chosen {
         let report = migrate::run(&database.options).await.with_context(|| format!("database {name}"))?;
         match report.applied.as_slice() {
-            [] => println!("{name}: up to date at migration {}", report.version),
-            applied => println!("{name}: applied {} migrations, now at {}", applied.len(), report.version),
+            [] => say!("{name}: up to date at migration {}", report.version)?,
+            applied => say!("{name}: applied {} migrations, now at {}", applied.len(), report.version)?,
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -158,7 +161,7 @@ pub async fn seed(arguments: Seed) -> Result<ExitCode, CliError> {
     let _ = connection.close().await;
     let seed::Report { loaded, products, customers, orders, order_items } = report;
     let verb = if loaded { "loaded" } else { "has already" };
-    println!("{tenant}: {verb} {products} products, {customers} customers, {orders} orders, {order_items} order items");
+    say!("{tenant}: {verb} {products} products, {customers} customers, {orders} orders, {order_items} order items")?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -177,12 +180,12 @@ pub async fn verify(arguments: Verify) -> Result<ExitCode, CliError> {
             Severity::Missing => "MISSING",
             Severity::Notice => "notice",
         };
-        println!("{word} {deviation}");
+        say!("{word} {deviation}")?;
     }
     if deviations.iter().any(|deviation| deviation.severity != Severity::Notice) {
         return Ok(ExitCode::from(FAILED));
     }
-    println!("{name}: the fence is as this version made it");
+    say!("{name}: the fence is as this version made it")?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -9,6 +9,7 @@ use sqlx::Connection as _;
 use super::{
     CliError,
     admin::{Connect, find, open},
+    output::say,
 };
 use crate::embed;
 
@@ -53,6 +54,6 @@ pub async fn embed(arguments: Embed) -> Result<ExitCode, CliError> {
     let report = embed::run(&mut connection, &provider, &options, &tell).await.context("embed")?;
     let _ = connection.close().await;
     let embed::Report { written, products } = report;
-    println!("{name}: embedded {written} of {products} products with {}, the others were up to date", provider.model());
+    say!("{name}: embedded {written} of {products} products with {}, the others were up to date", provider.model())?;
     Ok(ExitCode::SUCCESS)
 }

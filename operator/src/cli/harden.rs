@@ -9,6 +9,7 @@ use sqlx::{ConnectOptions as _, Connection as _};
 use super::{
     CliError,
     admin::{Connect, find},
+    output::say,
 };
 use crate::verify::{self, HardenStep};
 
@@ -60,11 +61,11 @@ pub async fn harden(arguments: Harden) -> Result<ExitCode, CliError> {
     let _ = connection.close().await;
     for HardenStep { sql, closes } in &steps {
         if let Some(closes) = closes {
-            println!("-- closes: {closes}");
+            say!("-- closes: {closes}")?;
         }
-        println!("{sql};");
+        say!("{sql};")?;
     }
     let outcome = if dry_run { "nothing was run" } else { "done; set `hardening: strict` so that verify watches it" };
-    println!("-- {name}: {} statements, {outcome}", steps.len());
+    say!("-- {name}: {} statements, {outcome}", steps.len())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -8,7 +8,11 @@ use kube::{Api, Client};
 use storefence_azure::AzureOptions;
 use storefence_tenancy::{RetailTenant, resource::Mode};
 
-use super::{CliError, ConfigArgs, USAGE, reload::InForce};
+use super::{
+    CliError, ConfigArgs,
+    output::{say, write},
+    reload::InForce,
+};
 use crate::{
     circuit::CircuitPolicy,
     database::{Limits, sql},
@@ -23,6 +27,8 @@ use crate::{
 
 /// Stands for the UID of an object that does not exist yet.
 const NEW_UID: &str = "uid-of-the-new-object";
+/// Exit code of a plan that has steps.
+const DIFFERENT: u8 = 2;
 /// What stands in the place of a verifier.
 const MASKED: &str = "SCRAM-SHA-256$********";
 
@@ -32,7 +38,7 @@ pub struct PlanArgs {
     #[command(flatten)]
     config: ConfigArgs,
 
-    /// YAML file with RetailTenants.
+    /// YAML file with RetailTenants; - for standard input.
     #[arg(short, long, env = "STOREFENCE_PLAN_FILE", value_name = "FILE")]
     file: Option<PathBuf>,
 
@@ -62,7 +68,11 @@ pub async fn plan(arguments: PlanArgs) -> Result<ExitCode, CliError> {
         variable: "STOREFENCE_PLAN_FILE",
         problem: format!("{}: {problem}", file.display()),
     };
-    let text = std::fs::read_to_string(&file).map_err(|error| unusable(error.to_string()))?;
+    let text = match file.to_str() {
+        Some("-") => std::io::read_to_string(std::io::stdin()),
+        _ => std::fs::read_to_string(&file),
+    };
+    let text = text.map_err(|error| unusable(error.to_string()))?;
     let tenants: Vec<RetailTenant> = serde_saphyr::from_multiple(&text).map_err(|error| unusable(error.to_string()))?;
     let metrics = Arc::new(Metrics::new().context("metrics")?);
     let vaults = VaultFactory::new(azure, Arc::clone(&metrics), call_timeout)?;
@@ -86,8 +96,10 @@ pub async fn plan(arguments: PlanArgs) -> Result<ExitCode, CliError> {
         let Ok(open) = database.unprotected().await else { continue };
         for table in open {
             steps += 1;
-            println!("-- database {name}: protected table {table}");
-            table.statements().iter().for_each(|statement| println!("{statement};"));
+            say!("-- database {name}: protected table {table}")?;
+            for statement in table.statements() {
+                say!("{statement};")?;
+            }
         }
     }
     for mut tenant in tenants {
@@ -100,9 +112,9 @@ pub async fn plan(arguments: PlanArgs) -> Result<ExitCode, CliError> {
         let work = Work { backends: &backends, tenant: &tenant, claimants: &claimants, metrics: &metrics };
         let preview = preview(&work).await.with_context(|| format!("RetailTenant {name}"))?;
         steps += preview.plan.secrets.len() + preview.plan.database.len() + preview.plan.dependents.len();
-        print!("{}", render(&name, &tenant, &preview));
+        write(format_args!("{}", render(&name, &tenant, &preview)))?;
     }
-    Ok(if steps == 0 { ExitCode::SUCCESS } else { ExitCode::from(USAGE) })
+    Ok(if steps == 0 { ExitCode::SUCCESS } else { ExitCode::from(DIFFERENT) })
 }
 
 /// Takes over UID and status of the object in the cluster, if there is one.

@@ -37,6 +37,13 @@ pub const OPERATOR: &str = "storefence-operator";
 /// How long anything may take before a test gives up.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+mod real;
+
+use real::RealCluster;
+
+/// The namespaces that tests use.
+const NAMESPACES: [&str; 2] = ["retail", "other"];
+
 /// Everything around the operator.
 pub struct World {
     pub kube: Client,
@@ -47,6 +54,8 @@ pub struct World {
     pub cluster: Cluster,
     pub database: Database,
     pub directory: TempDir,
+    /// In the place of the stand-in, the cluster of `STOREFENCE_TEST_KUBECONFIG`.
+    real: Option<RealCluster>,
 }
 
 /// What the operator is allowed: the rules of the chart's ClusterRole, and of its Role in the operator's own namespace.
@@ -99,11 +108,13 @@ impl World {
         vault.allow(&app.object_id, Permissions::officer());
         let user = User::new(OPERATOR, rules);
         let api = KubeApi::start(KubeApiOptions::new(&authority).user(user)).await.unwrap();
-        let kube = client(&api.kubeconfig()).await;
+        let real = RealCluster::from_environment().await;
+        let kube = client(real.as_ref().map_or(&api.kubeconfig(), |real| &real.kubeconfig)).await;
         let directory = tempfile::tempdir().unwrap();
         authority.write_pem(&directory.path().join("ca.pem")).unwrap();
-        let world = Self { kube, api, entra, vault, app, cluster, database, directory };
-        world.write("kubeconfig", &world.api.kubeconfig_for(OPERATOR).unwrap());
+        let world = Self { kube, api, entra, vault, app, cluster, database, directory, real };
+        let stand_in = world.api.kubeconfig_for(OPERATOR).unwrap();
+        world.write("kubeconfig", world.real.as_ref().map_or(&stand_in, |real| &real.kubeconfig));
         world.write_config(&world.database.admin_tls_url);
         world.install().await;
         world
@@ -111,11 +122,33 @@ impl World {
 
     async fn install(&self) {
         let definitions = Api::<CustomResourceDefinition>::all(self.kube.clone());
-        definitions.create(&PostParams::default(), &crd()).await.unwrap();
-        for name in ["retail", "other"] {
+        let params = PatchParams::apply("kubectl").force();
+        let definition = crd();
+        definitions.patch(&definition.name_any(), &params, &Patch::Apply(&definition)).await.unwrap();
+        let established = poll(async || {
+            let found = definitions.get(&definition.name_any()).await.ok()?;
+            let conditions = found.status?.conditions?;
+            conditions.iter().any(|c| c.type_ == "Established" && c.status == "True").then_some(())
+        });
+        assert!(established.await.is_some(), "the definition is not established");
+        for name in NAMESPACES {
+            let name = self.namespace(name);
             let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": name}})).unwrap();
             Api::<Namespace>::all(self.kube.clone()).create(&PostParams::default(), &namespace).await.unwrap();
         }
+    }
+
+    /// A namespace as the cluster has it.
+    pub fn namespace(&self, name: &str) -> String {
+        self.real.as_ref().map_or_else(|| name.to_owned(), |real| real.namespace(name))
+    }
+
+    /// Whether the API is the stand-in, which can fail on request; says so where it is not.
+    pub fn is_stand_in(&self, test: &str) -> bool {
+        if self.real.is_some() {
+            println!("SKIPPED {test}: faults and users cannot be given to a real cluster");
+        }
+        self.real.is_none()
     }
 
     pub fn write(&self, name: &str, text: &str) -> PathBuf {
@@ -155,9 +188,21 @@ impl World {
 
     /// Runs a command of the operator to its end: exit code, standard output, standard error.
     pub fn run(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_storefence-operator"));
+        let output = self.in_the_world(command.args(arguments)).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    }
+
+    /// The same for a line of the shell.
+    pub fn command_in_shell(&self, line: &str) -> std::process::Output {
+        let mut command = std::process::Command::new("sh");
+        self.in_the_world(command.args(["-c", line])).output().unwrap()
+    }
+
+    fn in_the_world<'a>(&self, command: &'a mut std::process::Command) -> &'a mut std::process::Command {
         let path = |name: &str| self.directory.path().join(name);
-        let output = std::process::Command::new(env!("CARGO_BIN_EXE_storefence-operator"))
-            .args(arguments)
+        command
             .env("STOREFENCE_CONFIG", path("config.yaml"))
             .env("KUBECONFIG", path("kubeconfig"))
             .env("STOREFENCE_CA_FILE", path("ca.pem"))
@@ -167,10 +212,6 @@ impl World {
             .env("AZURE_CLIENT_ID", &self.app.client_id)
             .env("AZURE_CLIENT_SECRET", self.app.secret.clone().unwrap())
             .env("RUST_LOG", "info")
-            .output()
-            .unwrap();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        (output.status.code(), text(&output.stdout), text(&output.stderr))
     }
 
     /// Starts `run` with short waits and waits until it is ready.
@@ -217,7 +258,7 @@ impl World {
     }
 
     pub fn tenants(&self, namespace: &str) -> Api<RetailTenant> {
-        Api::namespaced(self.kube.clone(), namespace)
+        Api::namespaced(self.kube.clone(), &self.namespace(namespace))
     }
 
     /// `kubectl apply`.
@@ -272,7 +313,10 @@ impl World {
 
     /// Reasons of the events about an object, in the order of their making.
     pub async fn events(&self, namespace: &str, name: &str) -> Vec<String> {
-        let events = Api::<Event>::namespaced(self.kube.clone(), namespace).list(&ListParams::default()).await.unwrap();
+        let events = Api::<Event>::namespaced(self.kube.clone(), &self.namespace(namespace))
+            .list(&ListParams::default())
+            .await
+            .unwrap();
         let about = |event: &Event| event.regarding.as_ref().is_some_and(|object| object.name.as_deref() == Some(name));
         let mut events: Vec<Event> = events.items.into_iter().filter(about).collect();
         events.sort_by_key(|event| event.name_any());
@@ -428,7 +472,7 @@ pub async fn stays<T: PartialEq + Debug>(during: Duration, mut look: impl AsyncF
     }
 }
 
-async fn client(kubeconfig: &str) -> Client {
+pub async fn client(kubeconfig: &str) -> Client {
     let kubeconfig = Kubeconfig::from_yaml(kubeconfig).unwrap();
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
     Client::try_from(config).unwrap()
