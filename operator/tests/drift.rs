@@ -359,12 +359,67 @@ async fn the_fence_is_named_where_it_differs_and_where_more_is_asked_of_it() {
     world.ready("retail", "zava").await;
     quiet(&world, &operator).await;
 
-    world.execute("ALTER TABLE retail.orders NO FORCE ROW LEVEL SECURITY").await;
+    // Functions are for a person to look at.
+    world.execute("ALTER FUNCTION fence.visible_stores() VOLATILE").await;
     let damaged = world.condition("retail", "zava", "PolicyVerified", "False", "FenceDeviation").await;
     let drifted = condition_of(&damaged, "Drifted").unwrap();
-    assert!(drifted.status == "True" && drifted.message.contains("retail.orders"), "{}", drifted.message);
+    assert!(drifted.status == "True" && drifted.message.contains("visible_stores"), "{}", drifted.message);
     assert_eq!(history(&damaged)[0].outcome, DriftOutcome::Failed);
-    world.execute("ALTER TABLE retail.orders FORCE ROW LEVEL SECURITY").await;
+    world.execute("ALTER FUNCTION fence.visible_stores() STABLE").await;
     world.ready("retail", "zava").await;
     world.condition("retail", "zava", "Drifted", "False", "Reconciled").await;
+}
+
+/// Policies, grants and row-level security, which all tenants of a database share.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_policy_or_grant_is_mended_and_told_and_only_told_by_who_observes() {
+    let world = World::start().await;
+    let operator = world.operator_with(&RESYNC).await;
+    apply(&world, json!({})).await;
+    world.ready("retail", "zava").await;
+    let fence = "SELECT string_agg(concat_ws(' ', c.relname, c.relrowsecurity, c.relforcerowsecurity, (SELECT string_agg(a::text, ',' ORDER BY a::text) FROM unnest(c.relacl) a), p.polname, pg_get_expr(p.polqual, p.polrelid)), ';' ORDER BY c.relname, p.polname) \
+                 FROM pg_class c LEFT JOIN pg_policy p ON p.polrelid = c.oid WHERE c.relnamespace = 'retail'::regnamespace AND c.relkind = 'r'";
+    let whole = world.text(fence).await;
+    let spoils = [
+        ("DROP POLICY fence_read ON retail.orders", "policy fence_read on retail.orders: CREATE POLICY"),
+        ("ALTER POLICY fence_read ON retail.orders USING (true)", "policy fence_read on retail.orders: DROP POLICY"),
+        ("CREATE POLICY open ON retail.stores FOR SELECT USING (true)", "policy open on retail.stores: DROP POLICY"),
+        ("ALTER TABLE retail.orders NO FORCE ROW LEVEL SECURITY", "ALTER TABLE retail.orders FORCE ROW"),
+        ("ALTER TABLE retail.orders DISABLE ROW LEVEL SECURITY", "ALTER TABLE retail.orders ENABLE ROW"),
+        (
+            "GRANT SELECT ON retail.orders TO PUBLIC",
+            "table retail.orders: REVOKE SELECT ON TABLE retail.orders FROM PUBLIC",
+        ),
+        ("GRANT TRUNCATE ON retail.orders TO fence_reader", "table retail.orders: REVOKE TRUNCATE"),
+        ("REVOKE SELECT ON retail.orders FROM fence_reader", "table retail.orders: GRANT SELECT"),
+        ("GRANT CREATE ON SCHEMA retail TO PUBLIC", "schema retail: REVOKE CREATE"),
+        (
+            "GRANT EXECUTE ON FUNCTION fence.visible_stores() TO PUBLIC",
+            "REVOKE EXECUTE ON FUNCTION fence.visible_stores",
+        ),
+    ];
+    for (statement, change) in spoils {
+        world.execute(statement).await;
+        let told = recorded(&world, DriftOutcome::Mended, change).await;
+        assert_eq!(condition_of(&told, "Drifted").unwrap().reason, "DriftMended", "{statement}");
+        assert_eq!(world.text(fence).await, whole, "{statement}");
+    }
+    world.ready("retail", "zava").await;
+    quiet(&world, &operator).await;
+
+    // A name that would need quotes is not put into a statement.
+    world.execute("CREATE POLICY \"x; DROP TABLE y\" ON retail.stores FOR SELECT USING (true)").await;
+    world.condition("retail", "zava", "PolicyVerified", "False", "FenceDeviation").await;
+    world.execute("DROP POLICY \"x; DROP TABLE y\" ON retail.stores").await;
+    world.ready("retail", "zava").await;
+
+    apply(&world, json!({"mode": "Observe"})).await;
+    world.condition("retail", "zava", "Drifted", "False", "Reconciled").await;
+    world.execute("DROP POLICY fence_read ON retail.orders").await;
+    let told = recorded(&world, DriftOutcome::Reported, "policy fence_read on retail.orders: found none").await;
+    assert_eq!(condition_of(&told, "PolicyVerified").unwrap().status, "False", "the gateway serves nobody");
+    stays(Duration::from_secs(1), async || {
+        world.text("SELECT count(*) FROM pg_policy WHERE polname = 'fence_read'").await
+    })
+    .await;
 }

@@ -1,15 +1,21 @@
 //! A fence that was damaged on purpose: `verify` names it, the operator takes the tenants' readiness, and the gateway answers
-//! nobody until it is mended. A login that was given too much is put right by the operator itself.
+//! nobody until it is mended. The operator mends policies and grants itself, unless it is to observe only; and a login that
+//! was given too much.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
 use serde_json::json;
 use storefence_devstack::{
     mcp_client::Revision,
     postgres::AdminKind,
     stack::{DatabaseSource, StackOptions},
 };
+use storefence_tenancy::RetailTenant;
 use storefence_tests::{Shared, wait_until};
 
 const TIMEOUT: Duration = Duration::from_secs(40);
@@ -42,6 +48,21 @@ async fn a_damaged_fence_is_named_and_nobody_is_served_until_it_is_mended() -> R
         ),
     ];
     ensure!(verify(&shared)?.0, "whole at first");
+    let tenants = Api::<RetailTenant>::default_namespaced(shared.stack.kube().clone());
+    let mode = async |mode: &str| -> Result<()> {
+        for name in ["zava", "contoso"] {
+            let patch = Patch::Merge(json!({"spec": {"mode": mode}}));
+            let generation = tenants.patch(name, &PatchParams::default(), &patch).await?.metadata.generation;
+            wait_until("the mode is known", TIMEOUT, || async {
+                let status = tenants.get(name).await?.status.unwrap_or_default();
+                Ok(status.observed_generation == generation)
+            })
+            .await?;
+        }
+        Ok(())
+    };
+    // Damage that stays until somebody mends it.
+    mode("Observe").await?;
     for (what, damage, repair) in &damages {
         admin.batch_execute(damage).await.context(*what)?;
         let (whole, said) = verify(&shared)?;
@@ -53,7 +74,11 @@ async fn a_damaged_fence_is_named_and_nobody_is_served_until_it_is_mended() -> R
         wait_until("it serves again", TIMEOUT, || async { served(&shared).await }).await.context(*what)?;
         ensure!(verify(&shared)?.0, "{what}: whole again");
     }
-    // What belongs to one tenant's login the operator mends by itself.
+    mode("Enforce").await?;
+    admin.batch_execute(&damages[0].1).await?;
+    wait_until("the operator makes the policy again", TIMEOUT, || async { Ok(verify(&shared)?.0) }).await?;
+    wait_until("it serves", TIMEOUT, || async { served(&shared).await }).await?;
+    // What belongs to one tenant's login likewise.
     admin.batch_execute(&format!("GRANT retail_owner TO {login}")).await?;
     wait_until("the membership is taken back", TIMEOUT, || async {
         let sql = "SELECT count(*) FROM pg_auth_members WHERE member = $1::text::regrole AND roleid = 'retail_owner'::regrole";

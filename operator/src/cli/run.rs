@@ -17,7 +17,7 @@ use crate::{
     backends::Backends,
     circuit::CircuitPolicy,
     controller::{Controller, ControllerFacts, RetryPolicy, Settings},
-    database::Limits,
+    database::{Limits, fence::Mending},
     embed,
     leader::Election,
     metrics::Metrics,
@@ -197,8 +197,8 @@ pub(super) fn migrate_all(backends: &Backends) {
                 return;
             }
             // Also without any tenant: the chain's protected tables are put behind the fence, and what is open is told.
-            match database.look_at_fence(true).await {
-                Ok(found) => found.deviations.iter().for_each(|found| tracing::warn!(database = name, "{found}")),
+            match database.look_at_fence(Mending::Tables).await {
+                Ok((found, _)) => found.deviations.iter().for_each(|found| tracing::warn!(database = name, "{found}")),
                 Err(error) => tracing::warn!(database = name, "{error}"),
             }
         });

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{Database, DatabaseError};
 use crate::verify::{self, Deviation, ProtectedTable, Severity, VerifyError};
@@ -16,6 +16,18 @@ const DAMAGED_AGE: Duration = Duration::from_secs(1);
 
 /// What was found, and when.
 pub(super) type LastLook = Option<(Instant, Arc<FenceLook>)>;
+
+/// What a look may mend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mending {
+    /// Nothing.
+    Nothing,
+    /// The chain's listed tables: they are the configuration's.
+    Tables,
+    /// Grants, policies and row-level security as well. Functions, roles and their memberships are for a person to look
+    /// at: whoever changed those could have changed more.
+    All,
+}
 
 /// What a look at the whole fence found. Deviations of single logins are left out: they are found, and mended or told,
 /// where that login's tenant is reconciled.
@@ -28,25 +40,33 @@ pub struct FenceLook {
 }
 
 impl Database {
-    /// Looks at the whole fence. `mend`: puts the chain's listed tables behind it where they are not.
+    /// Looks at the whole fence, mends what it may, and tells what that was: the words are for one caller only, however
+    /// many share the look.
     ///
     /// # Errors
     /// [`DatabaseError`].
-    pub async fn look_at_fence(&self, mend: bool) -> Result<Arc<FenceLook>, DatabaseError> {
+    pub async fn look_at_fence(&self, mending: Mending) -> Result<(Arc<FenceLook>, Vec<String>), DatabaseError> {
         // Held during the look: whoever comes meanwhile waits for its result.
         let mut last = self.last_look.lock().await;
         if let Some((when, found)) = last.as_ref() {
             let age = if found.deviations.is_empty() { self.fence_age } else { self.fence_age.min(DAMAGED_AGE) };
             if when.elapsed() < age {
-                return Ok(Arc::clone(found));
+                return Ok((Arc::clone(found), Vec::new()));
             }
         }
         let mut connection = self.acquire().await?;
         let mut found = self.look(&mut connection).await?;
-        if mend {
-            let mended = self.mend(&mut connection, &found).await;
+        let mut told = Vec::new();
+        if mending != Mending::Nothing {
+            let mut mended = self.mend(&mut connection, &found).await;
+            if mending == Mending::All {
+                mended.done |= self.run_remedies(&mut connection, &found).await;
+            }
             if mended.done {
-                found = self.look(&mut connection).await?;
+                let before = std::mem::replace(&mut found, self.look(&mut connection).await?);
+                let gone = before.iter().filter(|deviation| deviation.mendable && !found.contains(deviation));
+                told = gone.map(|deviation| format!("{}: {}", deviation.object, deviation.remedy)).collect();
+                told.iter().for_each(|told| tracing::warn!(database = self.place(), "the fence differed; ran {told}"));
             }
             for (table, problem) in mended.problems {
                 for deviation in found.iter_mut().filter(|deviation| table.concerns(deviation)) {
@@ -65,7 +85,23 @@ impl Database {
             tracing::warn!(database = self.place(), missing, "the configuration asks for more: {first}");
         }
         *last = Some((Instant::now(), Arc::clone(&found)));
-        Ok(found)
+        Ok((found, told))
+    }
+
+    /// Runs the remedies of grants, policies and row-level security; gives whether any could be run. What one that ran
+    /// did not mend, the next look tells.
+    async fn run_remedies(&self, connection: &mut PgConnection, found: &[Deviation]) -> bool {
+        let mut ran = false;
+        let mendable = |deviation: &&Deviation| deviation.mendable && deviation.severity == Severity::Unsafe;
+        for Deviation { object, remedy, .. } in found.iter().filter(mendable) {
+            // Audited: every name from the catalogs in a mendable remedy is one that needs no quotes.
+            let run = sqlx::raw_sql(AssertSqlSafe(remedy.clone())).execute(&mut *connection);
+            match self.within("fence", run).await {
+                Ok(_) => ran = true,
+                Err(error) => tracing::warn!(database = self.place(), "{object} cannot be mended: {error}"),
+            }
+        }
+        ran
     }
 
     /// The protected tables that are not behind the fence; changes nothing.
@@ -90,7 +126,7 @@ impl Database {
     }
 
     /// Puts the chain's listed tables behind the fence where they are not, and takes the readers' rights from those that
-    /// are listed no longer. Only these: the rest of the fence is reported, never mended behind an administrator's back.
+    /// are listed no longer.
     async fn mend(&self, connection: &mut PgConnection, found: &[Deviation]) -> Mended<'_> {
         let mut mended = Mended::default();
         if found.iter().all(|deviation| deviation.severity == Severity::Notice) {

@@ -1,6 +1,6 @@
 //! One pass over one tenant: observe, diff, apply, probe.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::jiff::Timestamp;
 use storefence_azure::SecretValue;
@@ -24,12 +24,16 @@ use super::{
 use crate::{
     backends::Backends,
     credentials::{Password, generate_context_key, login_uri, probe},
-    database::{Database, TenantLock, apply::Material},
+    database::{Database, TenantLock, apply::Material, fence::Mending},
     errors::{Class, Failure},
     metrics::Metrics,
     vault::{Read, Vault, Version},
     verify::Deviation,
 };
+
+/// How often a preview asks for the lock of a tenant that the operator is at, and the time between.
+const PREVIEW_TRIES: u32 = 50;
+const PREVIEW_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a pass works with.
 pub struct Work<'a> {
@@ -104,8 +108,14 @@ pub async fn preview(work: &Work<'_>) -> Result<Preview, Failure> {
     let vault = work.backends.vault(&spec.key_vault_ref.name)?;
     let rotation = Rotation::of(work.tenant);
     let desired = desired(work, &rules, &rotation, &database.salt().await?);
-    let Some(mut lock) = database.lock(rules.tenant_id()).await? else {
-        return Err(Failure::LockContention(rules.tenant_id().to_string()));
+    let mut tries = 1;
+    let mut lock = loop {
+        match database.lock(rules.tenant_id()).await? {
+            Some(lock) => break lock,
+            None if tries < PREVIEW_TRIES => tokio::time::sleep(PREVIEW_PAUSE).await,
+            None => return Err(Failure::LockContention(rules.tenant_id().to_string())),
+        }
+        tries += 1;
     };
     let pass = Pass { work, rules: &rules, rotation: &rotation, database: &database, vault: &vault, desired: &desired };
     let plan = pass.plan(&mut lock).await;
@@ -213,13 +223,14 @@ impl Pass<'_> {
         let held = Held::read(self.desired, self.database.endpoint(), stored);
         let plan = self.compare(state, stored, &held).await?;
         let found = found.insert(Found::observed(&plan));
-        let missing = self.verify_fence(false, found).await?;
+        let missing = self.verify_fence(Mending::Nothing, found).await?;
         Ok(status::Observed::of(&plan, missing))
     }
 
     /// The fence as a whole; gives what the configuration asks for beyond it.
-    async fn verify_fence(&self, mend: bool, found: &mut Found) -> Result<Vec<Deviation>, Failure> {
-        let look = self.database.look_at_fence(mend).await?;
+    async fn verify_fence(&self, mending: Mending, found: &mut Found) -> Result<Vec<Deviation>, Failure> {
+        let (look, mended) = self.database.look_at_fence(mending).await?;
+        found.changes.extend(mended);
         if look.deviations.is_empty() {
             return Ok(look.missing.clone());
         }
@@ -292,7 +303,7 @@ impl Pass<'_> {
         if let Some((role, objects)) = plan.dependents.first_key_value() {
             return Err(Failure::LoginDependents { role: role.clone(), what: objects.join(", ") });
         }
-        let missing = self.verify_fence(true, found).await?;
+        let missing = self.verify_fence(Mending::All, found).await?;
         if !plan.is_empty() || !self.was_ready() {
             self.probe(&held.material, self.desired.active_slot, self.desired.active_kid).await?;
         }

@@ -235,6 +235,7 @@ fn what_the_configuration_asks_for_is_in_the_message() {
         found: "no policy".to_owned(),
         expected: "one".to_owned(),
         remedy: "grant it".to_owned(),
+        mendable: false,
     };
     let (status, _) = step(None, &done_with(found(&[], DriftOutcome::Mended), vec![missing.clone(), missing]), 1, 10);
     let verified = find(&status, POLICY_VERIFIED);

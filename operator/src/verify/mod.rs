@@ -47,6 +47,9 @@ pub struct Deviation {
     pub expected: String,
     /// What mends it: a statement where there is one.
     pub remedy: String,
+    /// Whether the remedy is a statement that the operator may run by itself: a grant, a policy, row-level security of a
+    /// table. What else differs is for a person to look at first.
+    pub mendable: bool,
 }
 
 impl fmt::Display for Deviation {

@@ -60,7 +60,24 @@ impl Report<'_> {
             found: found.into(),
             expected: expected.into(),
             remedy: remedy.into(),
+            mendable: false,
         });
+    }
+
+    /// A deviation of a grant, a policy or row-level security, whose remedy is a statement. `names` are the names in it
+    /// that come from the catalogs: one that would need quotes is left to a person.
+    fn add_statement(
+        &mut self,
+        object: impl Into<String>,
+        found: impl Into<String>,
+        expected: impl Into<String>,
+        statement: impl Into<String>,
+        names: &[&str],
+    ) {
+        self.add(object, found, expected, statement);
+        if let Some(added) = self.deviations.last_mut() {
+            added.mendable = names.iter().all(|name| is_plain(name));
+        }
     }
 
     fn is_superuser(&self, role: &str) -> bool {
@@ -267,24 +284,27 @@ impl Report<'_> {
         for entry in found {
             let (grantee, privilege) = (entry.grantee.as_str(), entry.privilege.as_str());
             if !expected.contains(&(grantee, privilege)) {
-                self.add(
+                self.add_statement(
                     object,
                     format!("{privilege} for {grantee}"),
                     "no such privilege",
                     format!("REVOKE {privilege} ON {target} FROM {grantee}"),
+                    &[named(target), grantee],
                 );
             } else if entry.grantable && !self.is_owner_entry(object, grantee) {
                 let remedy = format!("REVOKE GRANT OPTION FOR {privilege} ON {target} FROM {grantee}");
-                self.add(object, format!("{privilege} for {grantee} WITH GRANT OPTION"), "no grant option", remedy);
+                let found = format!("{privilege} for {grantee} WITH GRANT OPTION");
+                self.add_statement(object, found, "no grant option", remedy, &[named(target), grantee]);
             }
         }
         for (grantee, privilege) in expected {
             if !found.iter().any(|entry| entry.grantee == *grantee && entry.privilege == *privilege) {
-                self.add(
+                self.add_statement(
                     object,
                     format!("no {privilege} for {grantee}"),
                     format!("{privilege} for {grantee}"),
                     format!("GRANT {privilege} ON {target} TO {grantee}"),
+                    &[named(target), grantee],
                 );
             }
         }
@@ -295,5 +315,35 @@ impl Report<'_> {
         FUNCTIONS.iter().any(|function| {
             function.owner == grantee && object.starts_with(&format!("function fence.{}(", function.name))
         })
+    }
+}
+
+/// The name in `TABLE retail.orders`.
+fn named(target: &str) -> &str {
+    target.split_once(' ').map_or(target, |(_, name)| name)
+}
+
+/// Whether a name, or two with a dot between them, may stand in a statement as it is.
+fn is_plain(name: &str) -> bool {
+    let plain = |part: &str| {
+        let mut bytes = part.bytes();
+        bytes.next().is_some_and(|first| first.is_ascii_lowercase() || first == b'_')
+            && bytes.all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+    };
+    name == "PUBLIC" || name.split('.').all(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_plain;
+
+    #[test]
+    fn only_names_that_need_no_quotes_get_into_statements() {
+        for name in ["PUBLIC", "fence_reader", "retail.orders", "_x", "sf_0123456789ab_a"] {
+            assert!(is_plain(name), "{name}");
+        }
+        for name in ["", "x; DROP TABLE y", "Mallory", "a b", "retail.", "1x", "a\"b", "x--", "ä"] {
+            assert!(!is_plain(name), "{name}");
+        }
     }
 }

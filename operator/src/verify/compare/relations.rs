@@ -98,7 +98,7 @@ impl Report<'_> {
         {
             if !on {
                 let remedy = format!("ALTER TABLE {qualified} {verb} ROW LEVEL SECURITY");
-                self.add(object, format!("no {what}"), what, remedy);
+                self.add_statement(object, format!("no {what}"), what, remedy, &[qualified]);
             }
         }
     }
@@ -108,13 +108,15 @@ impl Report<'_> {
         for wanted in expected {
             match found.iter().find(|policy| policy.name == wanted.name) {
                 None => {
-                    self.add(format!("policy {} on {qualified}", wanted.name), "none", describe(wanted), create(wanted))
+                    let object = format!("policy {} on {qualified}", wanted.name);
+                    self.add_statement(object, "none", describe(wanted), create(wanted), &[qualified]);
                 }
-                Some(policy) if !same(policy, wanted) => self.add(
+                Some(policy) if !same(policy, wanted) => self.add_statement(
                     format!("policy {} on {qualified}", wanted.name),
                     describe(policy),
                     describe(wanted),
                     format!("DROP POLICY {} ON {qualified}; {}", wanted.name, create(wanted)),
+                    &[qualified],
                 ),
                 Some(_) => {}
             }
@@ -123,7 +125,8 @@ impl Report<'_> {
             let ours = policy.roles.iter().any(|role| role == "PUBLIC" || self.concerns_us(role));
             if !expected.iter().any(|wanted| wanted.name == policy.name) && (ours || !others_allowed) {
                 let remedy = format!("DROP POLICY {} ON {qualified}", policy.name);
-                self.add(format!("policy {} on {qualified}", policy.name), describe(policy), "no such policy", remedy);
+                let object = format!("policy {} on {qualified}", policy.name);
+                self.add_statement(object, describe(policy), "no such policy", remedy, &[qualified, &policy.name]);
             }
         }
     }
@@ -146,6 +149,7 @@ impl Report<'_> {
                 found: "a relation that Storefence does not know; no tenant can read it".to_owned(),
                 expected: expected.to_owned(),
                 remedy: format!("move {} to another schema, or list it", relation.name),
+                mendable: false,
             });
         } else {
             let roles: Vec<&str> = readable.into_iter().collect();
