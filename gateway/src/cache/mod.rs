@@ -80,11 +80,13 @@ pub struct Answers {
     kept: Cache<[u8; 32], Entry>,
     pulses: Cache<[u8; 32], [u8; 32]>,
     redis: Option<Redis>,
+    /// There is nowhere to keep anything.
+    off: bool,
     metrics: Arc<Metrics>,
 }
 
 impl Answers {
-    /// Keeps at most this many bytes in memory; 0 keeps none, whatever tenants ask for.
+    /// Keeps at most this many bytes in memory; 0 keeps none there, whatever tenants ask for.
     #[must_use]
     pub fn new(bytes: u64, redis: Option<Redis>, metrics: Arc<Metrics>) -> Self {
         let weight = |_: &[u8; 32], entry: &Entry| {
@@ -92,7 +94,8 @@ impl Answers {
         };
         let kept = Cache::builder().max_capacity(bytes).weigher(weight).time_to_live(CACHE_TTL_MAX).expire_after(Life);
         let pulses = Cache::builder().max_capacity(PULSE.1).time_to_live(PULSE.0);
-        Self { kept: kept.build(), pulses: pulses.build(), redis, metrics }
+        let off = bytes == 0 && redis.is_none();
+        Self { kept: kept.build(), pulses: pulses.build(), redis, off, metrics }
     }
 
     /// Bytes kept in memory.
@@ -154,7 +157,7 @@ pub async fn call(
     arguments: JsonObject,
 ) -> Result<Answered, ToolError> {
     let answers = &services.answers;
-    let Some(ttl) = caller.tenant.limits.cache_ttl.filter(|_| tool.is_kept()) else {
+    let Some(ttl) = caller.tenant.limits.cache_ttl.filter(|_| tool.is_kept() && !answers.off) else {
         let output = tool.call(services, caller, arguments).await?;
         return Ok(Answered { output, age: None });
     };
@@ -187,4 +190,49 @@ pub async fn call(
     }
     let age = (outcome != "miss").then(|| kept.age());
     Ok(Answered { output: ToolOutput { structured: kept.structured.clone(), text: kept.text.clone() }, age })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use super::{Answers, Entry, Kept, now_ms};
+    use crate::metrics::Metrics;
+
+    fn entry(length: usize, left: Duration) -> Entry {
+        let (structured, text) = ("x".repeat(length), String::new());
+        Entry { kept: Arc::new(Kept { structured, text, rows: 1, bytes: 1, made_ms: now_ms() }), left }
+    }
+
+    fn answers(bytes: u64) -> Answers {
+        Answers::new(bytes, None, Arc::new(Metrics::new().expect("metrics")))
+    }
+
+    #[tokio::test]
+    async fn memory_is_bounded_whatever_comes() {
+        let answers = answers(100_000);
+        for n in 0..2_000_u32 {
+            let mut key = [0; 32];
+            key[..4].copy_from_slice(&n.to_be_bytes());
+            answers.kept.insert(key, entry(1_000, Duration::from_secs(60))).await;
+        }
+        let bytes = answers.bytes().await;
+        assert!(bytes > 0 && bytes <= 100_000, "{bytes}");
+        answers.kept.insert([255; 32], entry(200_000, Duration::from_secs(60))).await;
+        assert!(answers.bytes().await <= 100_000, "one that is larger than all the room");
+    }
+
+    #[tokio::test]
+    async fn each_answer_has_its_own_time() {
+        let answers = answers(100_000);
+        answers.kept.insert([1; 32], entry(10, Duration::from_millis(1))).await;
+        answers.kept.insert([2; 32], entry(10, Duration::from_secs(60))).await;
+        let begun = std::time::Instant::now();
+        while answers.kept.get(&[1; 32]).await.is_some() {
+            assert!(begun.elapsed() < Duration::from_secs(5), "it is still there");
+            tokio::task::yield_now().await;
+        }
+        assert!(answers.kept.get(&[2; 32]).await.is_some());
+        assert!(super::Answers::new(0, None, Arc::new(Metrics::new().expect("metrics"))).off && !answers.off);
+    }
 }
