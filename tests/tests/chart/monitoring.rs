@@ -26,7 +26,13 @@ fn known() -> (BTreeSet<String>, BTreeSet<String>) {
     words.extend(prefixed.captures_iter(&operator).map(|found| format!("storefence_operator_{}", &found[1])));
     // The collector of the prometheus crate.
     words.extend(
-        ["process_cpu_seconds_total", "process_resident_memory_bytes", "process_start_time_seconds"].map(str::to_owned),
+        [
+            "process_cpu_seconds_total",
+            "process_resident_memory_bytes",
+            "process_start_time_seconds",
+            "process_open_fds",
+        ]
+        .map(str::to_owned),
     );
     (words, labels)
 }

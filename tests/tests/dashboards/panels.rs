@@ -14,7 +14,7 @@ use super::{
 use storefence_tests::Shared;
 
 /// Panels that show zero while nothing is wrong. All others must show more than that after the load.
-const AT_REST: [(&str, &str); 24] = [
+const AT_REST: [(&str, &str); 27] = [
     // Whole seconds are counted, and the load is short.
     ("Gateway", "CPU"),
     ("Operator", "CPU"),
@@ -22,7 +22,10 @@ const AT_REST: [(&str, &str); 24] = [
     ("Gateway", "Clients shed"),
     ("Gateway", "Replicas that do not share"),
     ("Gateway", "Operations on Redis"),
+    ("Gateway", "Questions embedded"),
+    ("Gateway", "Batches of spans"),
     ("Gateway", "Certificate: time left"),
+    ("Gateway", "TLS handshakes"),
     ("Gateway", "Audit lines that could not be written"),
     ("Operator", "Not ready"),
     ("Operator", "Passes running"),
