@@ -25,9 +25,10 @@ pub struct Document {
 }
 
 impl Document {
-    /// The document at a path from the repository's root.
-    pub fn new(path: &str) -> Self {
-        Self { path: Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path) }
+    /// The document at a path from the repository's root, of which `package` is a package's directory: the caller's own,
+    /// since this crate may have been compiled in another clone.
+    pub fn new(package: &str, path: &str) -> Self {
+        Self { path: Path::new(package).join("..").join(path) }
     }
 
     /// Where a table begins and ends in the text.

@@ -10,7 +10,7 @@ fn sources() -> PathBuf {
 }
 
 fn document() -> Document {
-    Document::new("docs/operations.md")
+    Document::new(env!("CARGO_MANIFEST_DIR"), "docs/operations.md")
 }
 
 #[test]

@@ -184,7 +184,7 @@ async fn cap(world: Arc<World>) -> Result<()> {
         let answer = exchange(&gateway, request.as_bytes()).await?;
         let told = is(&answer, 503).is_ok();
         ensure!(!told || answer.to_lowercase().contains("retry-after: 1"), "{answer}");
-        ensure!(!told || started.elapsed() < Duration::from_secs(1), "told after {:?}", started.elapsed());
+        ensure!(!told || started.elapsed() < Duration::from_millis(1800), "told after {:?}", started.elapsed());
         Ok(told)
     })
     .await?;
@@ -299,13 +299,13 @@ async fn kept(world: Arc<World>) -> Result<()> {
     // Longer between two requests than a client gets within one.
     tokio::time::sleep(Duration::from_millis(2200)).await;
     ask(&world, &mut quiet).await?;
+    let answered = Instant::now();
     ask(&world, &mut half).await?;
     ensure!(slow().await? == 0.0, "who waits between two requests is not slow");
     let ends = async |stream: &mut TcpStream| -> Result<Duration> {
-        let started = Instant::now();
         let read = tokio::time::timeout(Duration::from_secs(15), stream.read(&mut [0; 16])).await.context("kept")?;
         ensure!(read.unwrap_or(0) == 0, "an answer to nothing");
-        Ok(started.elapsed())
+        Ok(answered.elapsed())
     };
     // The next request begins and does not end; and none begins.
     half.write_all(b"POST /mcp").await?;

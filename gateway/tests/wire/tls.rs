@@ -92,7 +92,7 @@ async fn reloaded(world: Arc<World>) -> Result<()> {
         (world.authority.issue(&["one"])?, world.authority.issue(&["two"])?, world.authority.issue(&["three"])?);
     let mount = Mount::new(world.path("tls"), &first)?;
     let (certificate, key) = (mount.file("tls.crt")?, mount.file("tls.key")?);
-    let args = ["--tls-cert", &certificate, "--tls-key", &key, "--client-timeout", "1"];
+    let args = ["--tls-cert", &certificate, "--tls-key", &key, "--client-timeout", "2"];
     let gateway = world.another_gateway("tls", &args).await?;
 
     let both: &[_] = &[&rustls::version::TLS13, &rustls::version::TLS12];
