@@ -311,7 +311,7 @@ mod tests {
             let answer = watch.request();
             answer.finished();
         }
-        for _ in 0..GIVEN_UP * 2 {
+        for _ in 0..GIVEN_UP {
             drop(watch.request());
         }
         assert_eq!(judged(&watch).await, None);

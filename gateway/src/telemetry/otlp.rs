@@ -88,9 +88,9 @@ impl TraceSettings {
             return Ok(None);
         }
         const TRACES: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
-        let (name, url) = match (set(TRACES), base.map(str::trim).filter(|base| !base.is_empty())) {
-            (Some(complete), _) => (TRACES, complete),
-            (None, Some(base)) => ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("{}/v1/traces", base.trim_end_matches('/'))),
+        let (name, url, path) = match (set(TRACES), base.map(str::trim).filter(|base| !base.is_empty())) {
+            (Some(complete), _) => (TRACES, complete, ""),
+            (None, Some(base)) => ("OTEL_EXPORTER_OTLP_ENDPOINT", base.trim_end_matches('/').to_owned(), "/v1/traces"),
             (None, None) => return Ok(None),
         };
         for variable in ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"] {
@@ -98,8 +98,10 @@ impl TraceSettings {
                 return Err(TraceError::Protocol(variable, other));
             }
         }
-        let endpoint = Url::parse(&url).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
-        let endpoint = endpoint.ok_or(TraceError::Endpoint(name))?;
+        // Looked at before the path is added: `http://` has no host, and `http:///v1/traces` has one.
+        let sound = |url: &Url| matches!(url.scheme(), "http" | "https") && url.has_host();
+        let given = Url::parse(&url).ok().filter(sound);
+        let endpoint = given.and_then(|_| Url::parse(&(url + path)).ok()).ok_or(TraceError::Endpoint(name))?;
         Ok(Some(Self { endpoint, statements, ca_file }))
     }
 }
