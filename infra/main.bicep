@@ -427,6 +427,7 @@ output AZURE_KEY_VAULT_ENDPOINT string = vault.outputs.uri
 output AZURE_OPENAI_ENDPOINT string = openAi.outputs.endpoint
 output AZURE_OPENAI_EMBEDDING_DEPLOYMENT string = openAi.outputs.deploymentName
 output AZURE_APPLICATION_INSIGHTS_NAME string = monitoring.outputs.applicationInsightsName
+output AZURE_MANAGED_PROMETHEUS bool = managedPrometheus
 output STOREFENCE_NAMESPACE string = namespace
 output STOREFENCE_OPERATOR_CLIENT_ID string = identities.outputs.operatorClientId
 output STOREFENCE_GATEWAY_CLIENT_ID string = identities.outputs.gatewayClientId

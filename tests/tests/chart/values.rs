@@ -128,6 +128,7 @@ fn every_value_is_used() {
             "gateway.service.type" => json!("LoadBalancer"),
             "gateway.service.nodePort" => json!(30999),
             "monitoring.interval" => json!("7s"),
+            "monitoring.apiGroup" => json!("azmonitoring.coreos.com"),
             "tests.tokenSecret" => json!({"name": "other", "key": "other"}),
             "devstack.image.digest" => json!(format!("sha256:{}", "0".repeat(64))),
             "devstack.seed" => json!(["zava"]),
@@ -235,7 +236,7 @@ fn the_values_of_the_azure_deployment_fit() {
         "STOREFENCE_PUBLIC_URL" => "https://mcp.zava.example".to_owned(),
         "STOREFENCE_SCOPE" => "api://storefence/Retail.Query".to_owned(),
         "STOREFENCE_HOST" => "mcp.zava.example".to_owned(),
-        "STOREFENCE_INGRESS_ENABLED" => "true".to_owned(),
+        "STOREFENCE_INGRESS_ENABLED" | "AZURE_MANAGED_PROMETHEUS" => "true".to_owned(),
         _ => "11111111-2222-4333-8444-555555555555".to_owned(),
     });
     let objects = objects(&serde_saphyr::from_str(&filled).unwrap());
@@ -253,6 +254,10 @@ fn the_values_of_the_azure_deployment_fit() {
     for deployment in of_kind(&objects, "Deployment") {
         let image = deployment["spec"]["template"]["spec"]["containers"][0]["image"].as_str().unwrap();
         assert!(image.starts_with("acrdev.azurecr.io/storefence-"), "{image}");
+    }
+    for kind in ["ServiceMonitor", "PodMonitor"] {
+        let monitor = of_kind(&objects, kind).next().expect("managed Prometheus finds it");
+        assert_eq!(monitor["apiVersion"], "azmonitoring.coreos.com/v1");
     }
     for account in of_kind(&objects, "ServiceAccount") {
         assert!(account["metadata"]["annotations"]["azure.workload.identity/client-id"].is_string(), "{account}");

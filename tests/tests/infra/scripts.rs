@@ -121,6 +121,7 @@ impl Stage {
 /// A value of the kind that the output has, different for each.
 fn output(name: &str) -> String {
     match name {
+        "AZURE_MANAGED_PROMETHEUS" => "true".to_owned(),
         "AZURE_OPENAI_ENDPOINT" => "https://oai-sf-dev.openai.azure.com/".to_owned(),
         "STOREFENCE_OPERATOR_CLIENT_ID" => "44444444-4444-4444-4444-444444444444".to_owned(),
         "STOREFENCE_GATEWAY_CLIENT_ID" => "55555555-5555-5555-5555-555555555555".to_owned(),
