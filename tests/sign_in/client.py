@@ -97,6 +97,7 @@ async def main(url, statement):
             provider.context.token_expiry_time = 1
             first = memory.tokens.access_token
             again = await client.call_tool("whoami", {})
+            same = all(again.structured_content[field] == me.structured_content[field] for field in ("objectId", "stores"))
     print(
         json.dumps(
             {
@@ -104,7 +105,7 @@ async def main(url, statement):
                 "isError": answer.is_error,
                 "answer": answer.structured_content,
                 "whoami": me.structured_content,
-                "refreshed": memory.tokens.access_token != first and again.structured_content == me.structured_content,
+                "refreshed": memory.tokens.access_token != first and same,
                 "secret": memory.client.client_secret,
                 "scope": memory.tokens.scope,
             }
