@@ -74,7 +74,10 @@ impl Document {
     /// # Panics
     /// It has not.
     pub fn lists(&self, name: &str, names: &BTreeSet<String>) {
-        let text = self.text();
+        let text = {
+            let _not_while_it_is_written = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
+            self.text()
+        };
         let (from, to) = self.place(&text, name);
         let ticked = Regex::new("`([^`]+)`").expect("a pattern");
         let rows = text[from..to].lines().filter_map(|line| line.trim().strip_prefix('|')?.split('|').next());
