@@ -48,7 +48,7 @@ pub async fn connect(url: &str) -> Result<Client> {
 /// A connection of a tenant that makes calls as the gateway does: four steps in one round trip.
 pub struct Session {
     client: Client,
-    run: Statement,
+    entry: Statement,
     next: Statement,
     ticket: Ticket,
     ticket_at: Instant,
@@ -62,16 +62,26 @@ pub struct Session {
 impl Session {
     /// Opens a connection for calls of one statement in one scope.
     pub async fn open(tenant: &Tenant, stores: StoreSet, sql: &str) -> Result<Self> {
+        Self::open_for(tenant, stores, sql, "fence.run_query").await
+    }
+
+    /// The same by the entry point for statements that gather many rows into few, which the gateway takes for these.
+    pub async fn gathering(tenant: &Tenant, stores: StoreSet, sql: &str) -> Result<Self> {
+        Self::open_for(tenant, stores, sql, "fence.run_report").await
+    }
+
+    async fn open_for(tenant: &Tenant, stores: StoreSet, sql: &str, entry: &str) -> Result<Self> {
+        let entry = format!("SELECT line FROM {entry}($1, $2, $3, $4)");
         let client = connect(&tenant.url).await?;
         // As the gateway sets it on each connection.
         client.batch_execute("SET jit = off").await?;
-        let (run, next) = futures::try_join!(
-            client.prepare("SELECT line FROM fence.run_query($1, $2, $3, $4)"),
+        let (entry, next) = futures::try_join!(
+            client.prepare(&entry),
             client.prepare("SELECT ticket, pid, epoch FROM fence.ticket()"),
         )?;
         let ticket = ticket(&client.query_one(&next, &[]).await?)?;
         let (ticket_at, tenant, sql) = (Instant::now(), tenant.clone(), sql.into());
-        Ok(Self { client, run, next, ticket, ticket_at, tenant, stores, sql, received: (0, 0) })
+        Ok(Self { client, entry, next, ticket, ticket_at, tenant, stores, sql, received: (0, 0) })
     }
 
     /// Several, each of which has made a call.
@@ -115,8 +125,8 @@ impl Session {
 
 impl Caller for Session {
     async fn call(&mut self) -> Result<()> {
-        let (run, sql) = (self.run.clone(), self.sql.clone());
-        let lines = self.fly(&run, &[&&*sql, &100_000_i32, &67_108_864_i32]).await?;
+        let (entry, sql) = (self.entry.clone(), self.sql.clone());
+        let lines = self.fly(&entry, &[&&*sql, &100_000_i32, &67_108_864_i32]).await?;
         self.received = (lines.len(), lines.iter().map(String::len).sum());
         Ok(())
     }

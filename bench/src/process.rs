@@ -10,6 +10,13 @@ pub fn cpu(pid: u32) -> Duration {
     by_thread(pid).or_else(|| by_stat(pid)).unwrap_or_default()
 }
 
+/// CPU time so far of a process and of its children that live.
+pub fn cpu_with_children(pid: u32) -> Duration {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let children = children.split_whitespace().filter_map(|child| child.parse().ok());
+    cpu(pid) + children.map(cpu).sum::<Duration>()
+}
+
 fn by_thread(pid: u32) -> Option<Duration> {
     let mut nanoseconds = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {

@@ -44,7 +44,9 @@ pub async fn run(report: &mut Report) -> Result<()> {
     operator.ready().await?;
 
     let before = world.calls().await?;
+    let cpu = world.cpu(&operator);
     let done = world.converge(STORES, &operator).await?;
+    let spent = world.cpu(&operator);
     let calls = world.calls().await?;
     report.add(Row::absolute(
         "operator.rate",
@@ -85,6 +87,13 @@ pub async fn run(report: &mut Report) -> Result<()> {
         let id = format!("operator.calls.{}", name.split_whitespace().next().unwrap_or_default().to_lowercase());
         report.add(Row::absolute(&id, &what, "", Aim::Smaller, &[(after - before) as f64 / TENANTS as f64]));
     }
+    for (id, who, at) in
+        [("operator", "the operator itself", 0), ("database", "PostgreSQL", 1), ("standins", "stand-ins and bench", 2)]
+    {
+        let what = format!("operator: CPU time per tenant from nothing, {who}");
+        let milliseconds = spent[at].saturating_sub(cpu[at]).as_secs_f64() * 1e3 / TENANTS as f64;
+        report.add(Row::absolute(&format!("operator.cpu.{id}"), &what, "ms", Aim::Smaller, &[milliseconds]));
+    }
     let (resident, peak) = process::resident_mib(operator.child.pid());
     report.add(Row::absolute(
         "operator.memory",
@@ -123,7 +132,9 @@ pub async fn run(report: &mut Report) -> Result<()> {
         Aim::AtMost(15.0),
         &[seconds],
     ));
-    let writes = (after.writes - before.writes) as f64;
+    let writes: Vec<u64> = after.writes.iter().zip(before.writes).map(|(after, before)| after - before).collect();
+    println!("  writes to the Kubernetes API, Key Vault and the database: {writes:?}");
+    let writes = writes.iter().sum::<u64>() as f64;
     report.add(Row::absolute(
         "operator.restart.writes",
         "operator: writes of that restart, to all three backends",
@@ -152,7 +163,8 @@ struct Calls {
     kubernetes: u64,
     vault: u64,
     database: u64,
-    writes: u64,
+    /// To the Kubernetes API, to Key Vault, and rows of tables and roles.
+    writes: [u64; 3],
 }
 
 /// How long each tenant took, and when it was done.
@@ -282,6 +294,12 @@ impl World {
         Ok(Done { seconds, at })
     }
 
+    /// CPU time so far of the operator, of PostgreSQL's processes that live, and of this process.
+    fn cpu(&self, operator: &Operator) -> [Duration; 3] {
+        let server = self.cluster.pid().map(process::cpu_with_children).unwrap_or_default();
+        [process::cpu(operator.child.pid()), server, process::cpu(std::process::id())]
+    }
+
     async fn calls(&self) -> Result<Calls> {
         // A backend writes its statistics when it has been idle for a second.
         tokio::time::sleep(Duration::from_millis(2500)).await;
@@ -294,7 +312,9 @@ impl World {
             .connect(&self.database.name)
             .await?
             .query_one(
-                "SELECT xact_commit + xact_rollback, tup_inserted + tup_updated + tup_deleted FROM pg_stat_database WHERE datname = current_database()",
+                "SELECT (SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()), \
+                        (SELECT sum(n_tup_ins + n_tup_upd + n_tup_del)::bigint FROM pg_stat_all_tables WHERE schemaname IN ('retail', 'fence') \
+                           OR relname IN ('pg_authid', 'pg_auth_members', 'pg_db_role_setting', 'pg_shdescription'))",
                 &[],
             )
             .await?;
@@ -303,7 +323,7 @@ impl World {
             kubernetes: operators.map(|(_, count)| count).sum(),
             vault: vault.into_iter().map(|operation| self.vault.calls(operation)).sum(),
             database: count(row.get(0)),
-            writes: counters.writes(Some(USER)) + self.vault.writes() + count(row.get(1)),
+            writes: [counters.writes(Some(USER)), self.vault.writes(), count(row.get(1))],
         })
     }
 

@@ -50,6 +50,8 @@ struct Question {
     stores: StoreSet,
     /// As the user writes it.
     sql: String,
+    /// Whether it makes few rows of many.
+    gathers: bool,
     /// With filters.
     explicit: String,
     kind: Kind,
@@ -63,7 +65,12 @@ pub async fn run(world: &World, settings: Settings, report: &mut Report) -> Resu
         format!("SELECT order_id::text FROM retail.orders WHERE store_id = '{SEATTLE}' ORDER BY order_id LIMIT 1");
     let order: String = admin.query_one(&order, &[]).await?.get(0);
     for question in questions(&order) {
-        let mut fenced = vec![Session::open(&tenant, question.stores.clone(), &question.sql).await?];
+        let stores = question.stores.clone();
+        let fenced = match question.gathers {
+            true => Session::gathering(&tenant, stores, &question.sql).await?,
+            false => Session::open(&tenant, stores, &question.sql).await?,
+        };
+        let mut fenced = vec![fenced];
         let mut plain = vec![Plain::new(superuser(world).await?, &question.explicit)];
         let serial = superuser(world).await?;
         serial.batch_execute("SET max_parallel_workers_per_gather = 0").await?;
@@ -126,6 +133,7 @@ fn questions(order: &str) -> Vec<Question> {
             principal: "seattle-manager",
             stores: seattle(),
             sql: top("", "", ""),
+            gathers: true,
             explicit: top(
                 &format!(" AND i.store_id = '{SEATTLE}'"),
                 &format!(" AND o.store_id = '{SEATTLE}'"),
@@ -140,6 +148,7 @@ fn questions(order: &str) -> Vec<Question> {
             principal: "seattle-manager",
             stores: seattle(),
             sql: "SELECT count(*) FROM retail.orders".to_owned(),
+            gathers: true,
             explicit: format!("SELECT count(*) FROM retail.orders WHERE store_id = '{SEATTLE}'"),
             kind: Kind::Ratio,
             aim: Aim::AtMost(1.3),
@@ -150,6 +159,7 @@ fn questions(order: &str) -> Vec<Question> {
             principal: "head-office",
             stores: StoreSet::All,
             sql: "SELECT count(*) FROM retail.orders".to_owned(),
+            gathers: true,
             explicit: format!("SELECT count(*) FROM retail.orders WHERE {own}"),
             kind: Kind::Ratio,
             aim: Aim::AtMost(1.3),
@@ -159,6 +169,7 @@ fn questions(order: &str) -> Vec<Question> {
             what: "point lookup by key",
             principal: "seattle-manager",
             stores: seattle(),
+            gathers: false,
             sql: format!("SELECT order_date FROM retail.orders WHERE order_id = '{order}'"),
             explicit: format!(
                 "SELECT order_date FROM retail.orders WHERE order_id = '{order}' AND store_id = '{SEATTLE}'"
