@@ -48,7 +48,7 @@ pub type Vaults = BTreeMap<String, Arc<Vault>>;
 #[derive(Default)]
 pub struct Backends {
     databases: BTreeMap<String, Arc<Database>>,
-    unknown: BTreeMap<String, AdministratorError>,
+    unknown: BTreeMap<String, Arc<AdministratorError>>,
     vaults: Vaults,
 }
 
@@ -90,7 +90,8 @@ impl Backends {
         for name in self.vaults.keys().filter(|name| !vaults.contains_key(*name)) {
             metrics.forget_circuit("key_vault", name);
         }
-        Self { databases, unknown: resolved.unknown.clone(), vaults }
+        let unknown = resolved.unknown.iter().map(|(name, error)| (name.clone(), Arc::new(error.clone())));
+        Self { databases, unknown: unknown.collect(), vaults }
     }
 
     /// The database of that name.
@@ -99,7 +100,7 @@ impl Backends {
     /// [`Failure::DatabaseNotConfigured`], [`Failure::Administrator`].
     pub fn database(&self, name: &str) -> Result<Arc<Database>, Failure> {
         if let Some(error) = self.unknown.get(name) {
-            return Err(Failure::Administrator(error.clone()));
+            return Err(Failure::Administrator(Arc::clone(error)));
         }
         self.databases.get(name).cloned().ok_or_else(|| Failure::DatabaseNotConfigured(name.to_owned()))
     }

@@ -51,6 +51,7 @@ pub struct Circuit<E> {
 struct State<E> {
     failures: u32,
     open: Option<Open<E>>,
+    closings: u64,
 }
 
 #[derive(Debug)]
@@ -72,7 +73,7 @@ pub struct Permit<'a, E: Clone> {
 impl<E: Clone> Circuit<E> {
     /// A closed circuit; `gauge` shows whether it is open.
     pub fn new(policy: CircuitPolicy, gauge: IntGauge) -> Self {
-        Self { policy, state: Mutex::new(State { failures: 0, open: None }), gauge }
+        Self { policy, state: Mutex::new(State { failures: 0, open: None, closings: 0 }), gauge }
     }
 
     fn lock(&self) -> MutexGuard<'_, State<E>> {
@@ -99,6 +100,12 @@ impl<E: Clone> Circuit<E> {
         self.lock().open.is_some()
     }
 
+    /// How often it has closed again: tells of an opening that nobody has looked at meanwhile.
+    #[must_use]
+    pub fn closings(&self) -> u64 {
+        self.lock().closings
+    }
+
     /// Whether it is time for a try, and nobody is at it.
     #[must_use]
     pub fn is_due(&self) -> bool {
@@ -114,6 +121,7 @@ impl<E: Clone> Permit<'_, E> {
         // A call from before the circuit opened proves nothing about now.
         if trial {
             state.open = None;
+            state.closings += 1;
             self.circuit.gauge.set(0);
         }
         if state.open.is_none() {
@@ -202,7 +210,7 @@ mod tests {
         assert!(circuit.is_open());
         circuit.enter().unwrap().answered();
         assert!(!circuit.is_open());
-        assert_eq!(circuit.gauge.get(), 0);
+        assert_eq!((circuit.closings(), circuit.gauge.get()), (1, 0));
         fail(&circuit, 2);
         assert!(!circuit.is_open(), "it counts from the beginning again");
     }

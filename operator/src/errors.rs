@@ -292,7 +292,7 @@ pub enum Failure {
     Database(#[from] crate::database::DatabaseError),
     /// Nobody knows how to connect as the database's administrator.
     #[error(transparent)]
-    Administrator(#[from] crate::config::AdministratorError),
+    Administrator(#[from] std::sync::Arc<crate::config::AdministratorError>),
     /// The Key Vault.
     #[error(transparent)]
     KeyVault(#[from] crate::vault::VaultError),

@@ -168,6 +168,12 @@ impl Vault {
         self.circuit.is_open()
     }
 
+    /// How often calls went through again.
+    #[must_use]
+    pub fn recoveries(&self) -> u64 {
+        self.circuit.closings()
+    }
+
     /// Whether it is time to try whether the vault takes calls again.
     #[must_use]
     pub fn is_due(&self) -> bool {

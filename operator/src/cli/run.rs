@@ -1,6 +1,12 @@
 //! `run`: everything that a `RetailTenant` asks for, until told to stop.
 
-use std::{collections::BTreeSet, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
@@ -209,6 +215,7 @@ pub(super) fn migrate_all(backends: &Backends) {
 /// alone would come back at the end of its own wait.
 async fn watch_circuits(backends: Arc<ArcSwap<Backends>>, facts: Arc<ControllerFacts>) {
     let mut held = BTreeSet::new();
+    let mut recovered = BTreeMap::new();
     loop {
         tokio::time::sleep(CIRCUITS).await;
         let backends = backends.load_full();
@@ -217,19 +224,21 @@ async fn watch_circuits(backends: Arc<ArcSwap<Backends>>, facts: Arc<ControllerF
                 let database = Arc::clone(database);
                 tokio::spawn(async move { database.try_again().await });
             }
-            (("database", name.to_owned()), database.is_held_back())
+            (("database", name.to_owned()), database.is_held_back(), database.recoveries())
         });
         let vaults = backends.named_vaults().map(|(name, vault)| {
             if vault.is_due() {
                 let vault = Arc::clone(vault);
                 tokio::spawn(async move { vault.try_again().await });
             }
-            (("key_vault", name.to_owned()), vault.is_held_back())
+            (("key_vault", name.to_owned()), vault.is_held_back(), vault.recoveries())
         });
-        for (backend, now) in databases.chain(vaults) {
+        for (backend, now, recoveries) in databases.chain(vaults) {
+            // It may have opened and closed since the last look.
+            let again = recovered.insert(backend.clone(), recoveries).is_some_and(|before| before < recoveries);
             if now && held.insert(backend.clone()) {
                 tracing::warn!(backend = backend.0, name = backend.1, "calls are held back until one succeeds");
-            } else if !now && held.remove(&backend) {
+            } else if !now && (held.remove(&backend) || again) {
                 let (kind, name) = backend;
                 tracing::info!(backend = kind, name, "calls go through again");
                 facts.look_at(|tenant| match kind {

@@ -58,9 +58,9 @@ pub struct SecretRef {
 #[derive(Clone, Debug)]
 pub enum DatabaseSource {
     /// All is known.
-    Known(DatabaseConfig),
+    Known(Box<DatabaseConfig>),
     /// The administrator's URL stands in a Key Vault.
-    InVault(Administrator),
+    InVault(Box<Administrator>),
 }
 
 /// A database whose administrator's URL stands in a Key Vault.
@@ -139,10 +139,10 @@ impl DatabaseSource {
         let ca_pem = ca_file.map(|file| read(&format!("{at}.caFile"), &beside(file))).transpose()?;
         let entry = |field: &str| Entry { path: path.to_owned(), field: format!("{at}{field}"), ca_pem, expectations };
         match (admin_url, admin_url_file, admin_url_secret) {
-            (Some(url), None, None) => entry(".adminUrl").connect(&url).map(Self::Known),
+            (Some(url), None, None) => entry(".adminUrl").connect(&url).map(Box::new).map(Self::Known),
             (None, Some(file), None) => {
                 let url = read(&format!("{at}.adminUrlFile"), &beside(file))?;
-                entry(".adminUrlFile").connect(&url).map(Self::Known)
+                entry(".adminUrlFile").connect(&url).map(Box::new).map(Self::Known)
             }
             (None, None, Some(SecretEntry { key_vault, name })) => {
                 if name.is_empty() || name.len() > 127 || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
@@ -151,7 +151,7 @@ impl DatabaseSource {
                     return Err(refuse(".adminUrlSecret.name", problem));
                 }
                 let secret = SecretRef { vault: key_vault, name };
-                Ok(Self::InVault(Administrator { secret, entry: entry(".adminUrlSecret") }))
+                Ok(Self::InVault(Box::new(Administrator { secret, entry: entry(".adminUrlSecret") })))
             }
             _ => {
                 let problem = "exactly one of adminUrl, adminUrlFile and adminUrlSecret is expected";
@@ -175,7 +175,7 @@ impl DatabaseSource {
     /// The value is no URL of a database; it is not repeated.
     pub fn resolve(&self, value: Option<&str>) -> Result<DatabaseConfig, ConfigError> {
         match self {
-            Self::Known(database) => Ok(database.clone()),
+            Self::Known(database) => Ok(DatabaseConfig::clone(database)),
             Self::InVault(administrator) => administrator.entry.connect(value.unwrap_or_default()),
         }
     }
@@ -185,7 +185,8 @@ impl DatabaseSource {
     pub fn fingerprint(&self) -> [u8; 32] {
         match self {
             Self::Known(database) => database.fingerprint,
-            Self::InVault(Administrator { secret: SecretRef { vault, name }, entry }) => {
+            Self::InVault(administrator) => {
+                let Administrator { secret: SecretRef { vault, name }, entry } = administrator.as_ref();
                 entry.fingerprint(&format!("{vault}/{name}"))
             }
         }

@@ -301,6 +301,12 @@ impl Database {
         self.circuit.is_open()
     }
 
+    /// How often calls went through again.
+    #[must_use]
+    pub fn recoveries(&self) -> u64 {
+        self.circuit.closings()
+    }
+
     /// Whether it is time to try whether the server takes calls again.
     #[must_use]
     pub fn is_due(&self) -> bool {
