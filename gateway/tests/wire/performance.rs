@@ -28,7 +28,7 @@ fn told(world: &World, name: &str) -> Result<Vec<Value>> {
 
 async fn slow(world: Arc<World>) -> Result<()> {
     let name = "performance";
-    let gateway = world.another_gateway(name, &["--slow-after", "40"]).await?;
+    let gateway = world.another_gateway(name, &["--slow-after", "20"]).await?;
     let client = world.client_of(&gateway, "seattle-manager")?;
     let ask = async |sql: &str| client.call_tool("execute_sales_query", json!({"postgresql_query": sql})).await;
     let shown = async || -> Result<Value> {
@@ -58,7 +58,7 @@ async fn slow(world: Arc<World>) -> Result<()> {
         let line = lines.iter().find(|line| line["statement_sha256"] == sha256(sql)).context("not logged")?;
         ensure!(line["outcome"] == outcome && line["tool"] == "execute_sales_query", "{line}");
         ensure!(
-            line["elapsed_ms"].as_f64().or_else(|| line["elapsed_ms"].as_str()?.parse().ok()) >= Some(40.0),
+            line["elapsed_ms"].as_f64().or_else(|| line["elapsed_ms"].as_str()?.parse().ok()) >= Some(20.0),
             "{line}"
         );
         ensure!(line["correlation_id"].as_str().is_some_and(|id| id.len() == 36), "{line}");
@@ -79,7 +79,7 @@ async fn slow(world: Arc<World>) -> Result<()> {
     ensure!(plan(&lines, slow) == plan(&lines, &again), "{lines:?}");
 
     let figures = shown().await?;
-    ensure!(figures["slowAfterMs"] == 40, "{figures}");
+    ensure!(figures["slowAfterMs"] == 20, "{figures}");
     let tool = figures["tools"].as_array().into_iter().flatten().find(|line| line["tool"] == "execute_sales_query");
     let tool = tool.context("the tool is not there")?;
     ensure!(tool["count"] == 23 && tool["failed"] == 1, "{tool}");
