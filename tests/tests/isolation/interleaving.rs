@@ -53,6 +53,7 @@ pub async fn run(world: &World, calls: u64) -> Result<()> {
         .buffer_unordered(AT_ONCE)
         .try_collect::<()>()
         .await?;
+    super::whole(world).await?;
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     println!(
         "{} answered, {} errors, {} timeouts, {} cancels, {} disconnects",

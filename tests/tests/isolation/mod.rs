@@ -13,6 +13,7 @@ use std::{env, process::ExitCode};
 use anyhow::{Context, Result, ensure};
 use storefence_devstack::{postgres::AdminKind, stack::DatabaseSource};
 use storefence_tests::{Shared, Suite};
+use tokio_postgres::Client;
 
 /// The stack of this suite and the tenants that were made for it.
 struct World {
@@ -38,9 +39,22 @@ async fn world(version: u32) -> Result<World> {
     Ok(World { shared, tenants, seed })
 }
 
+/// What a run shows, it shows of the fence that ships: one that differs anywhere fails the run, also where no row told.
+async fn whole(world: &World) -> Result<()> {
+    let verified = world.shared.stack.run_operator(&["verify", "--database", "retail"]).await;
+    verified.map(drop).context("the fence differs from the one that ships")
+}
+
 /// Suites that a broken fence passes would prove nothing.
 async fn broken(world: &World) -> Result<()> {
     let admin = world.shared.stack.cluster().context("a cluster of our own")?.connect("retail").await?;
+    seen_in_rows(world, &admin).await?;
+    seen_by_verification(world, &admin).await?;
+    property::run(world, 200).await.context("whole again")
+}
+
+/// Damage that lets foreign rows through.
+async fn seen_in_rows(world: &World, admin: &Client) -> Result<()> {
     let whole = "USING (store_id = ANY ((SELECT fence.visible_stores())::uuid[]))";
     for (what, damage, repair) in [
         (
@@ -67,7 +81,43 @@ async fn broken(world: &World) -> Result<()> {
         admin.batch_execute(&repair).await?;
         ensure!(noticed == (true, true), "{what}: noticed by properties and interleaving: {noticed:?}");
     }
-    property::run(world, 200).await.context("whole again")
+    Ok(())
+}
+
+/// Damage that honest contexts, or statements that the gate lets through, do not show.
+async fn seen_by_verification(world: &World, admin: &Client) -> Result<()> {
+    let text = |row: tokio_postgres::Row| row.get::<_, String>(0);
+    let login = text(admin.query_one("SELECT login::text FROM fence.logins ORDER BY 1 LIMIT 1", &[]).await?);
+    let body = text(admin.query_one("SELECT pg_get_functiondef('fence.visible_stores()'::regprocedure)", &[]).await?);
+    let trusting =
+        "CREATE OR REPLACE FUNCTION fence.visible_stores() RETURNS uuid[] LANGUAGE plpgsql STABLE SECURITY DEFINER
+        PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
+        DECLARE
+            stores text := split_part(split_part(current_setting('fence.context', true), '.', 1), '|', 7);
+        BEGIN
+            IF stores <> '*' THEN RETURN string_to_array(stores, ',')::uuid[]; END IF;
+            RETURN (SELECT array_agg(store_id) FROM fence.tenant_stores WHERE tenant_key = fence.tenant_key());
+        END $$";
+    for (what, damage, repair) in [
+        ("a function that trusts the setting", trusting.to_owned(), body),
+        (
+            "FORCE removed",
+            "ALTER TABLE retail.orders NO FORCE ROW LEVEL SECURITY".to_owned(),
+            "ALTER TABLE retail.orders FORCE ROW LEVEL SECURITY".to_owned(),
+        ),
+        (
+            "a login that is a member of the owner",
+            format!("GRANT retail_owner TO {login}"),
+            format!("REVOKE retail_owner FROM {login}"),
+        ),
+    ] {
+        admin.batch_execute(&damage).await.context(what)?;
+        let says = |outcome: Result<()>| outcome.is_err_and(|error| format!("{error:#}").contains("the fence differs"));
+        let noticed = (says(property::run(world, 20).await), says(interleaving::run(world, 60).await));
+        admin.batch_execute(&repair).await.context(what)?;
+        ensure!(noticed == (true, true), "{what}: noticed by properties and interleaving: {noticed:?}");
+    }
+    Ok(())
 }
 
 /// Runs the suite on this version of PostgreSQL.

@@ -33,6 +33,7 @@ pub async fn run(world: &World, cases: u64) -> Result<()> {
         .buffer_unordered(AT_ONCE)
         .try_collect()
         .await?;
+    super::whole(world).await?;
     let compared: Vec<usize> =
         outcomes.iter().filter_map(|o| if let Outcome::Compared { rows } = o { Some(*rows) } else { None }).collect();
     let refused = outcomes.iter().filter(|o| matches!(o, Outcome::Refused)).count();
