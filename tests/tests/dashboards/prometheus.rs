@@ -115,13 +115,14 @@ impl Prometheus {
         Ok(groups.iter().flat_map(|group| group["rules"].as_array().cloned().unwrap_or_default()).collect())
     }
 
-    /// Waits until both targets were scraped at least this often in this state.
+    /// Waits until both targets were scraped at least this often from now on.
     pub async fn scraped(&self, times: u32) -> Result<()> {
-        let window = SCRAPE_INTERVAL.as_millis() * u128::from(times + 2);
-        let expression = format!("min(count_over_time(up[{window}ms]) and min_over_time(up[{window}ms]) == 1)");
         let begun = Instant::now();
         loop {
             let both = self.query("count(up == 1)").await?.first().is_some_and(|(_, up)| *up >= 2.0);
+            // Less than has passed: what was scraped before tells nothing of what has happened since.
+            let window = begun.elapsed().as_millis().max(1);
+            let expression = format!("min(count_over_time(up[{window}ms]) and min_over_time(up[{window}ms]) == 1)");
             let often = self.query(&expression).await?.first().is_some_and(|(_, n)| *n >= f64::from(times));
             if both && often {
                 return Ok(());
