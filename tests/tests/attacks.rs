@@ -109,8 +109,17 @@ async fn a_broken_fence_is_noticed() -> Result<()> {
     Ok(())
 }
 
+/// The statements, each with the number of calls that are looked at after it.
 fn parsed() -> Result<Vec<Value>> {
-    Ok(CORPUS.iter().flat_map(|file| file.lines()).map(serde_json::from_str).collect::<serde_json::Result<_>>()?)
+    let mut attacks = Vec::new();
+    for (file, later) in CORPUS.iter().zip([50, 6]) {
+        for line in file.lines() {
+            let mut attack: Value = serde_json::from_str(line)?;
+            attack["later"] = json!(if attack["expect"] == "no-effect" { later } else { 2 });
+            attacks.push(attack);
+        }
+    }
+    Ok(attacks)
 }
 
 async fn shared(version: u32, admin: AdminKind) -> Result<Shared> {
@@ -225,7 +234,7 @@ async fn attacked(shared: &Shared, callers: &[Caller], me: usize, attack: &Value
         "own-rows-only" if compared => compare(caller, &sql, &answer).await?,
         _ => {}
     }
-    let calls = if expect == "no-effect" { 50 } else { 2 };
+    let calls = attack["later"].as_u64().and_then(|calls| usize::try_from(calls).ok()).context("later")?;
     let others: Vec<&Caller> = callers.iter().filter(|other| other.tenant == caller.tenant).collect();
     for call in 0..calls {
         let other = others[call % others.len()];
