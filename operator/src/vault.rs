@@ -162,25 +162,13 @@ impl Vault {
         self.url == *url
     }
 
-    /// Whether calls are held back.
+    /// What holds calls back while the vault is away.
     #[must_use]
-    pub fn is_held_back(&self) -> bool {
-        self.circuit.is_open()
+    pub const fn circuit(&self) -> &Circuit<SecretError> {
+        &self.circuit
     }
 
-    /// How often calls went through again.
-    #[must_use]
-    pub fn recoveries(&self) -> u64 {
-        self.circuit.closings()
-    }
-
-    /// Whether it is time to try whether the vault takes calls again.
-    #[must_use]
-    pub fn is_due(&self) -> bool {
-        self.circuit.is_due()
-    }
-
-    /// Tries it.
+    /// Tries whether the vault takes calls again.
     pub async fn try_again(&self) {
         // The circuit hears of the outcome.
         let _ = self.reachable().await;

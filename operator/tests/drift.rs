@@ -79,12 +79,18 @@ async fn spoil(world: &World) -> Vec<(String, &'static str)> {
     ]
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_was_changed_by_hand_is_mended_and_told() {
+/// A world with a tenant that is Ready, and an operator that looks for drift all the time.
+async fn ready() -> (World, Operator) {
     let world = World::start().await;
     let operator = world.operator_with(&RESYNC).await;
     apply(&world, json!({})).await;
     world.ready("retail", "zava").await;
+    (world, operator)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_changed_by_hand_is_mended_and_told() {
+    let (world, operator) = ready().await;
     assert_eq!(condition_of(&tenant(&world).await, "Drifted").unwrap().status, "False");
     let spoils = spoil(&world).await;
     let count = spoils.len();
@@ -164,10 +170,7 @@ async fn a_changed_spec_and_a_rotation_are_no_drift() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn observe_reports_everything_and_writes_nothing() {
-    let world = World::start().await;
-    let operator = world.operator_with(&RESYNC).await;
-    apply(&world, json!({})).await;
-    world.ready("retail", "zava").await;
+    let (world, operator) = ready().await;
     apply(&world, json!({"mode": "Observe"})).await;
     world.condition("retail", "zava", "Drifted", "False", "Reconciled").await;
     world.ready("retail", "zava").await;
@@ -278,10 +281,7 @@ async fn what_cannot_be_mended_is_named_with_what_to_do() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_suspended_tenant_is_left_alone_until_it_is_resumed() {
-    let world = World::start().await;
-    let operator = world.operator_with(&RESYNC).await;
-    apply(&world, json!({})).await;
-    world.ready("retail", "zava").await;
+    let (world, operator) = ready().await;
     let login = world.login("zava").await;
     apply(&world, json!({"suspend": true})).await;
     let suspended = world.condition("retail", "zava", "Suspended", "True", "Suspended").await;
@@ -330,10 +330,7 @@ async fn a_suspended_tenant_is_left_alone_until_it_is_resumed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn resumed_it_mends_what_happened_meanwhile() {
-    let world = World::start().await;
-    let operator = world.operator_with(&RESYNC).await;
-    apply(&world, json!({})).await;
-    world.ready("retail", "zava").await;
+    let (world, operator) = ready().await;
     let login = world.login("zava").await;
     apply(&world, json!({"suspend": true})).await;
     world.condition("retail", "zava", "Suspended", "True", "Suspended").await;
@@ -373,10 +370,7 @@ async fn the_fence_is_named_where_it_differs_and_where_more_is_asked_of_it() {
 /// Policies, grants and row-level security, which all tenants of a database share.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_policy_or_grant_is_mended_and_told_and_only_told_by_who_observes() {
-    let world = World::start().await;
-    let operator = world.operator_with(&RESYNC).await;
-    apply(&world, json!({})).await;
-    world.ready("retail", "zava").await;
+    let (world, operator) = ready().await;
     let fence = "SELECT string_agg(concat_ws(' ', c.relname, c.relrowsecurity, c.relforcerowsecurity, (SELECT string_agg(a::text, ',' ORDER BY a::text) FROM unnest(c.relacl) a), p.polname, pg_get_expr(p.polqual, p.polrelid)), ';' ORDER BY c.relname, p.polname) \
                  FROM pg_class c LEFT JOIN pg_policy p ON p.polrelid = c.oid WHERE c.relnamespace = 'retail'::regnamespace AND c.relkind = 'r'";
     let whole = world.text(fence).await;

@@ -27,7 +27,13 @@ use self::{
     reports::Reports,
     rows::Rows,
 };
-use crate::{audit::meter, metrics::Metrics, telemetry::spans, tenants::Tenant};
+use crate::{
+    audit::meter,
+    gate::{self, Checked},
+    metrics::Metrics,
+    telemetry::spans,
+    tenants::Tenant,
+};
 
 /// What the gateway waits beyond the tenant's statement timeout before it cancels on its own account. The server's
 /// timeout comes first, unless the statement switched it off.
@@ -133,10 +139,15 @@ impl Data {
     ///
     /// # Errors
     /// [`QueryError`].
-    pub async fn query(&self, tenant: &Tenant, scope: &Scope, sql: &str) -> Result<QueryResult, QueryError> {
+    pub async fn query(
+        &self,
+        tenant: &Tenant,
+        scope: &Scope,
+        statement: Checked<'_>,
+    ) -> Result<QueryResult, QueryError> {
         let limits = tenant.limits;
         let bounds = Bounds { max_rows: limits.max_rows, max_bytes: limits.max_bytes, timeout: limits.timeout };
-        self.select(tenant, scope, sql, bounds, true).await
+        self.select(tenant, scope, statement, bounds, true).await
     }
 
     /// Searches for products; the rows have the columns that `fence.search_products` gives.
@@ -160,7 +171,8 @@ impl Data {
     /// [`QueryError`].
     pub async fn own(&self, tenant: &Tenant, scope: &Scope, sql: &str) -> Result<Rows, QueryError> {
         let bounds = Bounds { max_rows: OWN.0, max_bytes: OWN.1, timeout: tenant.limits.timeout };
-        Ok(self.select(tenant, scope, sql, bounds, false).await?.rows)
+        let statement = Checked { sql, gathers: gate::gathers(sql) };
+        Ok(self.select(tenant, scope, statement, bounds, false).await?.rows)
     }
 
     /// The hash of a statement's plan. For the log alone: which plan is chosen follows from rows that the caller must not
@@ -179,11 +191,12 @@ impl Data {
         &self,
         tenant: &Tenant,
         scope: &Scope,
-        sql: &str,
+        statement: Checked<'_>,
         bounds: Bounds,
         describe: bool,
     ) -> Result<QueryResult, QueryError> {
-        if !self.reports.suit(sql) {
+        let sql = statement.sql;
+        if !self.reports.suit(statement) {
             return self.run(tenant, scope, Call::Select(sql), bounds, describe).await;
         }
         match self.run(tenant, scope, Call::Report(sql), bounds, describe).await {

@@ -27,12 +27,21 @@ pub struct Refusal {
     pub reason: &'static str,
 }
 
-/// Checks a statement and returns the part to run: without trailing semicolons and comments, otherwise as it came, so
-/// that positions in PostgreSQL's errors are the caller's own.
+/// A statement that may be run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checked<'a> {
+    /// The part to run: without trailing semicolons and comments, otherwise as it came, so that positions in
+    /// PostgreSQL's errors are the caller's own.
+    pub sql: &'a str,
+    /// See [`gathers`].
+    pub gathers: bool,
+}
+
+/// Checks a statement.
 ///
 /// # Errors
 /// [`Refusal`] names the first word that is not allowed.
-pub fn check(text: &str) -> Result<&str, Refusal> {
+pub fn check(text: &str) -> Result<Checked<'_>, Refusal> {
     if text.len() > STATEMENT_MAX {
         let message = format!("the statement is longer than {} KiB", STATEMENT_MAX / 1024);
         return Err(Refusal { message, position: None, reason: "TooLong" });
@@ -48,7 +57,7 @@ pub fn check(text: &str) -> Result<&str, Refusal> {
     for (i, token) in tokens.iter().enumerate() {
         check_token(text, tokens, i, *token)?;
     }
-    Ok(&text[..tokens[last].end])
+    Ok(Checked { sql: &text[..tokens[last].end], gathers: any_gathers(text, tokens) })
 }
 
 fn one_select(text: &str, tokens: &[Token]) -> Result<(), Refusal> {
@@ -108,7 +117,10 @@ fn check_token(text: &str, tokens: &[Token], i: usize, token: Token) -> Result<(
 /// for a column or a function of such a name, which does no harm.
 #[must_use]
 pub fn gathers(text: &str) -> bool {
-    let Ok(tokens) = tokens(text) else { return false };
+    tokens(text).is_ok_and(|tokens| any_gathers(text, &tokens))
+}
+
+fn any_gathers(text: &str, tokens: &[Token]) -> bool {
     tokens.iter().enumerate().any(|(i, token)| {
         let called = || tokens.get(i + 1).is_some_and(|next| next.kind == Kind::Punctuation(b'('));
         match (token.kind, name(text, token).as_ref()) {
@@ -160,9 +172,10 @@ mod tests {
 
     #[test]
     fn trailing_semicolons_and_comments_go() {
-        assert_eq!(check("SELECT 1; -- done\n ;"), Ok("SELECT 1"));
-        assert_eq!(check("  (SELECT 1) /* x */"), Ok("  (SELECT 1)"));
-        assert_eq!(check("SELECT ';'"), Ok("SELECT ';'"));
+        let sql = |text| check(text).map(|checked| checked.sql);
+        assert_eq!(sql("SELECT 1; -- done\n ;"), Ok("SELECT 1"));
+        assert_eq!(sql("  (SELECT 1) /* x */"), Ok("  (SELECT 1)"));
+        assert_eq!(sql("SELECT ';'"), Ok("SELECT ';'"));
     }
 
     #[test]

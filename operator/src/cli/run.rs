@@ -220,18 +220,18 @@ async fn watch_circuits(backends: Arc<ArcSwap<Backends>>, facts: Arc<ControllerF
         tokio::time::sleep(CIRCUITS).await;
         let backends = backends.load_full();
         let databases = backends.databases().map(|(name, database)| {
-            if database.is_due() {
+            if database.circuit().is_due() {
                 let database = Arc::clone(database);
                 tokio::spawn(async move { database.try_again().await });
             }
-            (("database", name.to_owned()), database.is_held_back(), database.recoveries())
+            (("database", name.to_owned()), database.circuit().is_open(), database.circuit().closings())
         });
         let vaults = backends.named_vaults().map(|(name, vault)| {
-            if vault.is_due() {
+            if vault.circuit().is_due() {
                 let vault = Arc::clone(vault);
                 tokio::spawn(async move { vault.try_again().await });
             }
-            (("key_vault", name.to_owned()), vault.is_held_back(), vault.recoveries())
+            (("key_vault", name.to_owned()), vault.circuit().is_open(), vault.circuit().closings())
         });
         for (backend, now, recoveries) in databases.chain(vaults) {
             // It may have opened and closed since the last look.

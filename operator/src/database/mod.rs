@@ -295,25 +295,13 @@ impl Database {
         self.within("connect", self.pool.acquire()).await
     }
 
-    /// Whether calls are held back.
+    /// What holds calls back while the server is away.
     #[must_use]
-    pub fn is_held_back(&self) -> bool {
-        self.circuit.is_open()
+    pub const fn circuit(&self) -> &Circuit<String> {
+        &self.circuit
     }
 
-    /// How often calls went through again.
-    #[must_use]
-    pub fn recoveries(&self) -> u64 {
-        self.circuit.closings()
-    }
-
-    /// Whether it is time to try whether the server takes calls again.
-    #[must_use]
-    pub fn is_due(&self) -> bool {
-        self.circuit.is_due()
-    }
-
-    /// Tries it.
+    /// Tries whether the server takes calls again.
     pub async fn try_again(&self) {
         // The circuit hears of the outcome.
         let _ = self.acquire().await;

@@ -96,13 +96,14 @@ impl Tool for SalesQuery {
         Box::pin(async move {
             let form = "one SELECT statement as a string";
             let text = Fields::new(arguments, &["postgresql_query"])?.required("postgresql_query", form)?;
-            let sql = gate::check(&text).map_err(|refusal| {
+            let checked = gate::check(&text).map_err(|refusal| {
                 services.metrics.gate.with_label_values(&[refusal.reason]).inc();
                 let error = ToolError::new(Code::Validation, refusal.message);
                 ToolError { position: refusal.position, ..error }
             })?;
             services.metrics.queries.with_label_values(&[self.name()]).inc();
-            let work = services.data.query(&caller.tenant, &caller.scope, sql);
+            let sql = checked.sql;
+            let work = services.data.query(&caller.tenant, &caller.scope, checked);
             let statement = Statement::Caller { text: &text, sql };
             let answer = services.performance.measure(&services.data, caller, self.name(), statement, work).await;
             let answer = match answer {
