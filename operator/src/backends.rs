@@ -9,6 +9,7 @@ use crate::{
     config::{AdministratorError, Administrators, Config, DatabaseSource, Resolved},
     database::{Database, Limits},
     errors::Failure,
+    leader::Leadership,
     metrics::Metrics,
     vault::{Vault, VaultFactory},
 };
@@ -35,7 +36,7 @@ pub async fn resolve_once(
         let factory = VaultFactory::new(azure, metrics, VAULT_TIMEOUT)?;
         let circuit = CircuitPolicy::new(VAULT_TIMEOUT, VAULT_TIMEOUT);
         for (name, url) in config.key_vaults.iter().filter(|(name, _)| wanted(name)) {
-            vaults.insert(name.clone(), Arc::new(factory.vault(name, url, circuit)?));
+            vaults.insert(name.clone(), Arc::new(factory.vault(name, url, circuit, Leadership::alone())?));
         }
     }
     Ok(administrators.resolve(config, &vaults, |_| false).await)
@@ -57,13 +58,18 @@ impl Backends {
     ///
     /// # Errors
     /// A vault's URL that the client does not take.
-    pub fn next_vaults(&self, config: &Config, factory: &VaultFactory, limits: Limits) -> Result<Vaults, OptionsError> {
+    pub fn next_vaults(
+        &self,
+        config: &Config,
+        factory: &VaultFactory,
+        limits: &Limits,
+    ) -> Result<Vaults, OptionsError> {
         let mut vaults = BTreeMap::new();
         for (name, url) in &config.key_vaults {
             let kept = self.vaults.get(name).filter(|kept| kept.is_at(url)).cloned();
             let new = || {
                 factory.metrics().circuit("key_vault", name).set(0);
-                factory.vault(name, url, limits.circuit).map(Arc::new)
+                factory.vault(name, url, limits.circuit, limits.leadership.clone()).map(Arc::new)
             };
             let vault = kept.map_or_else(new, Ok)?;
             vaults.insert(name.clone(), vault);
@@ -74,12 +80,12 @@ impl Backends {
     /// Sets up pools; connects to nothing yet. Databases that `self` has with the same configuration keep their
     /// connections and circuits.
     #[must_use]
-    pub fn next(&self, resolved: &Resolved, vaults: Vaults, limits: Limits, metrics: &Arc<Metrics>) -> Self {
+    pub fn next(&self, resolved: &Resolved, vaults: Vaults, limits: &Limits, metrics: &Arc<Metrics>) -> Self {
         let databases = resolved.databases.iter().map(|(name, database)| {
             let kept = self.databases.get(name).filter(|kept| kept.is_of(database)).cloned();
             let new = || {
                 metrics.circuit("database", name).set(0);
-                Arc::new(Database::new(name, database, limits, vaults.len(), metrics))
+                Arc::new(Database::new(name, database, limits.clone(), vaults.len(), metrics))
             };
             (name.clone(), kept.unwrap_or_else(new))
         });

@@ -31,6 +31,7 @@ pub use retry::{RetryPolicy, spread};
 use crate::{
     backends::Backends,
     errors::{Failure, Reason},
+    leader::Leadership,
     metrics::Metrics,
     reconcile::{
         conflict::Claimant,
@@ -79,6 +80,8 @@ pub struct Controller {
     pub metrics: Arc<Metrics>,
     /// Settings.
     pub settings: Settings,
+    /// Whether this process may write.
+    pub leadership: Leadership,
 }
 
 struct Context {
@@ -86,6 +89,7 @@ struct Context {
     backends: Arc<ArcSwap<Backends>>,
     metrics: Arc<Metrics>,
     settings: Settings,
+    leadership: Leadership,
     store: Store<Guarded>,
     recorder: Recorder,
     retries: Retries,
@@ -164,7 +168,7 @@ impl Controller {
     /// Sets up the watch; gives the facts for the admin port and the loop, which runs until `stop` and then lets the
     /// running passes finish.
     pub fn start(self, stop: CancellationToken) -> (Arc<ControllerFacts>, impl Future<Output = ()> + Send) {
-        let Self { client, backends, metrics, settings } = self;
+        let Self { client, backends, metrics, settings, leadership } = self;
         let (store, writer) = reflector::store::<Guarded>();
         let (siblings, sibling_triggers) = mpsc::unbounded();
         let synced = Arc::new(std::sync::atomic::AtomicBool::new(false));
@@ -184,6 +188,7 @@ impl Controller {
             backends,
             metrics,
             settings,
+            leadership,
             store: store.clone(),
             due,
             stop: stop.clone(),
@@ -293,7 +298,8 @@ impl Context {
     async fn step(&self, object: &Guarded) -> End {
         let metadata = object.meta();
         let place = place(metadata);
-        let kubernetes = KubernetesObject::new(&self.client, metadata, self.settings.call_deadline);
+        let kubernetes =
+            KubernetesObject::new(&self.client, metadata, self.settings.call_deadline, self.leadership.clone());
         let deleting = metadata.deletion_timestamp.is_some();
         let ours = object.finalizers().iter().any(|name| name == storefence_tenancy::resource::FINALIZER);
         let written = match (deleting, ours) {
@@ -418,7 +424,9 @@ impl Context {
             self.metrics.drift(count(found), count(mended));
             transitions = told;
         }
-        for event in object::events(&transitions) {
+        // Events are news of this process: none after its end as leader.
+        let told = object::events(&transitions).filter(|_| self.leadership.check().is_ok());
+        for event in told {
             self.metrics.kubernetes_write("event");
             // An event that is lost costs nothing but the news; the status has it all.
             let reference = object.object_ref(&());

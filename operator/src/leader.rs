@@ -2,9 +2,13 @@
 //!
 //! Times in the Lease are for people. Whether a leader is gone is told by this process's own clock: its record has not
 //! changed for the lease's duration. So the replicas' clocks need not agree. A leader that was cut off and does not know
-//! it yet is fenced by the advisory lock of each tenant.
+//! it yet is fenced by the advisory lock of each tenant; one that stood still, and goes on in the middle of a pass whose
+//! lock may be another's by now, by [`Leadership`].
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
@@ -22,11 +26,64 @@ use crate::controller::in_time;
 /// Name of the Lease.
 const NAME: &str = "storefence-operator";
 
+/// Whether this process may still write. Asked before each write to the Kubernetes API, to a vault and to a database: a
+/// process that stood still does not know it, and would go on where it was before anything else tells it.
+#[derive(Clone, Debug, Default)]
+pub struct Leadership(Option<Arc<Confirmed>>);
+
+#[derive(Debug)]
+struct Confirmed {
+    until: Mutex<Option<Instant>>,
+    patience: Duration,
+}
+
+/// The lease was not renewed in time: another replica may have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the lease was not renewed in time, so nothing is written: another replica may lead")]
+pub struct NotLeading;
+
+impl Leadership {
+    /// Of a process that nobody stands by for: never lost.
+    #[must_use]
+    pub fn alone() -> Self {
+        Self::default()
+    }
+
+    /// Of one replica among several: to be confirmed before it may write.
+    #[must_use]
+    pub fn elected(duration: Duration) -> Self {
+        Self(Some(Arc::new(Confirmed { until: Mutex::default(), patience: patience(duration) })))
+    }
+
+    /// Whether a write may go out now.
+    ///
+    /// # Errors
+    /// [`NotLeading`].
+    pub fn check(&self) -> Result<(), NotLeading> {
+        let Some(confirmed) = &self.0 else { return Ok(()) };
+        let until = *confirmed.until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.filter(|until| Instant::now() < *until).map(drop).ok_or(NotLeading)
+    }
+
+    /// The Lease was ours when this was asked.
+    fn confirm(&self, asked: Instant) {
+        if let Some(confirmed) = &self.0 {
+            *confirmed.until.lock().unwrap_or_else(PoisonError::into_inner) = asked.checked_add(confirmed.patience);
+        }
+    }
+}
+
+/// How long a leader believes in its last renewal: the others wait for the whole duration.
+fn patience(duration: Duration) -> Duration {
+    duration * 2 / 3
+}
+
 /// One replica's candidacy.
 pub struct Election {
     api: Api<Lease>,
     identity: String,
     duration: Duration,
+    leadership: Leadership,
 }
 
 /// A record of somebody else, and since when it is known.
@@ -38,18 +95,21 @@ struct Seen {
 impl Election {
     /// A candidacy in a namespace. A leader that is silent for `duration` is replaced.
     #[must_use]
-    pub fn new(client: Client, namespace: &str, duration: Duration) -> Self {
+    pub fn new(client: Client, namespace: &str, duration: Duration, leadership: Leadership) -> Self {
         let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "operator".to_owned());
-        Self { api: Api::namespaced(client, namespace), identity: format!("{host}_{}", Uuid::new_v4()), duration }
+        let identity = format!("{host}_{}", Uuid::new_v4());
+        Self { api: Api::namespaced(client, namespace), identity, duration, leadership }
     }
 
     /// Returns when this replica leads.
     pub async fn acquire(&self) {
         let mut seen = None;
         loop {
+            let asked = Instant::now();
             // A try that hangs must not outlast the leader that it waits for.
             match in_time(self.duration / 2, self.attempt(&mut seen)).await {
                 Ok(true) => {
+                    self.leadership.confirm(asked);
                     tracing::info!(identity = self.identity, "leading");
                     return;
                 }
@@ -63,12 +123,16 @@ impl Election {
     /// Renews; returns when leadership is lost, or could not be renewed for two thirds of the lease's duration.
     pub async fn hold(&self) {
         let mut renewed = Instant::now();
-        let patience = self.duration * 2 / 3;
+        let patience = patience(self.duration);
         loop {
             tokio::time::sleep(self.duration / 5).await;
+            let asked = Instant::now();
             let attempt = tokio::time::timeout(patience.saturating_sub(renewed.elapsed()), self.renew()).await;
             match attempt {
-                Ok(Ok(true)) => renewed = Instant::now(),
+                Ok(Ok(true)) => {
+                    renewed = asked;
+                    self.leadership.confirm(asked);
+                }
                 Ok(Ok(false)) => {
                     tracing::error!("another replica leads");
                     return;
@@ -156,5 +220,22 @@ fn won(outcome: Result<Lease, kube::Error>) -> Result<bool, kube::Error> {
         Ok(_) => Ok(true),
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_renewal_that_is_young_enough_lets_writes_through() {
+        let leadership = Leadership::elected(Duration::from_secs(15));
+        assert_eq!(leadership.check(), Err(NotLeading), "not confirmed yet");
+        leadership.confirm(Instant::now());
+        assert_eq!(leadership.clone().check(), Ok(()));
+        let stood_still = Instant::now().checked_sub(Duration::from_secs(10)).unwrap();
+        leadership.confirm(stood_still);
+        assert_eq!(leadership.clone().check(), Err(NotLeading));
+        assert_eq!(Leadership::alone().check(), Ok(()));
     }
 }

@@ -14,6 +14,7 @@ use url::Url;
 use crate::{
     circuit::{Circuit, CircuitPolicy},
     errors::{Class, Reason},
+    leader::Leadership,
     metrics::Metrics,
 };
 
@@ -131,12 +132,19 @@ impl VaultFactory {
     ///
     /// # Errors
     /// Names the option.
-    pub fn vault(&self, name: &str, url: &Url, circuit: CircuitPolicy) -> Result<Vault, OptionsError> {
+    pub fn vault(
+        &self,
+        name: &str,
+        url: &Url,
+        circuit: CircuitPolicy,
+        leadership: Leadership,
+    ) -> Result<Vault, OptionsError> {
         Ok(Vault {
             store: self.options.secret_store(Arc::clone(&self.credential), url, self.timeout)?,
             url: url.clone(),
             circuit: Circuit::new(circuit, self.metrics.circuit("key_vault", name)),
             metrics: Arc::clone(&self.metrics),
+            leadership,
         })
     }
 
@@ -153,6 +161,7 @@ pub struct Vault {
     url: Url,
     circuit: Circuit<SecretError>,
     metrics: Arc<Metrics>,
+    leadership: Leadership,
 }
 
 impl Vault {
@@ -299,6 +308,10 @@ impl Vault {
         operation: &'static str,
         call: impl Future<Output = Result<T, SecretError>>,
     ) -> Result<T, VaultError> {
+        if !matches!(operation, "get" | "get_deleted" | "list") {
+            let not_leading = |error: crate::leader::NotLeading| SecretError::Unavailable(error.to_string());
+            self.leadership.check().map_err(|error| self.error(not_leading(error)))?;
+        }
         let permit = self.circuit.enter().map_err(|source| self.error(source))?;
         let started = Instant::now();
         let outcome = call.await;

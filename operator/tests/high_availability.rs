@@ -77,6 +77,44 @@ async fn a_leader_that_stood_still_is_fenced_by_the_lock_and_ends() {
     assert_eq!(second.metric(LEADER).await, 1.0);
 }
 
+/// The old leader stops in the middle of a pass and its session is ended, so that its successor takes the tenant over.
+/// When it goes on, it is between two writes: the next one is not made, in no backend.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_stood_still_without_its_lock_writes_nothing_more() {
+    let world = World::start().await;
+    let flags = ["--leader-elect", "--lease-duration", "3s", "--call-timeout", "20s"];
+    let mut first = world.operator_with(&flags).await;
+    leads(&first).await;
+    let second = world.operator_with(&flags).await;
+
+    // Made at once and answered late: the leader stands still with the answer on its way.
+    let slow = Effect::Slow(Duration::from_secs(2));
+    world.vault.inject(FaultRule::new(slow).on(Operation::Set).secret("sf-zava-db-a"));
+    apply(&world, "zava", 1).await;
+    let writing = poll(async || (world.vault.calls(Operation::Set) > 0).then_some(()));
+    assert!(writing.await.is_some(), "{}", first.log());
+    first.child.signal(Signal::Stop);
+    let written = poll(async || world.vault.secret("sf-zava-db-a"));
+    assert!(written.await.is_some());
+    let of_the_first = "SELECT count(pg_terminate_backend(pid)) FROM pg_locks WHERE locktype = 'advisory'";
+    assert_eq!(world.text(of_the_first).await, "1");
+
+    leads(&second).await;
+    let tenant = world.ready("retail", "zava").await;
+    world.expect_events("retail", "zava", &["Reconciled"]).await;
+    let writes = world.vault.writes();
+    first.child.signal(Signal::Cont);
+    let ended = first.child.wait(Duration::from_secs(10)).await.unwrap();
+    let ended = ended.unwrap_or_else(|| panic!("still runs:\n{}", first.log()));
+    assert_eq!(ended.code(), Some(1), "{}", first.log());
+    assert_eq!(world.vault.writes(), writes, "another key beside the successor's:\n{}", first.log());
+    assert_eq!(world.vault.versions("sf-zava-context-1").len(), 1);
+    let after = world.get("retail", "zava").await.unwrap();
+    assert_eq!(after.metadata.resource_version, tenant.metadata.resource_version, "{}", first.log());
+    assert_eq!(world.events("retail", "zava").await, ["Reconciled"]);
+    world.log_in("zava").await.unwrap();
+}
+
 /// A leader that cannot reach the API gives up before its lease runs out, and is a follower when it is back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_without_the_api_ends_in_time() {

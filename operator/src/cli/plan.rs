@@ -16,9 +16,9 @@ use super::{
 use crate::{
     circuit::CircuitPolicy,
     database::{Limits, sql},
+    leader::Leadership,
     metrics::Metrics,
     reconcile::{
-        action::DatabaseAction,
         conflict::Claimant,
         pass::{Preview, Work, preview},
     },
@@ -81,6 +81,7 @@ pub async fn plan(arguments: PlanArgs) -> Result<ExitCode, CliError> {
         deadline: call_timeout,
         fence_age: Duration::ZERO,
         circuit: CircuitPolicy::new(call_timeout, call_timeout),
+        leadership: Leadership::alone(),
     };
     let (_, backends) = InForce::new(config, vaults, limits).await?;
     let client = match offline {
@@ -156,9 +157,9 @@ fn render(name: &str, tenant: &RetailTenant, preview: &Preview) -> String {
     }
     if !plan.database.is_empty() {
         let _ = writeln!(text, "BEGIN;");
-        for action in &plan.database {
-            let _ = writeln!(text, "{};", sql::statement(desired, action, &|_| MASKED.to_owned()));
-            if let DatabaseAction::SetContextKey { kid, .. } = action {
+        for statement in sql::statements(desired, &plan.database, &|_| MASKED.to_owned()) {
+            let _ = writeln!(text, "{};", statement.text);
+            if let Some(kid) = statement.key {
                 let _ = writeln!(text, "{}; -- key {kid}: ********", sql::COPY_KEY);
             }
         }

@@ -40,11 +40,11 @@ impl InForce {
         limits: Limits,
     ) -> Result<(Self, Backends), storefence_azure::OptionsError> {
         let none = Backends::default();
-        let clients = none.next_vaults(&config, &vaults, limits)?;
+        let clients = none.next_vaults(&config, &vaults, &limits)?;
         let mut administrators = Administrators::default();
         let resolved = administrators.resolve(&config, &clients, |_| false).await;
         resolved.unknown.values().for_each(|problem| tracing::error!("{problem}"));
-        let backends = none.next(&resolved, clients, limits, vaults.metrics());
+        let backends = none.next(&resolved, clients, &limits, vaults.metrics());
         Ok((Self { config, administrators, resolved, vaults, limits }, backends))
     }
 }
@@ -88,14 +88,14 @@ impl Reload {
         let Self { path, in_force, backends, facts, metrics } = self;
         let last = backends.load_full();
         let next = config.as_ref().unwrap_or(&in_force.config);
-        let clients = last.next_vaults(next, &in_force.vaults, in_force.limits).map_err(|error| error.to_string())?;
+        let clients = last.next_vaults(next, &in_force.vaults, &in_force.limits).map_err(|error| error.to_string())?;
         let resolved = in_force.administrators.resolve(next, &clients, |name| last.is_refused(name)).await;
         if resolved.is_like(&in_force.resolved) && next.key_vaults == in_force.config.key_vaults {
             in_force.config = config.unwrap_or_else(|| std::mem::take(&mut in_force.config));
             return Ok(false);
         }
         resolved.unknown.values().for_each(|problem| tracing::error!("{problem}"));
-        let new = Arc::new(last.next(&resolved, clients, in_force.limits, metrics));
+        let new = Arc::new(last.next(&resolved, clients, &in_force.limits, metrics));
         // Passes that run keep what they have; the pools end with the last of them.
         backends.store(Arc::clone(&new));
         in_force.config = config.unwrap_or_else(|| std::mem::take(&mut in_force.config));

@@ -25,7 +25,7 @@ use crate::{
     controller::{Controller, ControllerFacts, RetryPolicy, Settings},
     database::{Limits, fence::Mending},
     embed,
-    leader::Election,
+    leader::{Election, Leadership},
     metrics::Metrics,
     server,
     vault::VaultFactory,
@@ -121,11 +121,13 @@ pub async fn run(arguments: Run) -> Result<ExitCode, CliError> {
     let metrics = Arc::new(Metrics::new().context("metrics")?);
     let embedding = embed::keep(config_path.clone(), azure.clone(), Arc::clone(&metrics), embed_interval);
     let vaults = VaultFactory::new(azure, Arc::clone(&metrics), call_timeout)?;
+    let leadership = if leader_elect { Leadership::elected(lease_duration) } else { Leadership::alone() };
     let limits = Limits {
         concurrency,
         deadline: call_timeout,
         fence_age: resync.min(FENCE_AGE),
         circuit: CircuitPolicy::new(retry_base, retry_max),
+        leadership: leadership.clone(),
     };
     let (in_force, backends) = InForce::new(config, vaults, limits).await?;
     let backends = Arc::new(ArcSwap::from_pointee(backends));
@@ -141,8 +143,10 @@ pub async fn run(arguments: Run) -> Result<ExitCode, CliError> {
         // Room for every call of a pass to take its time, and still an end.
         pass_deadline: call_timeout * 12,
     };
-    let election = leader_elect.then(|| Election::new(client.clone(), client.default_namespace(), lease_duration));
-    let controller = Controller { client, backends: Arc::clone(&backends), metrics: Arc::clone(&metrics), settings };
+    let candidacy = || Election::new(client.clone(), client.default_namespace(), lease_duration, leadership.clone());
+    let election = leader_elect.then(candidacy);
+    let controller =
+        Controller { client, backends: Arc::clone(&backends), metrics: Arc::clone(&metrics), settings, leadership };
     let (facts, controlling) = controller.start(stop.child_token());
     let reload = Reload {
         path: config_path,

@@ -12,7 +12,10 @@ use serde_json::{Value, json};
 use storefence_tenancy::{RetailTenant, RetailTenantStatus, resource::FINALIZER};
 
 use super::{FIELD_MANAGER, Guarded};
-use crate::reconcile::status::{READY, Transition};
+use crate::{
+    leader::Leadership,
+    reconcile::status::{READY, Transition},
+};
 
 /// Longest note of an event (the API refuses more than 1 kB).
 const NOTE_MAX: usize = 1000;
@@ -22,6 +25,7 @@ pub struct KubernetesObject {
     name: String,
     uid: Option<String>,
     deadline: Duration,
+    leadership: Leadership,
 }
 
 /// The outcome of a call to the Kubernetes API, or an error when there is none in time.
@@ -34,7 +38,7 @@ pub async fn in_time<T>(
 }
 
 impl KubernetesObject {
-    pub fn new(client: &Client, metadata: &ObjectMeta, deadline: Duration) -> Self {
+    pub fn new(client: &Client, metadata: &ObjectMeta, deadline: Duration, leadership: Leadership) -> Self {
         let resource = ApiResource::erase::<RetailTenant>(&());
         let namespace = metadata.namespace.as_deref().unwrap_or_default();
         Self {
@@ -42,7 +46,13 @@ impl KubernetesObject {
             name: metadata.name.clone().unwrap_or_default(),
             uid: metadata.uid.clone(),
             deadline,
+            leadership,
         }
+    }
+
+    /// Right before each write: a process that stood still goes on in the middle of a pass.
+    fn may_write(&self) -> Result<(), kube::Error> {
+        self.leadership.check().map_err(|error| kube::Error::Service(error.into()))
     }
 
     /// Adds the finalizer, unless somebody else changed the list meanwhile.
@@ -78,6 +88,7 @@ impl KubernetesObject {
     async fn patch_metadata(&self, patch: serde_json::Value) -> Result<(), kube::Error> {
         let patch = serde_json::from_value(patch).map_err(kube::Error::SerdeError)?;
         let (params, patch) = (PatchParams::default(), Patch::<()>::Json(patch));
+        self.may_write()?;
         let _: PartialObjectMeta<DynamicObject> =
             in_time(self.deadline, self.api.patch_metadata(&self.name, &params, &patch)).await?;
         Ok(())
@@ -106,6 +117,7 @@ impl KubernetesObject {
             "status": status,
         });
         let params = PatchParams::apply(FIELD_MANAGER).force();
+        self.may_write()?;
         match in_time(self.deadline, self.api.patch_status(&self.name, &params, &Patch::Apply(&body))).await {
             Err(kube::Error::Api(answer)) if answer.code == 404 => Ok(()),
             outcome => outcome.map(drop),

@@ -57,7 +57,7 @@ impl Database {
         let mut connection = self.acquire().await?;
         let mut found = self.look(&mut connection).await?;
         let mut told = Vec::new();
-        if mending != Mending::Nothing {
+        if mending != Mending::Nothing && self.may_write().is_ok() {
             let mut mended = self.mend(&mut connection, &found).await;
             if mending == Mending::All {
                 mended.done |= self.run_remedies(&mut connection, &found).await;

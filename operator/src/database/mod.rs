@@ -27,6 +27,7 @@ use crate::{
     circuit::{Circuit, CircuitPolicy},
     config::{DatabaseConfig, Endpoint},
     errors::Reason,
+    leader::Leadership,
     metrics::Metrics,
     migrate,
     verify::Expectations,
@@ -114,7 +115,7 @@ impl DatabaseError {
 }
 
 /// Bounds of the work at one database.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Limits {
     /// Passes at a time over the tenants of one database and Key Vault, each with one connection.
     pub concurrency: u16,
@@ -124,6 +125,8 @@ pub struct Limits {
     pub fence_age: Duration,
     /// When calls are held back.
     pub circuit: CircuitPolicy,
+    /// Whether this process may write.
+    pub leadership: Leadership,
 }
 
 /// One configured database.
@@ -141,6 +144,7 @@ pub struct Database {
     circuit: Circuit<String>,
     refused: AtomicBool,
     metrics: Arc<Metrics>,
+    leadership: Leadership,
 }
 
 impl Database {
@@ -148,7 +152,7 @@ impl Database {
     /// connections as the limits say.
     #[must_use]
     pub fn new(name: &str, config: &DatabaseConfig, limits: Limits, lanes: usize, metrics: &Arc<Metrics>) -> Self {
-        let Limits { concurrency, deadline, fence_age, circuit } = limits;
+        let Limits { concurrency, deadline, fence_age, circuit, leadership } = limits;
         let options = config.options.clone().application_name("storefence-operator");
         let lanes = u32::try_from(lanes.max(1)).unwrap_or(u32::MAX);
         // What waits for another session's lock gives up before the call's deadline, and is told from a server that is
@@ -183,7 +187,15 @@ impl Database {
             circuit: Circuit::new(circuit, metrics.circuit("database", name)),
             refused: AtomicBool::new(false),
             metrics: Arc::clone(metrics),
+            leadership,
         }
+    }
+
+    /// Whether this process may still write here. The tenant's lock keeps a replica that stood still from writing beside
+    /// its successor for as long as the session lives; this tells it before it tries.
+    pub(crate) fn may_write(&self) -> Result<(), DatabaseError> {
+        let place = || self.place();
+        self.leadership.check().map_err(|error| DatabaseError::Locked { place: place(), problem: error.to_string() })
     }
 
     /// Whether the server has refused the administrator's password: it may have been changed.
@@ -275,8 +287,12 @@ impl Database {
     /// [`DatabaseError`].
     pub async fn lock(&self, tenant: &TenantId) -> Result<Option<TenantLock>, DatabaseError> {
         let key = format!("storefence/{tenant}");
-        let mut guard = TenantLock { connection: Some(self.acquire().await?), key, deadline: self.deadline };
-        let key = guard.key.clone();
+        let mut guard = TenantLock {
+            connection: Some(self.acquire().await?),
+            key: key.clone(),
+            deadline: self.deadline,
+            in_doubt: false,
+        };
         let connection = guard.connection()?;
         let take = sqlx::query_scalar::<_, bool>("SELECT pg_try_advisory_lock(hashtextextended($1, 0))").bind(key);
         if self.within("lock", take.fetch_one(connection)).await? {
@@ -402,6 +418,8 @@ pub struct TenantLock {
     connection: Option<PoolConnection<Postgres>>,
     key: String,
     deadline: Duration,
+    /// A transaction may be open.
+    in_doubt: bool,
 }
 
 impl TenantLock {
@@ -421,6 +439,10 @@ impl TenantLock {
     /// Gives the lock back and the connection to the pool.
     pub async fn release(mut self) {
         let Some(mut connection) = self.connection.take() else { return };
+        if self.in_doubt {
+            drop(connection.detach());
+            return;
+        }
         let unlock = sqlx::query("SELECT pg_advisory_unlock(hashtextextended($1, 0))").bind(&self.key);
         let unlocked = tokio::time::timeout(self.deadline, unlock.execute(&mut *connection)).await;
         if !matches!(unlocked, Ok(Ok(_))) {

@@ -22,6 +22,7 @@ impl Database {
         owner_uid: &str,
         roles: &[String],
     ) -> Result<(), DatabaseError> {
+        self.may_write()?;
         let connection = lock.connection()?;
         self.within("revoke", revoke(connection, tenant, owner_uid, roles)).await
     }
@@ -38,6 +39,7 @@ impl Database {
         owner_uid: &str,
         roles: &[String],
     ) -> Result<(), DatabaseError> {
+        self.may_write()?;
         let connection = lock.connection()?;
         self.within("revoke", remove(connection, tenant, owner_uid, roles)).await
     }
@@ -47,6 +49,7 @@ impl Database {
     /// # Errors
     /// [`DatabaseError`].
     pub async fn end_sessions(&self, lock: &mut TenantLock, role: &str) -> Result<(), DatabaseError> {
+        self.may_write()?;
         let connection = lock.connection()?;
         self.within("revoke", end_sessions(connection, role)).await
     }

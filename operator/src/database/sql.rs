@@ -1,9 +1,9 @@
-//! The statement behind each step. `plan` prints the same text that `run` executes.
+//! The statements behind the steps. `plan` prints the same text that `run` executes.
 //!
 //! Commands that change roles take no bind values, so names and texts are quoted here. Keys are not here at all: texts
 //! and bound values end up in the server's log under `log_statement`, the data of a COPY does not.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use storefence_tenancy::credentials::{ContextKey, Slot};
 use zeroize::Zeroizing;
@@ -50,12 +50,113 @@ pub fn copy_row(tenant_key: i32, kid: u32, key: &ContextKey) -> Zeroizing<String
     row
 }
 
-/// The text of a step. `verifier` is asked for the SCRAM verifier of a slot's password.
+/// A statement of the transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Statement {
+    /// Its text.
+    pub text: String,
+    /// The context key whose row follows by COPY.
+    pub key: Option<u32>,
+    /// It locks what all tenants share, until the transaction ends.
+    pub shared: bool,
+}
+
+/// The statements of some steps, in order. What can share a statement does: each costs the server a walk through all
+/// the roles that the administrator has made, or the planning of an insert. `verifier` is asked for the SCRAM verifier of
+/// a slot's password.
 #[must_use]
-pub fn statement(desired: &Desired, action: &DatabaseAction, verifier: &dyn Fn(Slot) -> String) -> String {
+pub fn statements(desired: &Desired, actions: &[DatabaseAction], verifier: &dyn Fn(Slot) -> String) -> Vec<Statement> {
+    let mut statements = Vec::new();
+    let created = actions.iter().filter_map(|action| match action {
+        DatabaseAction::CreateRole { role, .. } => Some((role.as_str(), None)),
+        _ => None,
+    });
+    let mut passwords: BTreeMap<&str, Option<Slot>> = created.collect();
+    for action in actions {
+        if let DatabaseAction::SetPassword { role, slot } = action
+            && let Some(password) = passwords.get_mut(role.as_str())
+        {
+            *password = Some(*slot);
+        }
+    }
+    let alike = |a: &DatabaseAction, b: &DatabaseAction| {
+        let mergeable = matches!(
+            a,
+            DatabaseAction::InsertRetailStore { .. }
+                | DatabaseAction::InsertFenceStore { .. }
+                | DatabaseAction::InsertLogin { .. }
+                | DatabaseAction::GrantLoginGroup { .. }
+        );
+        mergeable && std::mem::discriminant(a) == std::mem::discriminant(b)
+    };
+    for group in actions.chunk_by(alike) {
+        let Some(first) = group.first() else { continue };
+        let (mut key, mut shared) = (None, false);
+        let text = match first {
+            DatabaseAction::InsertRetailStore { .. }
+            | DatabaseAction::InsertFenceStore { .. }
+            | DatabaseAction::InsertLogin { .. } => rows(desired, group),
+            DatabaseAction::GrantLoginGroup { .. } => {
+                shared = true;
+                let members: Vec<String> = group.iter().filter_map(DatabaseAction::role).map(ident).collect();
+                format!("GRANT {LOGIN_GROUP} TO {} WITH INHERIT TRUE, SET FALSE", members.join(", "))
+            }
+            // It stands in the statement that makes the role.
+            DatabaseAction::SetPassword { role, .. } if passwords.contains_key(role.as_str()) => continue,
+            DatabaseAction::CreateRole { role, .. } => {
+                let mut text = statement(desired, first, verifier);
+                if let Some(slot) = passwords.get(role.as_str()).copied().flatten() {
+                    let _ = write!(text, " PASSWORD {}", literal(&verifier(slot)));
+                }
+                text
+            }
+            DatabaseAction::SetContextKey { kid, .. } => {
+                key = Some(*kid);
+                statement(desired, first, verifier)
+            }
+            action => statement(desired, action, verifier),
+        };
+        statements.push(Statement { text, key, shared });
+    }
+    statements
+}
+
+/// One INSERT for steps that each add a row to the same table.
+fn rows(desired: &Desired, actions: &[DatabaseAction]) -> String {
+    let mut columns = "";
+    let rows: Vec<String> = actions
+        .iter()
+        .filter_map(|action| {
+            let (into, row) = match action {
+                DatabaseAction::InsertRetailStore { id, name, display_name } => (
+                    "retail.stores (tenant_key, store_id, store_name, display_name)",
+                    format!("'{id}'::uuid, {}, {}", literal(name), literal(display_name)),
+                ),
+                DatabaseAction::InsertFenceStore { id, name } => (
+                    "fence.tenant_stores (tenant_key, store_id, store_name)",
+                    format!("'{id}'::uuid, {}", literal(name)),
+                ),
+                DatabaseAction::InsertLogin { role, slot } => {
+                    ("fence.logins (tenant_key, login, slot)", format!("{}::name, '{slot}'", literal(role)))
+                }
+                _ => return None,
+            };
+            columns = into;
+            Some(format!("({row})"))
+        })
+        .collect();
+    let tenant = literal(desired.tenant_id.as_str());
+    let rows = rows.join(", ");
+    format!(
+        "INSERT INTO {columns} SELECT t.tenant_key, new.* FROM retail.tenants t, (VALUES {rows}) new WHERE t.tenant_id = {tenant}"
+    )
+}
+
+/// The text of a step.
+fn statement(desired: &Desired, action: &DatabaseAction, verifier: &dyn Fn(Slot) -> String) -> String {
     let tenant = literal(desired.tenant_id.as_str());
     let uid = literal(&desired.owner_uid);
-    let key = format!("(SELECT tenant_key FROM retail.tenants WHERE tenant_id = {tenant})");
+    let key = tenant_key(desired);
     match action {
         DatabaseAction::InsertTenant { display_name } => {
             format!("INSERT INTO retail.tenants (tenant_id, display_name) VALUES ({tenant}, {})", literal(display_name))
@@ -84,11 +185,6 @@ pub fn statement(desired: &Desired, action: &DatabaseAction, verifier: &dyn Fn(S
                 literal(name)
             )
         }
-        DatabaseAction::InsertRetailStore { id, name, display_name } => format!(
-            "INSERT INTO retail.stores (store_id, tenant_key, store_name, display_name) VALUES ('{id}', {key}, {}, {})",
-            literal(name),
-            literal(display_name)
-        ),
         DatabaseAction::RenameRetailStore { id, name, display_name } => format!(
             "UPDATE retail.stores SET store_name = {}, display_name = {} WHERE store_id = '{id}' AND tenant_key = {key}",
             literal(name),
@@ -97,18 +193,11 @@ pub fn statement(desired: &Desired, action: &DatabaseAction, verifier: &dyn Fn(S
         DatabaseAction::RemoveFenceStore { id } => {
             format!("DELETE FROM fence.tenant_stores WHERE store_id = '{id}' AND tenant_key = {key}")
         }
-        DatabaseAction::InsertFenceStore { id, name } => format!(
-            "INSERT INTO fence.tenant_stores (store_id, tenant_key, store_name) VALUES ('{id}', {key}, {})",
-            literal(name)
-        ),
         DatabaseAction::VacateFenceStore { id, name } | DatabaseAction::RenameFenceStore { id, name } => {
             format!(
                 "UPDATE fence.tenant_stores SET store_name = {} WHERE store_id = '{id}' AND tenant_key = {key}",
                 literal(name)
             )
-        }
-        DatabaseAction::InsertLogin { role, slot } => {
-            format!("INSERT INTO fence.logins (login, tenant_key, slot) VALUES ({}, {key}, '{slot}')", literal(role))
         }
         DatabaseAction::RemoveLogin { role } => format!("DELETE FROM fence.logins WHERE login = {}", literal(role)),
         // The new row follows by COPY.
@@ -121,6 +210,12 @@ pub fn statement(desired: &Desired, action: &DatabaseAction, verifier: &dyn Fn(S
         }
         action => role_statement(desired, action, verifier),
     }
+}
+
+/// The number of the tenant, as a subquery.
+#[must_use]
+pub fn tenant_key(desired: &Desired) -> String {
+    format!("(SELECT tenant_key FROM retail.tenants WHERE tenant_id = {})", literal(desired.tenant_id.as_str()))
 }
 
 fn role_statement(desired: &Desired, action: &DatabaseAction, verifier: &dyn Fn(Slot) -> String) -> String {
@@ -165,9 +260,6 @@ fn role_statement(desired: &Desired, action: &DatabaseAction, verifier: &dyn Fn(
         }
         // Made by the server with its own quoting.
         DatabaseAction::RevokeGrant { role, grant } => format!("REVOKE {grant} FROM {}", ident(role)),
-        DatabaseAction::GrantLoginGroup { role } => {
-            format!("GRANT {LOGIN_GROUP} TO {} WITH INHERIT TRUE, SET FALSE", ident(role))
-        }
         DatabaseAction::SetPassword { role, slot } => {
             format!("ALTER ROLE {} PASSWORD {}", ident(role), literal(&verifier(*slot)))
         }
@@ -179,11 +271,65 @@ fn role_statement(desired: &Desired, action: &DatabaseAction, verifier: &dyn Fn(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reconcile::{
+        diff::{
+            diff,
+            tests::{desired, desired_with},
+        },
+        state::Observed,
+    };
 
     #[test]
     fn a_keys_row_is_what_copy_reads() {
         let row = copy_row(7, 1, &ContextKey::new([0; 32]));
         assert_eq!(row.as_str(), format!("7\t1\t\\\\x{}\t\\\\x{}\n", "36".repeat(64), "5c".repeat(64)));
+    }
+
+    /// What a new tenant takes, and how much of it others wait for.
+    #[test]
+    fn a_new_tenant_takes_few_statements_and_locks_what_is_shared_last() {
+        let desired = desired_with(&[(1, "Seattle"), (2, "Redmond"), (3, "O'Fallon")], Slot::A, 1);
+        let plan = diff(&desired, &Observed::default()).unwrap();
+        let statements = statements(&desired, &plan.database, &|slot| format!("verifier-{slot}"));
+        let text = |begin: &str| {
+            let found: Vec<&str> =
+                statements.iter().map(|found| found.text.as_str()).filter(|text| text.starts_with(begin)).collect();
+            assert_eq!(found.len(), 1, "{begin}: {found:?}");
+            found[0].to_owned()
+        };
+        assert_eq!(
+            text("INSERT INTO fence.tenant_stores"),
+            "INSERT INTO fence.tenant_stores (tenant_key, store_id, store_name) SELECT t.tenant_key, new.* FROM retail.tenants t, \
+             (VALUES ('00000000-0000-0000-0000-000000000001'::uuid, 'Seattle'), \
+             ('00000000-0000-0000-0000-000000000002'::uuid, 'Redmond'), \
+             ('00000000-0000-0000-0000-000000000003'::uuid, 'O''Fallon')) new WHERE t.tenant_id = 'zava'"
+        );
+        assert!(text("INSERT INTO retail.stores").contains("'O''Fallon', 'O''FALLON'"));
+        assert!(text("INSERT INTO fence.logins").contains("'sf_000000000000_b'::name, 'b'"));
+        // The password comes with the role, and the role that may not log in has none.
+        assert!(text("CREATE ROLE \"sf_000000000000_a\"").ends_with(" PASSWORD 'verifier-a'"));
+        assert!(
+            text("CREATE ROLE \"sf_000000000000_b\"").contains(" NOLOGIN ")
+                && !text("CREATE ROLE \"sf_000000000000_b\"").contains("PASSWORD")
+        );
+        assert_eq!(statements.iter().filter(|found| found.text.contains("PASSWORD")).count(), 1);
+        assert_eq!(
+            text("GRANT"),
+            "GRANT fence_login TO \"sf_000000000000_a\", \"sf_000000000000_b\" WITH INHERIT TRUE, SET FALSE"
+        );
+        let shared = statements.iter().position(|found| found.shared).unwrap();
+        let (before, after) = statements.split_at(shared);
+        assert!(before.iter().any(|found| found.key == Some(1)));
+        let after: Vec<&str> = after.iter().filter_map(|found| found.text.split(' ').next()).collect();
+        assert_eq!(after, ["GRANT", "UPDATE"], "whoever waits for the group waits for these two");
+    }
+
+    #[test]
+    fn a_password_of_a_role_that_is_there_is_a_statement_of_its_own() {
+        let action = DatabaseAction::SetPassword { role: "sf_000000000000_a".into(), slot: Slot::A };
+        let found = statements(&desired(), &[action], &|_| "verifier".into());
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].text, "ALTER ROLE \"sf_000000000000_a\" PASSWORD 'verifier'");
     }
 
     #[test]

@@ -30,6 +30,10 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Result<Plan, Failure> {
     }
     logins(desired, database, &mut plan.database);
     context_keys(desired, observed, &mut plan);
+    // The group is every tenant's, and locked from here to the end of the transaction: nothing that takes time may
+    // follow.
+    let outside = desired.roles.values().filter(|role| !is_member(database.roles.get(&role.name)));
+    plan.database.extend(outside.map(|role| DatabaseAction::GrantLoginGroup { role: role.name.clone() }));
     if !database.fence.as_ref().is_some_and(|row| row.enabled) {
         plan.database.push(DatabaseAction::EnableFence);
     }
@@ -330,12 +334,17 @@ fn role_settings(
 
 fn memberships(role: &str, found: Option<&RoleRow>, out: &mut Vec<DatabaseAction>) {
     let held = found.map(|row| row.memberships.as_slice()).unwrap_or_default();
-    let right = |m: &Membership| m.group == LOGIN_GROUP && m.inherit && !m.set && !m.admin;
-    let wrong = held.iter().filter(|membership| !right(membership)).cloned();
+    let wrong = held.iter().filter(|membership| !is_right(membership)).cloned();
     out.extend(wrong.map(|membership| DatabaseAction::RevokeMembership { role: role.to_owned(), membership }));
-    if !held.iter().any(right) {
-        out.push(DatabaseAction::GrantLoginGroup { role: role.to_owned() });
-    }
+}
+
+fn is_right(membership: &Membership) -> bool {
+    let Membership { group, inherit, set, admin, .. } = membership;
+    group == LOGIN_GROUP && *inherit && !set && !admin
+}
+
+fn is_member(found: Option<&RoleRow>) -> bool {
+    found.is_some_and(|row| row.memberships.iter().any(is_right))
 }
 
 fn context_keys(desired: &Desired, observed: &Observed, plan: &mut Plan) {
@@ -368,4 +377,4 @@ fn context_keys(desired: &Desired, observed: &Observed, plan: &mut Plan) {
 
 #[cfg(test)]
 #[path = "diff_tests.rs"]
-pub(super) mod tests;
+pub(crate) mod tests;
