@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use storefence_devstack::{
     entra::{
-        Entra, EntraOptions,
+        Entra, EntraOptions, PlainSignIn,
         principals::{self, AUDIENCE, CLIENT_APPLICATION, CONTOSO_TENANT_ID, ZAVA_TENANT_ID},
     },
     tls::Authority,
@@ -402,7 +402,7 @@ async fn registrations_that_are_refused() {
 #[tokio::test]
 async fn signing_in_by_plain_http_is_the_same_and_nothing_else_is_there() {
     let authority = Authority::new().unwrap();
-    let options = EntraOptions { plain_sign_in: true, ..EntraOptions::default() };
+    let options = EntraOptions { plain_sign_in: Some(PlainSignIn::default()), ..EntraOptions::default() };
     let entra = Entra::start(&authority, options).await.unwrap();
     entra.add_resource(GATEWAY);
     let http = Client::builder().no_proxy().redirect(Policy::none()).build().unwrap();

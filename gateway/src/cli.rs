@@ -9,7 +9,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use storefence_azure::AzureOptions;
+use storefence_azure::{AzureOptions, ProbeError, ProbeOptions};
 use url::Url;
 
 use crate::{
@@ -63,6 +63,8 @@ enum Command {
     Audit(AuditCommand),
     /// Say why a token is refused, or which rules match it and which stores follow; the token itself is not shown
     Explain(Box<ExplainArgs>),
+    /// Ask the gateway that runs beside this whether it is ready, for health checks; exit code 1 where it is not
+    Probe(ProbeOptions),
 }
 
 #[derive(Debug, Subcommand)]
@@ -262,13 +264,16 @@ enum CliError {
     /// While explaining.
     #[error(transparent)]
     Explain(#[from] explain::ExplainError),
+    /// Not ready.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
 }
 
 impl CliError {
     const fn exit_code(&self) -> u8 {
         match self {
             Self::Run(error) if !error.is_configuration() => FAILED,
-            Self::Explain(_) | Self::Audit(_) => FAILED,
+            Self::Explain(_) | Self::Audit(_) | Self::Probe(_) => FAILED,
             _ => USAGE,
         }
     }
@@ -303,6 +308,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Doctor(args) => settings(*args, cli.log_format).and_then(|settings| Ok(doctor::run(settings)?)),
         Command::Audit(AuditCommand::Verify { file, after }) => verify_audit(&file, after.as_deref()).map(|()| true),
         Command::Explain(args) => explain_settings(*args).and_then(|settings| Ok(explain::explain(&settings)?)),
+        Command::Probe(options) => probe(&options).map(|()| true),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -312,6 +318,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+fn probe(options: &ProbeOptions) -> Result<(), CliError> {
+    println!("{}", options.run()?);
+    Ok(())
 }
 
 fn verify_audit(file: &Path, after: Option<&str>) -> Result<(), CliError> {

@@ -13,6 +13,7 @@ mod run;
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use storefence_azure::ProbeOptions;
 
 use crate::config::{Config, ConfigError};
 
@@ -60,6 +61,8 @@ enum Command {
     Plan(Box<plan::PlanArgs>),
     /// Print the CustomResourceDefinition.
     Crds,
+    /// Ask the operator that runs beside this whether it is ready, for health checks; exits with 1 when it is not.
+    Probe(ProbeOptions),
 }
 
 /// Where the configuration is.
@@ -180,6 +183,7 @@ fn execute(command: Command) -> Result<ExitCode, CliError> {
             Command::Harden(arguments) => harden::harden(arguments).await,
             Command::Plan(arguments) => plan::plan(*arguments).await,
             Command::Crds => admin::crds(),
+            Command::Probe(options) => admin::probe(&options),
         }
     })
 }

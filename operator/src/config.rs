@@ -169,6 +169,27 @@ mod tests {
         }
     }
 
+    /// What docs/database.md shows, with files that exist in the place of those it names.
+    #[test]
+    fn configurations_in_the_documents_are_accepted() {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/database.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let url = directory.path().join("url");
+        std::fs::write(&url, "postgresql://boss:secret@db.example/retail?sslmode=verify-full").unwrap();
+        let ca = directory.path().join("ca.pem");
+        std::fs::write(&ca, storefence_devstack::tls::Authority::new().unwrap().pem()).unwrap();
+        let blocks: Vec<&str> =
+            page.split("```yaml\n").skip(1).map(|block| block.split("```").next().unwrap()).collect();
+        assert_eq!(blocks.len(), 2, "of another kind? tests/tests/documents.rs knows which kinds there are");
+        for block in blocks {
+            let here = block.replace("/run/secrets/admin-url", url.to_str().unwrap());
+            assert!(here != block, "no administrator in {block}");
+            let here = here.replace("/etc/ssl/archive-ca.pem", ca.to_str().unwrap());
+            parse(&here).unwrap_or_else(|error| panic!("{error}\n{block}"));
+        }
+    }
+
     #[test]
     fn reads_databases_and_vaults() {
         let config = parse(

@@ -2,6 +2,7 @@
 //! administrator.
 
 pub mod documented;
+pub mod documents;
 mod oracle;
 pub mod outside;
 mod stack;

@@ -52,6 +52,43 @@ fn nothing_but_the_gateway_is_reachable_and_no_secret_stands_in_the_file() {
     assert_eq!(compose["networks"]["inside"]["internal"], true);
 }
 
+/// A command of a binary, by its definition: unknown words end in wrong usage, and `--help` after known ones does not.
+fn is_defined(program: &str, arguments: &[&str]) -> bool {
+    let output = Command::new(binary(program)).env_clear().args(arguments).arg("--help").output().unwrap();
+    output.status.success()
+}
+
+#[test]
+fn every_service_that_stays_has_a_health_check_and_who_needs_it_waits_for_it() {
+    let compose = compose();
+    let services = compose["services"].as_object().unwrap();
+    let mut stay: Vec<&String> = services.keys().collect();
+    for service in services.values() {
+        for (needed, how) in service["depends_on"].as_object().into_iter().flatten() {
+            let condition = how["condition"].as_str().unwrap();
+            if condition == "service_completed_successfully" {
+                stay.retain(|name| *name != needed);
+            } else {
+                assert_eq!(condition, "service_healthy", "{needed}");
+            }
+        }
+    }
+    stay.retain(|name| services[*name]["profiles"].is_null());
+    assert_eq!(stay, ["database", "devstack", "gateway", "operator"]);
+    for name in stay {
+        let check = &services[name]["healthcheck"];
+        let words: Vec<&str> = check["test"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
+        assert_eq!(words[0], "CMD", "{name}: there is no shell in the image");
+        if name == "database" {
+            continue;
+        }
+        let program = words[1].rsplit('/').next().unwrap();
+        assert_eq!(program, format!("storefence-{name}"), "the image holds this program and no other");
+        assert!(is_defined(program, &words[2..]), "{words:?}");
+        assert!(!is_defined(program, &["no-such-command"]), "the definition takes anything");
+    }
+}
+
 #[test]
 fn every_target_is_one_of_the_dockerfile() {
     let dockerfile = fs::read_to_string(root().join("Dockerfile")).unwrap();
@@ -86,6 +123,25 @@ impl Services {
             spawn = spawn.arg(self.here(argument.as_str().unwrap()));
         }
         spawn
+    }
+
+    /// The service's health check, as Docker runs it: in the container, so with its environment.
+    async fn is_healthy(&self, service: &str, admin: u16) -> Result<(bool, String)> {
+        let spec = &self.compose["services"][service];
+        let check = spec["healthcheck"]["test"].as_array().context("no health check")?;
+        let program = check[1].as_str().and_then(|path| path.rsplit('/').next()).context("no program")?;
+        let log = self.logs.path().join("health");
+        let _ = fs::remove_file(&log);
+        let mut spawn = Spawn::new(binary(program)).env_clear().log(log);
+        for (variable, value) in spec["environment"].as_object().into_iter().flatten() {
+            spawn = spawn.env(variable, self.here(value.as_str().context("not a string")?));
+        }
+        let arguments = check[2..].iter().filter_map(Value::as_str);
+        // Each service has a port 9090 of its own there.
+        let listen = format!("0.0.0.0:{admin}");
+        let mut child = spawn.env("STOREFENCE_ADMIN_LISTEN", listen).args(arguments).start()?;
+        let status = child.wait(STEP).await?.context("the health check did not end")?;
+        Ok((status.success(), child.log_text()))
     }
 
     async fn to_end(&self, service: &str) -> Result<()> {
@@ -163,6 +219,21 @@ async fn the_services_answer_a_question() -> Result<()> {
     let admin = |port: u16| format!("127.0.0.1:{port}");
     let _operator: Child = services.spawn("operator").env("STOREFENCE_ADMIN_LISTEN", admin(operator_admin)).start()?;
     let mut served: Child = services.spawn("gateway").env("STOREFENCE_ADMIN_LISTEN", admin(gateway_admin)).start()?;
+    for (service, port) in [("operator", operator_admin), ("gateway", gateway_admin)] {
+        let deadline = Instant::now() + STEP;
+        loop {
+            let (healthy, said) = services.is_healthy(service, port).await?;
+            ensure!(said.lines().count() == 1, "{service}: {said}");
+            if healthy {
+                ensure!(said.contains("/readyz answers 200"), "{service}: {said}");
+                break;
+            }
+            ensure!(Instant::now() < deadline, "{service}: {said}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    let (healthy, said) = services.is_healthy("gateway", free_port()).await?;
+    ensure!(!healthy && said.contains("does not answer"), "nothing listens there: {said}");
     services.to_end("ready").await?;
 
     helm_test(&directory, gateway).await?;

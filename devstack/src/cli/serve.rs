@@ -33,6 +33,15 @@ pub(crate) struct Options {
     /// Port of the authority
     #[arg(long, value_name = "PORT", default_value_t = 8443)]
     entra_port: u16,
+    /// Port for signing in by plain HTTP, for browsers that do not know the stand-ins' certificates; not served if not given
+    #[arg(long, value_name = "PORT", requires = "sign_in_url")]
+    sign_in_port: Option<u16>,
+    /// The base URL under which browsers reach that port; it answers to no other name
+    #[arg(long, value_name = "URL", requires = "sign_in_port")]
+    sign_in_url: Option<String>,
+    /// Further application ID URI of the API: the gateway's URL, which clients send as `resource` (repeatable)
+    #[arg(long, value_name = "URI")]
+    resource: Vec<String>,
     /// Port of the Key Vault
     #[arg(long, value_name = "PORT", default_value_t = 8444)]
     key_vault_port: u16,
@@ -67,6 +76,9 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         kubernetes_port,
         publish,
         entra_port,
+        sign_in_port,
+        sign_in_url,
+        resource,
         key_vault_port,
         embeddings_port,
         database,
@@ -86,6 +98,8 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         listen,
         kubernetes: publish.map_or(Kubernetes::StandIn(kubernetes_port), Kubernetes::Around),
         entra_port,
+        sign_in: sign_in_port.zip(sign_in_url),
+        resources: resource,
         key_vault_port,
         embeddings_port,
         database,

@@ -66,8 +66,17 @@ pub struct EntraOptions {
     pub sts_url: Option<String>,
     /// Further DNS names for the server's certificate.
     pub names: Vec<String>,
-    /// Whether people may also sign in by plain HTTP on a free loopback port, where no certificate can be in the way.
-    pub plain_sign_in: bool,
+    /// Where people may also sign in by plain HTTP, so that no certificate can be in the way; nowhere if not given.
+    pub plain_sign_in: Option<PlainSignIn>,
+}
+
+/// Signing in without TLS.
+#[derive(Default)]
+pub struct PlainSignIn {
+    /// Where to listen; a free loopback port if not given.
+    pub bind: Option<Bind>,
+    /// The base URL under which browsers reach it, if that is not where it listens. It answers to no other name.
+    pub public_url: Option<String>,
 }
 
 /// Which documents a fault concerns.
@@ -101,7 +110,8 @@ pub enum Fault {
 /// A running authority. Dropping it ends the server.
 pub struct Entra {
     server: ServerHandle,
-    plain: Option<ServerHandle>,
+    /// The server for signing in without TLS, and its base URL.
+    plain: Option<(ServerHandle, String)>,
     shared: Arc<Shared>,
 }
 
@@ -111,11 +121,7 @@ impl Entra {
     /// The sample tenants are known from the start.
     pub async fn start(authority: &Authority, options: EntraOptions) -> Result<Self, Error> {
         let EntraOptions { bind, public_url, sts_url, names, plain_sign_in } = options;
-        let listener = match bind {
-            Some(Bind::Listener(listener)) => listener,
-            Some(Bind::Address(address)) => std::net::TcpListener::bind(address)?,
-            None => http::bind_loopback()?,
-        };
+        let listener = listen(bind)?;
         let base = match public_url {
             Some(url) => url.trim_end_matches('/').to_owned(),
             None => format!("https://{}", listener.local_addr()?),
@@ -133,12 +139,17 @@ impl Entra {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let tls = authority.server_config(&names)?;
         let server = http::serve(listener, Some(tls), routes::router(Arc::clone(&shared))).await?;
-        let plain = if plain_sign_in {
-            let listener = http::bind_loopback()?;
-            let base = format!("http://{}", listener.local_addr()?);
-            Some(http::serve(listener, None, sign_in::plain(Arc::clone(&shared), &base)).await?)
-        } else {
-            None
+        let plain = match plain_sign_in {
+            Some(PlainSignIn { bind, public_url }) => {
+                let listener = listen(bind)?;
+                let base = match public_url {
+                    Some(url) => url.trim_end_matches('/').to_owned(),
+                    None => format!("http://{}", listener.local_addr()?),
+                };
+                let router = sign_in::plain(Arc::clone(&shared), &base);
+                Some((http::serve(listener, None, router).await?, base))
+            }
+            None => None,
         };
         Ok(Self { server, plain, shared })
     }
@@ -150,7 +161,7 @@ impl Entra {
 
     /// The base URL of signing in by plain HTTP, if that was asked for.
     pub fn sign_in_url(&self) -> Option<String> {
-        self.plain.as_ref().map(ServerHandle::url)
+        self.plain.as_ref().map(|(_, url)| url.clone())
     }
 
     /// The server, for cutting it off.
@@ -247,10 +258,18 @@ impl Entra {
     /// Ends the server.
     pub async fn shutdown(self) {
         self.server.shutdown().await;
-        if let Some(plain) = self.plain {
+        if let Some((plain, _)) = self.plain {
             plain.shutdown().await;
         }
     }
+}
+
+fn listen(bind: Option<Bind>) -> Result<std::net::TcpListener, Error> {
+    Ok(match bind {
+        Some(Bind::Listener(listener)) => listener,
+        Some(Bind::Address(address)) => std::net::TcpListener::bind(address)?,
+        None => http::bind_loopback()?,
+    })
 }
 
 /// Checks tokens as a resource server would: published key, RS256, issuer, audience, times.

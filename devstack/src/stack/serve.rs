@@ -19,7 +19,7 @@ use serde_json::json;
 use super::{apply, facts::write_private, gateway_rules, operator_rules, publish::Published};
 use crate::{
     embeddings::{EmbeddingsApi, EmbeddingsOptions, Model},
-    entra::{ClientApp, Entra, EntraOptions, principals},
+    entra::{ClientApp, Entra, EntraOptions, PlainSignIn, principals},
     http::Bind,
     key_vault::{KeyVault, KeyVaultOptions, Permissions},
     kube_api::{KubeApi, KubeApiOptions, User},
@@ -56,6 +56,10 @@ pub struct ServeOptions {
     pub kubernetes: Kubernetes,
     /// Port of the authority.
     pub entra_port: u16,
+    /// Port and base URL for signing in by plain HTTP, for browsers on the machine around; not served without.
+    pub sign_in: Option<(u16, String)>,
+    /// Further application ID URIs of the API.
+    pub resources: Vec<String>,
     /// Port of the Key Vault.
     pub key_vault_port: u16,
     /// Port of the embeddings; none without.
@@ -116,10 +120,15 @@ impl Served {
                 bind: Some(options.bind(options.entra_port)),
                 public_url: Some(options.url(options.entra_port)),
                 names: options.hosts.clone(),
+                plain_sign_in: options
+                    .sign_in
+                    .as_ref()
+                    .map(|(port, url)| PlainSignIn { bind: Some(options.bind(*port)), public_url: Some(url.clone()) }),
                 ..EntraOptions::default()
             },
         )
         .await?;
+        options.resources.iter().for_each(|uri| entra.add_resource(uri));
         let key_vault = KeyVault::start(
             &authority,
             &entra,

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     embeddings::{EmbeddingsApi, EmbeddingsOptions, Model},
-    entra::{ClientApp, Entra, EntraOptions, principals},
+    entra::{ClientApp, Entra, EntraOptions, PlainSignIn, principals},
     key_vault::{KeyVault, KeyVaultOptions, Permissions},
     kube_api::{KubeApi, KubeApiOptions, Rule, User},
     postgres::{Binaries, Cluster, ClusterOptions},
@@ -61,7 +61,11 @@ pub(super) async fn start(options: StackOptions) -> Result<Stack> {
     let http = reqwest::Client::builder()
         .add_root_certificate(reqwest::Certificate::from_pem(authority.pem().as_bytes())?)
         .build()?;
-    let entra = Entra::start(&authority, EntraOptions { plain_sign_in: true, ..EntraOptions::default() }).await?;
+    let entra = Entra::start(
+        &authority,
+        EntraOptions { plain_sign_in: Some(PlainSignIn::default()), ..EntraOptions::default() },
+    )
+    .await?;
     let key_vault = KeyVault::start(&authority, &entra, KeyVaultOptions::default()).await?;
     let operator_identity = ClientApp::with_secret(principals::ZAVA_TENANT_ID);
     let gateway_identity = ClientApp::with_secret(principals::ZAVA_TENANT_ID);

@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context as _;
 use clap::Args;
 use sqlx::{ConnectOptions, Connection, PgConnection};
-use storefence_azure::AzureOptions;
+use storefence_azure::{AzureOptions, ProbeOptions};
 
 use super::{
     CliError, ConfigArgs, FAILED,
@@ -93,6 +93,13 @@ pub struct Verify {
 /// Prints the CustomResourceDefinition as it stands in `crds/`.
 pub fn crds() -> Result<ExitCode, CliError> {
     write(format_args!("{}", crd_yaml()?))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `probe`: one line for an operator that is ready, an error for every other.
+pub fn probe(options: &ProbeOptions) -> Result<ExitCode, CliError> {
+    let said = options.run().map_err(|error| CliError::Failed(error.into()))?;
+    write(format_args!("{said}\n"))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -2,6 +2,7 @@
 //! "restricted", the binaries' command lines and metrics, golden files, and the schema of its values.
 
 mod binaries;
+mod expected;
 mod monitoring;
 mod objects;
 mod readme;

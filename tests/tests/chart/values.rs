@@ -37,6 +37,8 @@ fn wrong_values_are_refused_in_words() {
         ("gateway.scopes", json!(["one,two"]), "scopes"),
         ("gateway.scopes", json!([]), "gateway.scopes is empty"),
         ("gateway.authority", json!("http://login.example"), "authority"),
+        ("gateway.authorizationServer", json!("http://login.example"), "authorizationServer"),
+        ("devstack.signIn.url", json!("http://localhost:8081/path"), "signIn"),
         ("operator.resync", json!("5"), "resync"),
         ("azure.credential", json!("password"), "credential"),
         ("azure.caBundle", json!({"configMap": "ca"}), "caBundle"),
@@ -133,7 +135,8 @@ fn every_value_is_used() {
             "devstack.image.digest" => json!(format!("sha256:{}", "0".repeat(64))),
             "devstack.seed" => json!(["zava"]),
             "devstack.service.type" => json!("ClusterIP"),
-            "devstack.service.nodePort" => json!(30999),
+            "devstack.service.nodePort" | "devstack.signIn.nodePort" => json!(30999),
+            "devstack.signIn.url" => json!("http://localhost:30999"),
             "devstack.resources" | "devstack.postgres.resources" => json!({"requests": {"memory": "1Gi"}}),
             "gateway.redisUrlSecret" => json!({"name": "other", "key": "other"}),
             "gateway.traces.otlpEndpoint" => json!("http://other:4318"),
@@ -218,6 +221,26 @@ fn the_schema_has_no_more_than_the_values() {
         }
     }
     walk(&schema, &defaults(), "");
+}
+
+/// Values that the documents show, beside the least that an installation says.
+#[test]
+fn values_in_the_documents_fit() {
+    if !available() {
+        return;
+    }
+    let mut shown = 0;
+    for (path, text) in storefence_tests::documents::yaml_blocks() {
+        let block: Value = serde_saphyr::from_str(&text).unwrap_or_default();
+        let keys: Vec<&String> = block.as_object().map(|block| block.keys().collect()).unwrap_or_default();
+        if keys.is_empty() || !keys.iter().all(|key| defaults().get(key.as_str()).is_some()) {
+            continue;
+        }
+        shown += 1;
+        let answer = render(&[merge(&values("minimal"), &block)]).remove(0);
+        answer.unwrap_or_else(|error| panic!("{}: {error}\n{text}", path.display()));
+    }
+    assert!(shown >= 4, "the pages show values: {shown}");
 }
 
 /// What `infra/deploy` writes is accepted and arrives.

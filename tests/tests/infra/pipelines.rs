@@ -73,6 +73,8 @@ fn the_workflow_does_all_that_a_release_needs() -> Result<()> {
         ("conformance", "cargo xtask conformance"),
         ("chart", "helm lint charts/storefence --strict"),
         ("images", "docker build --target ${{ matrix.part }}"),
+        ("compose", "docker compose up --build --detach"),
+        ("compose", "docker compose run --rm ready"),
         ("kind", "cargo xtask kind up"),
         ("kind", "cargo xtask ask "),
         ("kind", "helm test storefence"),

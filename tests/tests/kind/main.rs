@@ -3,6 +3,7 @@
 //! with what their specs say. What is not shown here is that the images build and that nodes run them.
 
 mod pods;
+mod sign_in;
 
 use std::{
     fs,
@@ -221,11 +222,13 @@ async fn from_nothing_to_a_question_answered() -> Result<()> {
     let kubernetes = Kubernetes::start(&machine).await?;
     let kube = client(&machine.path("kubeconfig")).await?;
     let postgres = Cluster::start(ClusterOptions::default()).await?;
-    let [gateway_port, authority_port] = [free_port()?, free_port()?];
+    let ports = [free_port()?, free_port()?, free_port()?];
+    let [gateway_port, authority_port, sign_in_port] = ports;
 
     let mut up = Spawn::new(binary("xtask"))
         .args(["kind", "up", "--gateway-port", &gateway_port.to_string()])
         .args(["--authority-port", &authority_port.to_string()])
+        .args(["--sign-in-port", &sign_in_port.to_string()])
         .envs(machine.environment())
         .log(machine.path("up.log"))
         .start()?;
@@ -240,12 +243,12 @@ async fn from_nothing_to_a_question_answered() -> Result<()> {
     let labels = namespace.metadata.labels.unwrap_or_default();
     ensure!(labels.get("pod-security.kubernetes.io/enforce").is_some_and(|level| level == "restricted"), "{labels:?}");
 
-    let installed = install(&machine, &kube, &postgres, gateway_port, authority_port).await?;
+    let installed = install(&machine, &kube, &postgres, ports).await?;
     fs::write(machine.path("pods-are-ready"), "")?;
     let status = up.wait(STEP).await?.context("kind up did not end")?;
     let printed = up.log_text();
     ensure!(status.success(), "{printed}\n{}\n{}", installed.operator.log_tail(20), installed.gateway.log_tail(20));
-    order_of_calls(&machine, gateway_port, authority_port)?;
+    order_of_calls(&machine, ports)?;
 
     // The printed lines are those of `up`, and work.
     let stack = machine.path("kind/stack.json").display().to_string();
@@ -263,6 +266,8 @@ async fn from_nothing_to_a_question_answered() -> Result<()> {
     let answer = machine.said(&question)?;
     ensure!(answer.lines().any(|line| line.trim() == "1"), "{answer}");
 
+    let pages = format!("http://localhost:{sign_in_port}");
+    sign_in::sign_in_and_ask(&format!("http://localhost:{gateway_port}"), &pages).await?;
     run_the_page(&machine, &stack)?;
     let status = machine.said(&["kind", "status"])?;
     ensure!(status.contains("retailtenant/zava") && !status.contains("not ready"), "{status}");
@@ -371,7 +376,7 @@ fn the_page_by_hand(calls: &[String]) -> Result<()> {
 }
 
 /// What was called, in which order, and with what.
-fn order_of_calls(machine: &Machine, gateway_port: u16, authority_port: u16) -> Result<()> {
+fn order_of_calls(machine: &Machine, [gateway_port, authority_port, sign_in_port]: [u16; 3]) -> Result<()> {
     let calls = machine.calls()?;
     let steps = [
         "docker info",
@@ -393,12 +398,21 @@ fn order_of_calls(machine: &Machine, gateway_port: u16, authority_port: u16) -> 
             format!("{part}.podAnnotations.storefence\\.dev/image=sha256:of-storefence.local/storefence-{part}:dev");
         ensure!(helm.contains(&id), "{helm}");
     }
-    ensure!(helm.contains(&format!("gateway.publicUrl=http://localhost:{gateway_port}")) && helm.contains("--wait"));
+    for set in [
+        format!("gateway.publicUrl=http://localhost:{gateway_port}"),
+        format!("gateway.scopes[0]=http://localhost:{gateway_port}/mcp/Retail.Query"),
+        format!("gateway.authorizationServer=http://localhost:{sign_in_port}/organizations/v2.0"),
+        format!("devstack.signIn.url=http://localhost:{sign_in_port}"),
+        "--wait".to_owned(),
+    ] {
+        ensure!(helm.contains(&format!(" {set}")), "{set}: {helm}");
+    }
     let cluster: Value = serde_saphyr::from_str(&fs::read_to_string(machine.path("cluster.yaml"))?)?;
     let mappings = cluster["nodes"][0]["extraPortMappings"].as_array().context("no mappings")?;
     let ports: Vec<Value> =
         mappings.iter().map(|mapping| json!([mapping["containerPort"], mapping["hostPort"]])).collect();
-    ensure!(ports == [json!([30080, gateway_port]), json!([30443, authority_port])], "{ports:?}");
+    let wanted = [(30080, gateway_port), (30443, authority_port), (30081, sign_in_port)];
+    ensure!(ports == wanted.map(|(node, here)| json!([node, here])), "{ports:?}");
     ensure!(mappings.iter().all(|mapping| mapping["listenAddress"] == "127.0.0.1"), "{mappings:?}");
     ensure!(cluster["nodes"].as_array().is_some_and(|nodes| nodes.len() == 3), "{cluster}");
     Ok(())
@@ -418,8 +432,7 @@ async fn install(
     machine: &Machine,
     kube: &Client,
     postgres: &Cluster,
-    gateway_port: u16,
-    authority_port: u16,
+    [gateway_port, authority_port, sign_in_port]: [u16; 3],
 ) -> Result<Installed> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no parent")?;
     let golden = fs::read_to_string(root.join("tests/chart/golden/devstack.yaml"))?;
@@ -436,6 +449,7 @@ async fn install(
             to("--host=storefence-devstack", "--host=localhost".to_owned()),
             to("--listen=0.0.0.0", "--listen=127.0.0.1".to_owned()),
             to("--entra-port=8443", format!("--entra-port={authority_port}")),
+            to("--sign-in-port=8446", format!("--sign-in-port={sign_in_port}")),
             to("--key-vault-port=8444", format!("--key-vault-port={vault_port}")),
             to("--embeddings-port=8445", format!("--embeddings-port={embeddings_port}")),
             to("https://storefence-devstack:8443", format!("https://localhost:{authority_port}")),
@@ -444,6 +458,7 @@ async fn install(
             to("storefence-devstack-database:5432", format!("127.0.0.1:{}", database.port().context("no port")?)),
             // What `kind up` sets.
             to("http://localhost:8080", format!("http://localhost:{gateway_port}")),
+            to("http://localhost:8081", format!("http://localhost:{sign_in_port}")),
         ],
     };
     let devstack = start_devstack(&kubelet, machine).await?;

@@ -12,15 +12,34 @@ use serde_json::Value;
 
 use super::{programs::KIND, root};
 
-/// What the chart's values for kind say: `gateway.service.nodePort` and `devstack.service.nodePort`.
-const NODE_PORTS: [(&str, u64); 2] = [("--gateway-port", 30080), ("--authority-port", 30443)];
+/// What the chart's values for kind say: `gateway.service.nodePort`, `devstack.service.nodePort` and
+/// `devstack.signIn.nodePort`.
+const NODE_PORTS: [(&str, u64); 3] =
+    [("--gateway-port", 30080), ("--authority-port", 30443), ("--sign-in-port", 30081)];
+
+/// Ports on this machine, in the order of [`NODE_PORTS`]: of the gateway, the authority, and its pages for signing in.
+pub(super) type Ports<T> = [T; NODE_PORTS.len()];
+
+fn read(path: &Path) -> Result<Value> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_saphyr::from_str(&text).with_context(|| format!("{} is not YAML", path.display()))
+}
+
+/// Where a configuration maps a node's port, as a JSON pointer.
+fn mapping(config: &Value, node_port: u64) -> Option<String> {
+    let nodes = config["nodes"].as_array()?;
+    nodes.iter().enumerate().find_map(|(node, spec)| {
+        let mappings = spec["extraPortMappings"].as_array()?;
+        let at = mappings.iter().position(|mapping| mapping["containerPort"] == node_port)?;
+        Some(format!("/nodes/{node}/extraPortMappings/{at}"))
+    })
+}
 
 /// A cluster that may or may not be there.
 pub(super) struct Cluster {
     pub(super) name: String,
     pub(super) kubeconfig: PathBuf,
-    /// Ports on this machine: of the gateway and of the authority.
-    pub(super) ports: [u16; 2],
+    pub(super) ports: Ports<u16>,
     file: PathBuf,
     config: Value,
 }
@@ -28,27 +47,18 @@ pub(super) struct Cluster {
 impl Cluster {
     /// As kind-config.yaml says, but for the ports that are given. A cluster that was made before has those it was made
     /// with.
-    pub(super) fn new(directory: &Path, gateway: Option<u16>, authority: Option<u16>) -> Result<Self> {
+    pub(super) fn new(directory: &Path, given: Ports<Option<u16>>) -> Result<Self> {
         let file = directory.join("kind-config.yaml");
-        let source = if gateway.is_none() && authority.is_none() && file.exists() {
-            file.clone()
-        } else {
-            root().join("kind-config.yaml")
-        };
-        let text = fs::read_to_string(&source).with_context(|| format!("cannot read {}", source.display()))?;
-        let mut config: Value =
-            serde_saphyr::from_str(&text).with_context(|| format!("{} is not YAML", source.display()))?;
+        let made_with = if given.iter().all(Option::is_none) && file.exists() { Some(read(&file)?) } else { None };
+        // One that an older version of this made may map fewer ports; it can still be asked about and deleted.
+        let made_with = made_with.filter(|config| NODE_PORTS.iter().all(|(_, port)| mapping(config, *port).is_some()));
+        let mut config = made_with.map_or_else(|| read(&root().join("kind-config.yaml")), Ok)?;
         let name = config["name"].as_str().context("kind-config.yaml names no cluster")?.to_owned();
-        let mut ports = [0; 2];
-        for (((option, node_port), given), port) in NODE_PORTS.into_iter().zip([gateway, authority]).zip(&mut ports) {
-            let mapping = config["nodes"]
-                .as_array_mut()
-                .into_iter()
-                .flatten()
-                .filter_map(|node| node["extraPortMappings"].as_array_mut())
-                .flatten()
-                .find(|mapping| mapping["containerPort"] == node_port)
+        let mut ports = Ports::default();
+        for (((option, node_port), given), port) in NODE_PORTS.into_iter().zip(given).zip(&mut ports) {
+            let at = mapping(&config, node_port)
                 .with_context(|| format!("kind-config.yaml maps no port {node_port}, which {option} moves"))?;
+            let mapping = config.pointer_mut(&at).context("no mapping")?;
             if let Some(given) = given {
                 mapping["hostPort"] = given.into();
             }

@@ -61,7 +61,7 @@ fn root() -> &'static Path {
 
 fn down(directory: &Path) -> Result<()> {
     programs::require(&[&DOCKER, &KIND])?;
-    let cluster = Cluster::new(directory, None, None)?;
+    let cluster = Cluster::new(directory, Default::default())?;
     let _ = fs::remove_file(directory.join("stack.json"));
     if !cluster.exists()? {
         println!("no kind cluster {} is there", cluster.name);
@@ -74,7 +74,7 @@ fn down(directory: &Path) -> Result<()> {
 
 async fn status(directory: &Path) -> Result<()> {
     programs::require(&[&DOCKER, &KIND])?;
-    let cluster = Cluster::new(directory, None, None)?;
+    let cluster = Cluster::new(directory, Default::default())?;
     ensure!(cluster.exists()?, "there is no kind cluster {}: cargo xtask kind up", cluster.name);
     cluster.export_kubeconfig()?;
     let kube = installed::client(&cluster.kubeconfig).await?;

@@ -38,6 +38,9 @@ pub(crate) struct Options {
     /// Port of the authority on this machine, if not the one in kind-config.yaml
     #[arg(long, value_name = "PORT")]
     authority_port: Option<u16>,
+    /// Port of the pages for signing in on this machine, if not the one in kind-config.yaml
+    #[arg(long, value_name = "PORT")]
+    sign_in_port: Option<u16>,
     /// Leave out the embeddings; semantic search is then not configured
     #[arg(long)]
     no_model: bool,
@@ -49,7 +52,7 @@ pub(super) async fn run(options: Options, directory: &Path) -> Result<()> {
     fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
     let begun = Instant::now();
 
-    let cluster = Cluster::new(directory, options.gateway_port, options.authority_port)?;
+    let cluster = Cluster::new(directory, [options.gateway_port, options.authority_port, options.sign_in_port])?;
     if cluster.exists()? {
         println!("using the kind cluster {}", cluster.name);
         cluster.export_kubeconfig()?;
@@ -65,9 +68,9 @@ pub(super) async fn run(options: Options, directory: &Path) -> Result<()> {
     println!("applying the CustomResourceDefinition");
     installed::prepare(&kube, NAMESPACE).await?;
     println!("installing the chart with PostgreSQL and the stand-ins");
-    let [gateway_port, authority_port] = cluster.ports;
+    let [gateway_port, authority_port, sign_in_port] = cluster.ports;
     let gateway_url = format!("http://localhost:{gateway_port}");
-    install(&cluster, &images, &gateway_url, options.no_model)?;
+    install(&cluster, &images, &gateway_url, &format!("http://localhost:{sign_in_port}"), options.no_model)?;
 
     let ca_file = directory.join("ca.pem");
     fs::write(&ca_file, installed::trust(&kube, NAMESPACE, &format!("{RELEASE}-devstack-trust")).await?)?;
@@ -119,7 +122,7 @@ fn build() -> Result<Vec<Image>> {
         .collect()
 }
 
-fn install(cluster: &Cluster, images: &[Image], gateway_url: &str, no_model: bool) -> Result<()> {
+fn install(cluster: &Cluster, images: &[Image], gateway_url: &str, sign_in_url: &str, no_model: bool) -> Result<()> {
     let kubeconfig = cluster.kubeconfig.display().to_string();
     let mut args: Vec<String> = ["upgrade", "--install", RELEASE, "charts/storefence", "--namespace", NAMESPACE]
         .into_iter()
@@ -131,6 +134,9 @@ fn install(cluster: &Cluster, images: &[Image], gateway_url: &str, no_model: boo
     set(format!("image.registry={REGISTRY}"));
     set(format!("image.tag={TAG}"));
     set(format!("gateway.publicUrl={gateway_url}"));
+    set(format!("gateway.scopes[0]={gateway_url}/mcp/{}", principals::SCOPE));
+    set(format!("gateway.authorizationServer={sign_in_url}/organizations/v2.0"));
+    set(format!("devstack.signIn.url={sign_in_url}"));
     for Image { part, id, .. } in images {
         // The tag is the same after a rebuild: this is what makes the pods start again.
         set(format!("{part}.podAnnotations.storefence\\.dev/image={id}"));
