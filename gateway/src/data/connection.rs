@@ -7,7 +7,7 @@ use std::{
 
 use storefence_tenancy::context::Ticket;
 use tokio::{sync::OwnedSemaphorePermit, task::JoinHandle};
-use tokio_postgres::{CancelToken, Client, NoTls, Statement, config::SslMode};
+use tokio_postgres::{CancelToken, Client, NoTls, Statement, config::SslMode, error::SqlState};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{credentials::Loaded, life::Life};
@@ -137,15 +137,19 @@ impl Connection {
         &self.run
     }
 
-    /// `fence.run_report`, prepared when first asked for.
+    /// `fence.run_report`, prepared when first asked for. A database that is not migrated yet lacks it: `fence.run_query`
+    /// gives the same rows there, and connections that are opened after the migration find it.
     ///
     /// # Errors
-    /// The connection broke, or the database is older than this version.
+    /// The connection broke.
     pub async fn report(&mut self) -> Result<Statement, tokio_postgres::Error> {
         if let Some(report) = &self.report {
             return Ok(report.clone());
         }
-        let report = self.client.prepare(REPORT).await?;
+        let report = match self.client.prepare(REPORT).await {
+            Err(error) if error.code() == Some(&SqlState::UNDEFINED_FUNCTION) => self.run.clone(),
+            other => other?,
+        };
         Ok(self.report.insert(report).clone())
     }
 

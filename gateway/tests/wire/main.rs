@@ -13,6 +13,7 @@ mod http;
 mod identity;
 mod interleaving;
 mod limits;
+mod older;
 mod operations;
 mod performance;
 mod progress;
@@ -83,6 +84,7 @@ fn main() -> Result<ExitCode> {
     cache_shared::tests(&mut tests);
     performance::tests(&mut tests);
     doctor::tests(&mut tests);
+    older::tests(&mut tests);
     directory::tests(&mut tests);
     interleaving::tests(&mut tests);
     identity::last(&mut tests);
