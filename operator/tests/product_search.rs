@@ -8,12 +8,17 @@ use std::{
 };
 
 use serde_json::Value;
+use sqlx::{Connection, PgConnection};
 use storefence_devstack::postgres::AdminKind;
+use storefence_operator::{
+    migrate,
+    verify::{self, Expectations},
+};
 use storefence_tenancy::scope::StoreSet;
 use support::{
     Tenant, World,
     flight::{Answer, Session, refusal, ticket},
-    in_world,
+    in_world, options,
 };
 
 /// What is asked for.
@@ -71,23 +76,30 @@ fn vector(at: usize) -> Vec<f32> {
         .collect()
 }
 
-/// Gives each product of a tenant a vector near one of its clusters, the same in every run.
+/// The middle of a cluster, as SQL: numbers around zero in all dimensions, as those of texts have.
+const CENTRE: &str = "CASE WHEN hashint4(-1 - (cluster * 1536 + d)) & 1 = 0 THEN 0.5 ELSE -0.5 END";
+
+/// The middle of one of 40 clusters.
+async fn centre(world: &World, cluster: i32) -> Vec<f32> {
+    let centre = format!(
+        "SELECT array_agg({CENTRE} ORDER BY d)::real[] FROM (SELECT $1::integer) c (cluster), generate_series(0, 1535) d"
+    );
+    world.admin.query_one(&centre, &[&cluster]).await.unwrap().get(0)
+}
+
+/// Gives each product of a tenant a vector in one of the clusters, the same in every run.
 async fn embed(world: &World, tenant: &Tenant, model: &str) {
-    world
-        .admin
-        .execute(
-            "INSERT INTO retail.product_description_embeddings \
-                 (product_id, tenant_key, description_embedding, model, content_hash, search_document) \
-             SELECT product_id, tenant_key, \
-                    (SELECT array_agg(CASE WHEN d % 40 = n % 40 THEN 1 ELSE 0 END + \
-                                      (hashint4(n * 1536 + d)::bigint & 1023)::real / 1500 ORDER BY d)::real[] FROM generate_series(0, 1535) d), \
-                    $2, '', to_tsvector('english', product_name) \
-               FROM (SELECT *, substr(sku, 5)::integer AS n FROM retail.products WHERE tenant_key = $1) p \
-             ON CONFLICT (product_id) DO UPDATE SET description_embedding = excluded.description_embedding, model = excluded.model",
-            &[&tenant.tenant_key, &model],
-        )
-        .await
-        .unwrap();
+    let statement = format!(
+        "INSERT INTO retail.product_description_embeddings \
+             (product_id, tenant_key, description_embedding, model, content_hash, search_document) \
+         SELECT product_id, tenant_key, \
+                (SELECT array_agg({CENTRE} + (hashint4(n * 1536 + d)::bigint & 1023)::real / 1023 - 0.5 ORDER BY d)::real[] \
+                   FROM generate_series(0, 1535) d), \
+                $2, '', to_tsvector('english', product_name) \
+           FROM (SELECT *, n % 40 AS cluster FROM (SELECT *, substr(sku, 5)::integer AS n FROM retail.products WHERE tenant_key = $1) p) p \
+         ON CONFLICT (product_id) DO UPDATE SET description_embedding = excluded.description_embedding, model = excluded.model"
+    );
+    world.admin.execute(&statement, &[&tenant.tenant_key, &model]).await.unwrap();
 }
 
 /// Products `from` to `to`, beside those that `fill` made.
@@ -200,6 +212,31 @@ fn stock_is_that_of_the_scope_and_products_are_the_tenants() {
     });
 }
 
+/// Whether the tenant's searches find what the exact ones do, and as many.
+async fn assert_recall(world: &World, session: &mut Session, tenant: &Tenant) {
+    let (mut hits, mut wanted) = (0, 0);
+    for at in 0..10 {
+        let near = centre(world, at).await;
+        for max_rows in [20, 100] {
+            let ask = Ask::nearest(near.clone(), max_rows);
+            let found: HashSet<String> = ids(&rows(session, tenant, &StoreSet::All, &ask).await).into_iter().collect();
+            assert_eq!(found.len(), max_rows as usize, "fewer rows than there are");
+            let expected = exact(world, tenant, &ask).await;
+            hits += expected.iter().filter(|id| found.contains(*id)).count();
+            wanted += expected.len();
+        }
+    }
+    assert!(hits * 100 >= wanted * 95, "recall {hits} of {wanted}");
+    println!("recall: {hits} of {wanted}");
+}
+
+/// How often the HNSW index was read, as far as the backends have told.
+async fn index_scans(superuser: &tokio_postgres::Client) -> i64 {
+    let scans =
+        "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = 'product_description_embeddings_hnsw_idx'";
+    superuser.query_one(scans, &[]).await.unwrap().get(0)
+}
+
 #[test]
 fn a_large_tenant_among_others_is_never_short_of_rows() {
     in_world((18, AdminKind::CreateRole), |world| async move {
@@ -222,30 +259,77 @@ fn a_large_tenant_among_others_is_never_short_of_rows() {
             )
             .await
             .unwrap();
+        // By the signs, which do not need the index.
         let session = &mut Session::open(&world, &large).await;
-        let (mut hits, mut wanted) = (0, 0);
-        for at in 0..10 {
-            let near: Vec<f32> = (0..1536).map(|d| if d % 40 == at { 1.0 } else { 0.33 }).collect();
-            for max_rows in [20, 100] {
-                let ask = Ask::nearest(near.clone(), max_rows);
-                let found: HashSet<String> =
-                    ids(&rows(session, &large, &StoreSet::All, &ask).await).into_iter().collect();
-                assert_eq!(found.len(), max_rows as usize, "fewer rows than there are");
-                let expected = exact(&world, &large, &ask).await;
-                hits += expected.iter().filter(|id| found.contains(*id)).count();
-                wanted += expected.len();
-            }
-        }
-        assert!(hits * 100 >= wanted * 95, "recall {hits} of {wanted}");
-        println!("recall: {hits} of {wanted}");
+        assert_recall(&world, session, &large).await;
+        assert_eq!(index_scans(&superuser).await, 0, "the index was used");
+
+        // The very function, but for the number of products from which on the index chooses.
+        superuser
+            .batch_execute(
+                "DO $$ BEGIN EXECUTE replace(replace(pg_get_functiondef('fence.search_products'::regproc), '200000', '5000'), '200001', '5001'); END $$",
+            )
+            .await
+            .unwrap();
+        *session = Session::open(&world, &large).await;
+        assert_recall(&world, session, &large).await;
+        // A scan that gives up is made good for.
+        session.client.batch_execute("SET hnsw.max_scan_tuples = 1; SET hnsw.ef_search = 1").await.unwrap();
+        assert_recall(&world, session, &large).await;
         // A backend reports what it used when it ends.
         *session = Session::open(&world, &other).await;
-        let scans =
-            "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = 'product_description_embeddings_hnsw_idx'";
         let deadline = Instant::now() + Duration::from_secs(20);
-        while superuser.query_one(scans, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+        while index_scans(&superuser).await == 0 {
             assert!(Instant::now() < deadline, "the index was not used");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    });
+}
+
+/// A database that was at migration 9, with vectors in it.
+#[test]
+fn vectors_that_were_there_before_get_their_signs() {
+    in_world((16, AdminKind::CreateRole), |world| async move {
+        let (one, other) = (world.provision("one", 2).await, world.provision("other", 1).await);
+        world.fill().await;
+        for (tenant, last) in [(&one, 300), (&other, 40)] {
+            products(&world, tenant, 9, last).await;
+            embed(&world, tenant, "m").await;
+        }
+        let superuser = world.superuser().await;
+        superuser
+            .batch_execute(
+                "ALTER TABLE retail.product_description_embeddings DROP COLUMN description_bits; \
+                 DELETE FROM fence.schema_history WHERE version >= 10; \
+                 CREATE TABLE before AS SELECT product_id, description_embedding, updated_at FROM retail.product_description_embeddings",
+            )
+            .await
+            .unwrap();
+        let admin = options(&world.database.admin_url);
+        assert_eq!(migrate::run(&admin).await.unwrap().applied[0], 10);
+        let changed = superuser
+            .query_one(
+                "SELECT count(*) FILTER (WHERE e.description_bits IS DISTINCT FROM binary_quantize(b.description_embedding)::bit(1536) \
+                                            OR e.updated_at <> b.updated_at OR b.product_id IS NULL), count(*) \
+                   FROM retail.product_description_embeddings e FULL JOIN before b USING (product_id)",
+                &[],
+            )
+            .await
+            .unwrap();
+        assert_eq!((changed.get::<_, i64>(0), changed.get::<_, i64>(1)), (0, 340));
+        let mut connection = PgConnection::connect_with(&admin).await.unwrap();
+        assert_eq!(verify::check(&mut connection, &Expectations::default()).await.unwrap(), []);
+        let session = &mut Session::open(&world, &one).await;
+        let ask = Ask::nearest(centre(&world, 7).await, 100);
+        let found = rows(session, &one, &StoreSet::All, &ask).await;
+        // a hundred are wanted, a thousand may be compared, 300 there are: the answer is exact
+        assert_eq!(ids(&found), exact(&world, &one, &ask).await);
+        // A vector that changes takes its signs along.
+        superuser
+            .batch_execute("UPDATE retail.product_description_embeddings SET description_embedding = description_embedding * array_fill(-1, ARRAY[1536])::vector")
+            .await
+            .unwrap();
+        let stale = "SELECT count(*) FROM retail.product_description_embeddings WHERE description_bits <> binary_quantize(description_embedding)::bit(1536)";
+        assert_eq!(superuser.query_one(stale, &[]).await.unwrap().get::<_, i64>(0), 0);
     });
 }

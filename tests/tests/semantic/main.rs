@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         .test("similar_products_are_alike_in_meaning", |s| async move { similar::by_meaning(&s).await })
         .test("without_vectors_similar_products_are_of_a_kind", |s| async move { similar::without_vectors(&s).await })
         .test("rows_threshold_and_order_are_as_asked", |s| async move { bounds(&s).await })
+        .test("signs_choose_what_vectors_would", |s| async move { recall(&s).await })
         .test("hybrid_finds_exact_words_too", |s| async move { hybrid(&s).await })
         .test("no_chain_sees_products_of_another", |s| async move { chains(&s).await })
         .test("stock_is_that_of_the_callers_stores", |s| async move { stock(&s).await })
@@ -111,6 +112,37 @@ async fn bounds(shared: &Shared) -> Result<()> {
     let above = find(shared, "head-office", above).await?;
     let expected = percents.iter().filter(|percent| **percent >= f64::from(threshold)).count();
     ensure!(!above.is_empty() && above.len().abs_diff(expected) <= 1, "{} instead of {expected}", above.len());
+    Ok(())
+}
+
+/// The text of a product has the product's own vector, so the administrator can say what lies nearest without any index,
+/// and without the signs by which the search chooses whom to compare.
+async fn recall(shared: &Shared) -> Result<()> {
+    let zava = "p.tenant_key = (SELECT tenant_key FROM retail.tenants WHERE tenant_id = 'zava')";
+    let asked = format!(
+        "SELECT p.product_id::text, p.product_name || E'\\n' || c.category_name || ', ' || t.type_name || E'\\n' || p.product_description \
+           FROM retail.products p JOIN retail.categories c USING (category_id) JOIN retail.product_types t USING (type_id) \
+          WHERE {zava} ORDER BY md5(p.sku) LIMIT 40"
+    );
+    let nearest = format!(
+        "SELECT product_id::text FROM (SELECT product_id, description_embedding FROM retail.product_description_embeddings p WHERE {zava} OFFSET 0) e \
+          ORDER BY description_embedding <=> (SELECT description_embedding FROM retail.product_description_embeddings WHERE product_id::text = $1) LIMIT 20"
+    );
+    let (mut hits, mut wanted) = (0, 0);
+    for row in shared.database.query(&asked, &[]).await? {
+        let (product, text): (String, String) = (row.get(0), row.get(1));
+        let arguments = json!({"query_description": text, "similarity_threshold": 0});
+        let found = find(shared, "head-office", arguments).await?;
+        ensure!(found.len() == 20, "{} rows of 20", found.len());
+        ensure!(found[0]["productId"] == json!(product), "{text}: {:?}", names(&found));
+        for row in shared.database.query(&nearest, &[&product]).await? {
+            let expected = json!(row.get::<_, String>(0));
+            wanted += 1;
+            hits += usize::from(found.iter().any(|product| product["productId"] == expected));
+        }
+    }
+    println!("recall of the real model: {hits} of {wanted}");
+    ensure!(wanted == 800 && hits * 100 >= wanted * 95, "recall {hits} of {wanted}");
     Ok(())
 }
 
