@@ -56,6 +56,7 @@ async fn twice(world: World) {
     assert_eq!(seed::run(&mut connection, "fabrikam", Scale::Small).await.unwrap_err().reason(), "UnknownTenant");
     consistent(&mut connection).await;
     documented(&mut connection).await;
+    indexed(&mut connection).await;
     // the same on every server: nothing is drawn from a random source
     let fingerprint: String = sqlx::query_scalar(
         "SELECT md5(string_agg(i::text, ',' ORDER BY order_item_id)) FROM retail.order_items i JOIN retail.stores USING (store_id) \
@@ -131,6 +132,29 @@ async fn documented(connection: &mut PgConnection) {
     .await
     .unwrap();
     assert_eq!(missing, Vec::<String>::new(), "without a comment");
+}
+
+/// Apart from primary keys, whose values nobody guesses, indexes start with what the policies filter by; vectors have HNSW.
+async fn indexed(connection: &mut PgConnection) {
+    let astray: Vec<String> = sqlx::query_scalar(
+        "SELECT indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = indrelid \
+           JOIN pg_class x ON x.oid = indexrelid JOIN pg_am m ON m.oid = x.relam \
+           LEFT JOIN pg_attribute a ON a.attrelid = indrelid AND a.attnum = indkey[0] \
+          WHERE c.relnamespace = 'retail'::regnamespace AND c.relname <> 'tenants' AND NOT indisprimary AND m.amname = 'btree' \
+            AND a.attname NOT IN ('tenant_key', 'store_id', 'primary_store_id')",
+    )
+    .fetch_all(&mut *connection)
+    .await
+    .unwrap();
+    assert_eq!(astray, Vec::<String>::new(), "indexes that start with something else");
+    let vectors: String = sqlx::query_scalar(
+        "SELECT pg_get_indexdef(indexrelid) FROM pg_index JOIN pg_class x ON x.oid = indexrelid JOIN pg_am m ON m.oid = x.relam \
+          WHERE m.amname = 'hnsw' AND indisvalid",
+    )
+    .fetch_one(connection)
+    .await
+    .unwrap();
+    assert!(vectors.contains("(description_embedding vector_cosine_ops)"), "{vectors}");
 }
 
 #[test]

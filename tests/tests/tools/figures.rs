@@ -17,7 +17,11 @@ fn window(period: &Value) -> String {
                 SELECT FROM orders e WHERE e.customer_id = o.customer_id AND e.order_date < '{from}')) AS \"returningCustomers\",
             coalesce(sum(i.total_amount), 0) AS revenue, coalesce(sum(i.quantity), 0) AS units,
             round(coalesce(sum(i.total_amount - i.quantity * p.cost), 0), 2) AS margin,
-            round(sum(i.total_amount) / nullif(count(DISTINCT o.order_id), 0), 2) AS \"averageOrder\"
+            round(sum(i.total_amount) / nullif(count(DISTINCT o.order_id), 0), 2) AS \"averageOrder\",
+            round(100 * sum(i.total_amount - i.quantity * p.cost) / nullif(sum(i.total_amount), 0), 2) AS \"marginPercent\",
+            round(100.0 * (SELECT count(DISTINCT customer_id) FROM orders o WHERE {inside} AND EXISTS (
+                SELECT FROM orders e WHERE e.customer_id = o.customer_id AND e.order_date < '{from}'))
+                / nullif(count(DISTINCT o.customer_id), 0), 2) AS \"returningPercent\"
          FROM orders o JOIN order_items i USING (store_id, order_id) JOIN products p USING (product_id) WHERE {inside}"
     )
 }
@@ -49,11 +53,16 @@ async fn check(shared: &Shared, stores: &[&str], answer: &Value) -> Result<()> {
         (&answer["previous"]["period"], &answer["previous"]["figures"]),
         (&answer["yearBefore"]["period"], &answer["yearBefore"]["figures"]),
     ];
+    let mut counted = Vec::new();
     for (period, figures) in windows {
         let expected = row(shared, stores, &window(period)).await?;
         for (figure, value) in expected.as_object().into_iter().flatten() {
             ensure!(near(&figures[figure], value), "{figure} of {period}: {}, not {value}", figures[figure]);
         }
+        counted.push(expected);
+    }
+    for (before, said) in [(&counted[1], &answer["previous"]), (&counted[2], &answer["yearBefore"])] {
+        changes(&counted[0], before, said)?;
     }
     let (from, to) =
         (answer["period"]["from"].as_str().unwrap_or_default(), answer["period"]["to"].as_str().unwrap_or_default());
@@ -64,7 +73,8 @@ async fn check(shared: &Shared, stores: &[&str], answer: &Value) -> Result<()> {
     );
     let top = |name: &str, limit: &str| {
         format!(
-            "SELECT {name} AS name, sum(i.total_amount) AS revenue {joined} GROUP BY {name} ORDER BY 2 DESC, 1 {limit}"
+            "SELECT {name} AS name, sum(i.total_amount) AS revenue, sum(i.quantity) AS units, count(DISTINCT o.order_id) AS orders {joined} \
+              GROUP BY {name} ORDER BY 2 DESC, 1 {limit}"
         )
     };
     for (list, name) in [("topProducts", "p.product_name"), ("topCategories", "c.category_name")] {
@@ -72,14 +82,31 @@ async fn check(shared: &Shared, stores: &[&str], answer: &Value) -> Result<()> {
         let found = answer[list].as_array().context(list)?;
         ensure!(found.len() == expected.len(), "{list}: {} of {}", found.len(), expected.len());
         for (found, expected) in found.iter().zip(&expected) {
-            ensure!(near(&found["revenue"], &expected["revenue"]), "{list}: {found}, not {expected}");
+            for field in ["name", "revenue", "units"] {
+                ensure!(near(&found[field], &expected[field]), "{list} {field}: {found}, not {expected}");
+            }
         }
         before(shared, stores, answer, list, name).await?;
     }
     let by_store = rows(shared, stores, &top("s.store_name", "")).await?;
     for expected in &by_store {
         let found = answer["stores"].as_array().into_iter().flatten().find(|store| store["name"] == expected["name"]);
-        ensure!(found.is_some_and(|found| near(&found["revenue"], &expected["revenue"])), "{expected}: {found:?}");
+        let found = found.with_context(|| format!("{expected} is not among the stores"))?;
+        for field in ["revenue", "orders"] {
+            ensure!(near(&found[field], &expected[field]), "{field}: {found}, not {expected}");
+        }
+    }
+    before(shared, stores, answer, "stores", "s.store_name").await?;
+    let by_day = format!(
+        "SELECT to_char(o.order_date AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS name, sum(i.total_amount) AS revenue, count(DISTINCT o.order_id) AS orders {joined} GROUP BY 1"
+    );
+    let by_day = rows(shared, stores, &by_day).await?;
+    for day in answer["days"].as_array().into_iter().flatten() {
+        let sold = by_day.iter().find(|row| row["name"] == day["date"]);
+        for field in ["revenue", "orders"] {
+            let expected = sold.map_or(json!(0), |row| row[field].clone());
+            ensure!(near(&day[field], &expected), "days {field}: {day}, not {expected}");
+        }
     }
     let days = answer["days"].as_array().context("days")?;
     let sum: f64 = days.iter().filter_map(|day| day["revenue"].as_f64()).sum();
@@ -88,6 +115,36 @@ async fn check(shared: &Shared, stores: &[&str], answer: &Value) -> Result<()> {
     ensure!(json!(orders) == answer["figures"]["orders"], "the days have {orders} orders");
     let out = row(shared, stores, "SELECT count(*) AS n FROM inventory WHERE stock_level = 0").await?;
     ensure!(answer["stockOuts"]["count"] == out["n"], "{} of {out} stock-outs", answer["stockOuts"]["count"]);
+    let missing = format!(
+        "SELECT s.store_name AS store, p.product_name AS name, p.sku, coalesce(l.units, 0) AS \"unitsSold\"
+           FROM inventory v JOIN stores s USING (store_id) JOIN products p USING (product_id)
+           LEFT JOIN (SELECT store_id, product_id, sum(quantity) AS units FROM orders o JOIN order_items i USING (store_id, order_id)
+                       WHERE o.order_date >= '{from}' AND o.order_date < '{to}' GROUP BY 1, 2) l USING (store_id, product_id)
+          WHERE v.stock_level = 0 ORDER BY 4 DESC, 2, 1 LIMIT 10"
+    );
+    let missing = rows(shared, stores, &missing).await?;
+    ensure!(answer["stockOuts"]["items"] == json!(missing), "{}, not {missing:?}", answer["stockOuts"]["items"]);
+    Ok(())
+}
+
+/// What the answer says about a period before, from the administrator's own figures.
+fn changes(now: &Value, before: &Value, said: &Value) -> Result<()> {
+    let close = |said: &Value, expected: Option<f64>| match (said.as_f64(), expected) {
+        (Some(said), Some(expected)) => (said - expected).abs() < 0.021,
+        (None, None) => said.is_null(),
+        _ => false,
+    };
+    for figure in ["revenue", "orders", "customers", "units", "averageOrder", "margin"] {
+        let expected = now[figure].as_f64().zip(before[figure].as_f64().filter(|before| *before > 0.0));
+        let expected = expected.map(|(now, before)| (now - before) / before * 100.0);
+        let said = &said["changePercent"][figure];
+        ensure!(close(said, expected), "change of {figure}: {said}, not {expected:?}");
+    }
+    for figure in ["marginPercent", "returningPercent"] {
+        let expected = now[figure].as_f64().zip(before[figure].as_f64()).map(|(now, before)| now - before);
+        let said = &said["changePoints"][figure];
+        ensure!(close(said, expected), "points of {figure}: {said}, not {expected:?}");
+    }
     Ok(())
 }
 
@@ -98,7 +155,7 @@ async fn before(shared: &Shared, stores: &[&str], answer: &Value, list: &str, na
         let (from, to) = (period["from"].as_str().unwrap_or_default(), period["to"].as_str().unwrap_or_default());
         let joined = format!(
             "FROM orders o JOIN order_items i USING (store_id, order_id) JOIN products p USING (product_id)
-             JOIN categories c ON c.category_id = p.category_id WHERE o.order_date >= '{from}' AND o.order_date < '{to}'"
+             JOIN categories c ON c.category_id = p.category_id JOIN stores s USING (store_id) WHERE o.order_date >= '{from}' AND o.order_date < '{to}'"
         );
         let sold =
             rows(shared, stores, &format!("SELECT {name} AS name, sum(i.total_amount) AS revenue {joined} GROUP BY 1"))

@@ -19,6 +19,7 @@ fn main() -> ExitCode {
     let suite = Suite::new(Shared::with_examples).expect("the stack starts");
     suite
         .test("the_zava_questions_as_three_roles", |s| async move { questions::zava(&s).await })
+        .test("the_zava_questions_through_rmcp", |s| async move { questions::by_rmcp(&s).await })
         .test("store_performance_counts_what_the_administrator_counts", |s| async move { figures::compared(&s).await })
         .test("store_performance_of_one_store", |s| async move { figures::one_store(&s).await })
         .test("insights_hold_the_figures_they_speak_of", |s| async move { figures::insights(&s).await })

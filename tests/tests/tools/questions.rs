@@ -1,6 +1,12 @@
 //! The questions that an analyst of Zava asks, through `execute_sales_query`.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use rmcp::{
+    model::{CallToolRequestParams, ClientConfig},
+    service::{ClientLifecycleMode, serve_client_with_lifecycle},
+    transport::{StreamableHttpClientTransport, streamable_http_client::StreamableHttpClientTransportConfig},
+};
+use serde_json::{Map, Value, json};
 use storefence_devstack::mcp_client::Revision;
 use storefence_tests::Shared;
 
@@ -45,6 +51,39 @@ pub async fn zava(shared: &Shared) -> Result<()> {
                 }
             }
         }
+    }
+    Ok(())
+}
+
+/// The same through rmcp's client, which knows nothing of ours.
+pub async fn by_rmcp(shared: &Shared) -> Result<()> {
+    for (principal, stores) in ROLES {
+        let token = shared.token(principal, json!({}))?;
+        let config = StreamableHttpClientTransportConfig::with_uri(format!("{}/mcp", shared.stack.facts().gateway_url));
+        let transport = StreamableHttpClientTransport::from_config(config.auth_header(token));
+        let client =
+            serve_client_with_lifecycle(ClientConfig::default(), transport, ClientLifecycleMode::Initialize).await?;
+        for question in [TOP_PRODUCTS, SEATTLE, BY_MONTH, CATEGORIES] {
+            let expected = rows(shared, stores, question).await?;
+            let arguments = Map::from_iter([("postgresql_query".to_owned(), json!(question))]);
+            let call = CallToolRequestParams::new("execute_sales_query").with_arguments(arguments);
+            let answer = client.call_tool(call).await?;
+            let structured = answer.structured_content.context("no structured content")?;
+            let columns: Vec<&str> = structured["columns"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(|column| column["name"].as_str())
+                .collect();
+            let found: Vec<Value> = structured["rows"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|row| columns.iter().enumerate().map(|(at, name)| ((*name).to_owned(), row[at].clone())).collect())
+                .collect();
+            ensure!(found == expected, "{principal}: {found:?}, not {expected:?}");
+        }
+        client.cancel().await?;
     }
     Ok(())
 }
