@@ -152,7 +152,7 @@ async fn migrate_seed_and_verify_work_on_a_database() {
     let (code, stdout, stderr) = run(&["seed", "--database", "retail", "--tenant", "zava", "--scale", "small"]);
     assert!(code == Some(0) && stdout.contains("5000 orders"), "{stdout}{stderr}");
     // how far it is, and how much longer it takes
-    assert!(stderr.contains("order_items") && stderr.contains("100 %") && stderr.contains(" s left"), "{stderr}");
+    assert!(stderr.contains("[####") && stderr.contains("order_items") && stderr.contains(" s left"), "{stderr}");
     let (code, _, stderr) = run(&["seed", "--database", "retail", "--tenant", "nobody"]);
     assert!(code != Some(0) && stderr.contains("nobody"), "{stderr}");
     let (code, stdout, _) = run(&["verify", "--database", "retail"]);
