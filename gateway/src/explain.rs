@@ -80,7 +80,7 @@ async fn explanation(settings: &Settings) -> Result<(String, bool), ExplainError
     let http = storefence_azure::client(settings.ca_file.as_deref(), Duration::from_secs(5))?;
     let keys = Arc::new(KeyStore::new(settings.tokens.authority.clone(), http, metrics.clone()));
     keys.keep(&directories);
-    let identity = Identity::new(&settings.tokens, keys, metrics);
+    let identity = Identity::new(&settings.tokens, keys, &metrics);
 
     let mut text = String::new();
     let principal = match identity.verify(token.trim(), |directory| directories.contains(&directory)).await {

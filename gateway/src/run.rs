@@ -229,7 +229,7 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
 
     let outgoing = storefence_azure::client(azure.ca_file.as_deref(), VAULT_TIMEOUT).map_err(OptionsError::from)?;
     let keys = Arc::new(KeyStore::new(tokens.authority.clone(), outgoing, metrics.clone()));
-    let identity = Identity::new(&tokens, keys.clone(), metrics.clone());
+    let identity = Identity::new(&tokens, keys.clone(), &metrics);
 
     let vaults = Arc::new(Vaults::new(&azure, &config.key_vaults)?);
     let examined = Loader::new(vaults.clone(), config.roots.clone(), metrics.clone());

@@ -49,7 +49,7 @@ pub async fn run(world: &World, settings: Settings, report: &mut Report) -> Resu
         while !keys.is_ready(&[directory]) {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
-        let identity = Identity::new(&token_settings, keys, metrics);
+        let identity = Identity::new(&token_settings, keys, &metrics);
         let mut seconds = [0.0; 2];
         for pass in &mut seconds {
             let begun = Instant::now();

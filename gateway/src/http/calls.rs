@@ -11,9 +11,9 @@ use std::{
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use crate::identity::Principal;
+use crate::identity::{Principal, fingerprint::Fingerprint};
 
-type Key = ([u8; 32], String);
+type Key = (Fingerprint, String);
 
 /// The calls of this replica.
 #[derive(Debug, Default)]
@@ -78,7 +78,7 @@ mod tests {
     #[test]
     fn one_call_is_cancelled_and_no_other() {
         let calls = Arc::<Calls>::default();
-        let key = |token: u8, id: &str| ([token; 32], id.to_owned());
+        let key = |token: u8, id: &str| ([token; 16], id.to_owned());
         let (mine, other_id, other_token) =
             (calls.begin_as(key(1, "1")), calls.begin_as(key(1, "2")), calls.begin_as(key(2, "1")));
         calls.cancel_as(&key(1, "1"));

@@ -4,6 +4,7 @@
 
 pub mod authority;
 pub mod challenge;
+pub mod fingerprint;
 pub mod json;
 pub mod jwks;
 pub mod token;
@@ -15,11 +16,15 @@ use std::{
 };
 
 use moka::sync::Cache;
-use sha2::{Digest, Sha256};
+use prometheus::IntCounter;
 use storefence_tenancy::Claims;
 use uuid::Uuid;
 
-use self::{authority::Authority, jwks::KeyStore};
+use self::{
+    authority::Authority,
+    fingerprint::{Fingerprint, Fingerprints},
+    jwks::KeyStore,
+};
 use crate::metrics::Metrics;
 
 /// Verified tokens that are remembered, and for how long without use; one takes a few KiB.
@@ -155,15 +160,15 @@ impl TokenSettings {
 pub struct Principal {
     /// Its claims.
     pub claims: Claims,
-    token: [u8; 32],
+    token: Fingerprint,
     expires: u64,
     generation: u64,
 }
 
 impl Principal {
-    /// SHA-256 of the token.
+    /// By what this process knows the token.
     #[must_use]
-    pub const fn token(&self) -> &[u8; 32] {
+    pub const fn token(&self) -> &Fingerprint {
         &self.token
     }
 
@@ -174,7 +179,7 @@ impl Principal {
     }
 }
 
-fn cache() -> Cache<[u8; 32], Arc<Principal>> {
+fn cache() -> Cache<Fingerprint, Arc<Principal>> {
     Cache::builder().max_capacity(CACHE.0).time_to_idle(CACHE.1).build()
 }
 
@@ -183,20 +188,26 @@ pub struct Identity {
     authority: Authority,
     audiences: Vec<String>,
     keys: Arc<KeyStore>,
-    cache: Cache<[u8; 32], Arc<Principal>>,
-    metrics: Arc<Metrics>,
+    fingerprints: Fingerprints,
+    cache: Cache<Fingerprint, Arc<Principal>>,
+    hits: IntCounter,
+    misses: IntCounter,
 }
 
 impl Identity {
     /// Verifies with these keys.
     #[must_use]
-    pub fn new(settings: &TokenSettings, keys: Arc<KeyStore>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(settings: &TokenSettings, keys: Arc<KeyStore>, metrics: &Metrics) -> Self {
+        // Looking a counter up by its labels costs as much as looking the token up.
+        let outcome = |name: &str| metrics.token_cache.with_label_values(&[name]);
         Self {
             authority: settings.authority.clone(),
             audiences: settings.audiences.clone(),
             keys,
+            fingerprints: Fingerprints::default(),
             cache: cache(),
-            metrics,
+            hits: outcome("hit"),
+            misses: outcome("miss"),
         }
     }
 
@@ -206,17 +217,17 @@ impl Identity {
     /// # Errors
     /// [`Reject`].
     pub async fn verify(&self, token: &str, accepts: impl Fn(Uuid) -> bool) -> Result<Arc<Principal>, Reject> {
-        let hash: [u8; 32] = Sha256::digest(token.as_bytes()).into();
+        let fingerprint = self.fingerprints.of(token);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let generation = self.keys.generation();
-        if let Some(known) = self.cache.get(&hash) {
+        if let Some(known) = self.cache.get(&fingerprint) {
             if known.generation == generation && now < known.expires && accepts(known.claims.tid) {
-                self.metrics.token_cache.with_label_values(&["hit"]).inc();
+                self.hits.inc();
                 return Ok(known);
             }
-            self.cache.invalidate(&hash);
+            self.cache.invalidate(&fingerprint);
         }
-        self.metrics.token_cache.with_label_values(&["miss"]).inc();
+        self.misses.inc();
         let mut unverified = token::parse(token)?;
         let issuer = verify::issuer(&unverified.claims, &self.authority)?;
         if !accepts(issuer.tid) {
@@ -226,8 +237,8 @@ impl Identity {
         // `generation` is that of before: a key that is withdrawn meanwhile must not leave a fresh entry behind.
         self.keys.verify(&unverified, &issuer).await?;
         let (claims, expires) = (verified.claims, verified.expires);
-        let principal = Arc::new(Principal { claims, token: hash, expires, generation });
-        self.cache.insert(hash, principal.clone());
+        let principal = Arc::new(Principal { claims, token: fingerprint, expires, generation });
+        self.cache.insert(fingerprint, principal.clone());
         Ok(principal)
     }
 }
@@ -248,7 +259,7 @@ mod tests {
         let claims = Claims::from_payload(payload).expect("claims");
         let cache = cache();
         for n in 0..2 * CACHE.0 {
-            let mut token = [0; 32];
+            let mut token = [0; 16];
             token[..8].copy_from_slice(&n.to_le_bytes());
             cache
                 .insert(token, Arc::new(Principal { claims: claims.clone(), token, expires: u64::MAX, generation: 0 }));
