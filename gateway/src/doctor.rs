@@ -181,7 +181,7 @@ impl Doctor {
     /// One tenant for each pair of database and vault.
     async fn trials(&self) -> Vec<Finding> {
         let snapshot = self.tenants.load_full();
-        let mut chosen: BTreeMap<(String, String), Arc<Tenant>> = BTreeMap::new();
+        let mut chosen: BTreeMap<(Arc<str>, Arc<str>), Arc<Tenant>> = BTreeMap::new();
         for tid in snapshot.directories() {
             for tenant in snapshot.of_directory(tid) {
                 let place = (tenant.database.clone(), tenant.vault.clone());

@@ -1,6 +1,6 @@
 //! Identifiers that are checked once, where they enter, and trusted afterwards.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 /// The longest `tenantId`: it stands in Key Vault secret names and in the signed context.
 pub const TENANT_ID_MAX: usize = 40;
@@ -10,7 +10,7 @@ pub const TENANT_ID_MAX: usize = 40;
 /// Being free of `|`, `.`, `/` and upper case, it can stand unescaped in a URL path, a secret name and the signed
 /// context.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TenantId(String);
+pub struct TenantId(Arc<str>);
 
 /// A text that is not a [`TenantId`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,7 +32,7 @@ impl FromStr for TenantId {
         let allowed = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         let bounded = !text.is_empty() && text.len() <= TENANT_ID_MAX;
         if allowed && bounded && !text.starts_with('-') && !text.ends_with('-') {
-            Ok(Self(text.to_owned()))
+            Ok(Self(text.into()))
         } else {
             Err(InvalidTenantId)
         }

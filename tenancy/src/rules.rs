@@ -3,7 +3,10 @@
 //! The API server has applied the same checks at admission (schema and CEL); here they hold for objects that came
 //! another way: stored before a rule was tightened, or read from a directory.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use uuid::Uuid;
 
@@ -49,8 +52,8 @@ pub enum Selector {
 pub enum Grant {
     /// All stores of the tenant.
     AllStores,
-    /// These stores; never empty.
-    Stores(BTreeSet<Uuid>),
+    /// These stores, in the order of their IDs; never empty.
+    Stores(Box<[Uuid]>),
     /// The stores that the token's claim names.
     FromClaim,
 }
@@ -59,7 +62,7 @@ pub enum Grant {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// The rule's name.
-    pub name: String,
+    pub name: Arc<str>,
     /// The role it gives.
     pub role: Role,
     /// Whom it matches.
@@ -68,13 +71,65 @@ pub struct Rule {
     pub grant: Grant,
 }
 
-/// A store, resolved.
+/// A store, resolved. A gateway holds those of ten thousand chains: texts are shared, not copied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreEntry {
     /// Name, unique in the tenant.
-    pub name: String,
+    pub name: Arc<str>,
     /// For people; the name where the spec gives none.
-    pub display_name: String,
+    pub display_name: Arc<str>,
+}
+
+/// The stores of a tenant in the order of their IDs. A map's nodes have room for eleven entries, most chains have fewer
+/// stores.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stores {
+    by_id: Box<[(Uuid, StoreEntry)]>,
+    /// Places in `by_id`, in the order of the names.
+    by_name: Box<[u16]>,
+}
+
+impl Stores {
+    fn new(by_id: BTreeMap<Uuid, StoreEntry>) -> Self {
+        let by_id: Box<[_]> = by_id.into_iter().collect();
+        let mut by_name: Box<[u16]> = (0..=u16::MAX).take(by_id.len()).collect();
+        by_name.sort_by(|a, b| by_id[usize::from(*a)].1.name.cmp(&by_id[usize::from(*b)].1.name));
+        Self { by_id, by_name }
+    }
+
+    /// Number of stores.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Whether there is none, which a compiled spec excludes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// All of them, by ID.
+    pub fn iter(&self) -> impl Iterator<Item = (&Uuid, &StoreEntry)> {
+        self.by_id.iter().map(|(id, store)| (id, store))
+    }
+
+    /// Their IDs.
+    pub fn ids(&self) -> impl Iterator<Item = &Uuid> {
+        self.by_id.iter().map(|(id, _)| id)
+    }
+
+    /// The store of this ID.
+    #[must_use]
+    pub fn get(&self, id: &Uuid) -> Option<&StoreEntry> {
+        let at = self.by_id.binary_search_by(|(known, _)| known.cmp(id)).ok()?;
+        Some(&self.by_id[at].1)
+    }
+
+    fn named(&self, name: &str) -> Option<Uuid> {
+        let at = self.by_name.binary_search_by(|at| (*self.by_id[usize::from(*at)].1.name).cmp(name)).ok()?;
+        Some(self.by_id[usize::from(self.by_name[at])].0)
+    }
 }
 
 /// The checked form of a spec: what the gateway computes scopes from and the operator reconciles.
@@ -82,9 +137,8 @@ pub struct StoreEntry {
 pub struct TenantRules {
     tenant_id: TenantId,
     directory: Uuid,
-    stores: BTreeMap<Uuid, StoreEntry>,
-    by_name: BTreeMap<String, Uuid>,
-    rules: Vec<Rule>,
+    stores: Stores,
+    rules: Box<[Rule]>,
 }
 
 impl TenantRules {
@@ -111,7 +165,7 @@ impl TenantRules {
         }
         match (tenant_id, directory) {
             (Ok(tenant_id), Some(directory)) if problems.0.is_empty() => {
-                Ok(Self { tenant_id, directory, stores, by_name, rules })
+                Ok(Self { tenant_id, directory, stores: Stores::new(stores), rules: rules.into() })
             }
             _ => Err(problems.0),
         }
@@ -131,7 +185,7 @@ impl TenantRules {
 
     /// Stores by ID.
     #[must_use]
-    pub const fn stores(&self) -> &BTreeMap<Uuid, StoreEntry> {
+    pub const fn stores(&self) -> &Stores {
         &self.stores
     }
 
@@ -144,9 +198,9 @@ impl TenantRules {
     /// The store whose name or lower-case UUID is exactly `text`: no wildcard, no case folding, no trimming.
     #[must_use]
     pub fn store_by_name_or_id(&self, text: &str) -> Option<Uuid> {
-        self.by_name.get(text).copied().or_else(|| {
+        self.stores.named(text).or_else(|| {
             let id = Uuid::try_parse(text).ok()?;
-            (self.stores.contains_key(&id) && id.hyphenated().to_string() == text).then_some(id)
+            (self.stores.get(&id).is_some() && id.hyphenated().to_string() == text).then_some(id)
         })
     }
 }
@@ -165,11 +219,15 @@ fn compile_stores(
         if store.name.is_empty() || Uuid::try_parse(&store.name).is_ok() {
             problems.add(&format!("spec.stores[{i}].name"), "a name that is not a UUID is expected".to_owned());
         }
-        let display_name = store.display_name.clone().unwrap_or_else(|| store.name.clone());
+        let name: Arc<str> = store.name.as_str().into();
+        let display_name = match &store.display_name {
+            Some(text) if **text != *name => text.as_str().into(),
+            _ => name.clone(),
+        };
         if by_name.insert(store.name.clone(), id).is_some() {
             problems.add(&format!("spec.stores[{i}].name"), format!("'{}' stands twice", store.name));
         }
-        if stores.insert(id, StoreEntry { name: store.name.clone(), display_name }).is_some() {
+        if stores.insert(id, StoreEntry { name, display_name }).is_some() {
             problems.add(&format!("spec.stores[{i}].id"), format!("'{id}' stands twice"));
         }
     }
@@ -239,7 +297,7 @@ fn compile_rule(
         }
         (Role::HeadOffice, false) => Grant::AllStores,
         (_, true) => Grant::FromClaim,
-        (_, false) => Grant::Stores(ids),
+        (_, false) => Grant::Stores(ids.into_iter().collect()),
     };
     match grant {
         Grant::AllStores | Grant::FromClaim if !stores.is_empty() => {
@@ -252,7 +310,7 @@ fn compile_rule(
         _ => {}
     }
     let selector = selectors.into_iter().next()?;
-    Some(Rule { name: name.clone(), role: *role, selector, grant })
+    Some(Rule { name: name.as_str().into(), role: *role, selector, grant })
 }
 
 #[derive(Default)]

@@ -1,6 +1,6 @@
 //! The scope of a verified token within one tenant: role and stores.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use uuid::Uuid;
 
@@ -44,7 +44,7 @@ pub struct Scope {
     tenant: TenantId,
     role: Role,
     stores: StoreSet,
-    rules: Vec<String>,
+    rules: Vec<Arc<str>>,
 }
 
 /// Why a token has no scope in a tenant.
@@ -145,7 +145,7 @@ impl Scope {
 
     /// Names of the rules that matched, in the order of the spec.
     #[must_use]
-    pub fn rules(&self) -> &[String] {
+    pub fn rules(&self) -> &[Arc<str>] {
         &self.rules
     }
 }
@@ -176,7 +176,7 @@ fn granted(claims: &Claims, rule: &Rule, tenant: &TenantRules) -> Option<StoreSe
     };
     matches.then(|| match &rule.grant {
         Grant::AllStores => StoreSet::All,
-        Grant::Stores(ids) => StoreSet::Some(ids.clone()),
+        Grant::Stores(ids) => StoreSet::Some(ids.iter().copied().collect()),
         // A rule of kind storesFromClaim returned above.
         Grant::FromClaim => StoreSet::Some(BTreeSet::new()),
     })

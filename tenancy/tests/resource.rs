@@ -198,6 +198,33 @@ fn the_largest_tenant_compiles() {
     assert_eq!((rules.stores().len(), rules.rules().len()), (500, 64));
 }
 
+/// Names and IDs lead to the same store, whatever order the spec has them in, and a text that stands for two is held once:
+/// a gateway holds ten thousand tenants.
+#[test]
+fn stores_are_found_by_name_and_by_id() {
+    let mut spec = valid();
+    let id = |n: u32| format!("{:08x}-0000-4000-8000-000000000000", n.wrapping_mul(0x9e37_79b9));
+    let store = |n: u32| json!({"name": format!("Store {n}"), "id": id(n)});
+    spec["stores"] = (1..=100).map(store).collect();
+    spec["stores"][6]["displayName"] = json!("Seventh");
+    spec["principals"] = json!([]);
+    let rules = TenantRules::compile(&serde_json::from_value(spec).unwrap()).unwrap();
+    let ids: Vec<_> = rules.stores().ids().copied().collect();
+    assert!(ids.len() == 100 && ids.is_sorted());
+    for n in 1..=100 {
+        let expected = id(n).parse().unwrap();
+        for text in [format!("Store {n}"), id(n)] {
+            assert_eq!(rules.store_by_name_or_id(&text), Some(expected), "{text}");
+        }
+        let entry = rules.stores().get(&expected).unwrap();
+        assert_eq!(*entry.name, format!("Store {n}"));
+        assert_eq!(std::sync::Arc::ptr_eq(&entry.name, &entry.display_name), n != 7);
+    }
+    for unknown in ["", "Store", "Store 0", "store 1", "Store 1 ", &id(101), &id(1).to_uppercase()] {
+        assert_eq!(rules.store_by_name_or_id(unknown), None, "{unknown}");
+    }
+}
+
 #[test]
 fn no_optional_field_is_nullable() {
     assert!(!serde_json::to_string(&crd()).unwrap().contains("nullable"));

@@ -204,7 +204,7 @@ proptest! {
                 prop_assert_eq!(scope.stores() == &StoreSet::All, scope.role() == Role::HeadOffice);
                 if let StoreSet::Some(ids) = scope.stores() {
                     prop_assert!(!ids.is_empty());
-                    prop_assert!(ids.iter().all(|id| rules.stores().contains_key(id)), "a store of nobody");
+                    prop_assert!(ids.iter().all(|id| rules.stores().get(id).is_some()), "a store of nobody");
                 }
             }
             Err(NoScope::GroupsOverage) => prop_assert_eq!(&claims.groups, &Groups::Overage),
@@ -225,7 +225,7 @@ proptest! {
         if let Ok(some) = some {
             let all = all.expect("still a scope");
             prop_assert!(all.role() >= some.role());
-            for id in TenantRules::compile(&spec).unwrap().stores().keys() {
+            for id in TenantRules::compile(&spec).unwrap().stores().ids() {
                 prop_assert!(!some.stores().contains(id) || all.stores().contains(id));
             }
         }

@@ -111,7 +111,7 @@ impl Loader {
         )?;
         let key = ContextKey::from_base64(&key_text)
             .map_err(|error| CredentialsError::Malformed { name: key, problem: error.to_string() })?;
-        let roots = self.roots.get(&tenant.database).map_or(&[][..], Vec::as_slice);
+        let roots = self.roots.get(&*tenant.database).map_or(&[][..], Vec::as_slice);
         let (config, verify) = uri::parse(&uri, !roots.is_empty())
             .map_err(|error| CredentialsError::Malformed { name: login, problem: error.to_string() })?;
         debug_assert_eq!(config.get_ssl_mode() == SslMode::Disable, verify.is_none());

@@ -44,7 +44,7 @@ pub async fn complete(
     let failed =
         |error: super::tools::ToolError| ErrorData::internal_error(error.message.clone(), Some(error.structured()));
     let values: Vec<String> = match argument {
-        "store" => stores::in_scope(caller).into_iter().map(|(_, store)| store.name.clone()).collect(),
+        "store" => stores::in_scope(caller).into_iter().map(|(_, store)| store.name.to_string()).collect(),
         "period" => Period::names(Timestamp::now()),
         "table" => {
             let schema = services.tools.schemas().of(services, caller).await.map_err(failed)?;

@@ -140,7 +140,7 @@ pub fn get(request: GetPromptRequestParams, caller: &Caller) -> Result<GetPrompt
             format!("the store {}", stores::named(caller, &text).map_err(|error| invalid(error.message))?.1.name)
         }
         None => {
-            let names: Vec<_> = stores::in_scope(caller).into_iter().map(|(_, store)| store.name.as_str()).collect();
+            let names: Vec<_> = stores::in_scope(caller).into_iter().map(|(_, store)| &*store.name).collect();
             format!("my stores ({})", names.join(", "))
         }
     };

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    ffi::OsStr,
     io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -27,16 +28,18 @@ const FILE_MAX: u64 = 16 * 1024 * 1024;
 
 /// What tells that a file has changed without reading it.
 type Stamp = (u64, i64, i64, u64);
+/// By the names of the files: of ten thousand their common path would be most of what is held.
+type Stamps = BTreeMap<Arc<OsStr>, Stamp>;
 
 /// The files as last seen, and what they hold.
 pub struct Directory {
     path: PathBuf,
-    stamps: BTreeMap<PathBuf, Stamp>,
+    stamps: Stamps,
     /// Objects of each file that could be read, by the registry's key; those of a file that breaks stay in force.
-    held: HashMap<PathBuf, Vec<String>>,
+    held: HashMap<Arc<OsStr>, Box<[Box<str>]>>,
     objects: Objects,
     /// Files that could not be used: they are read again with every change, since it may be another file that was wrong.
-    broken: HashSet<PathBuf>,
+    broken: HashSet<Arc<OsStr>>,
 }
 
 impl Directory {
@@ -47,7 +50,7 @@ impl Directory {
     pub fn open(path: PathBuf) -> io::Result<Self> {
         let mut directory = Self {
             path,
-            stamps: BTreeMap::new(),
+            stamps: Stamps::new(),
             held: HashMap::new(),
             objects: Objects::default(),
             broken: HashSet::new(),
@@ -68,48 +71,49 @@ impl Directory {
     }
 
     /// Reads the files that are new or changed. Reading all of ten thousand for one would take seconds.
-    fn take(&mut self, stamps: BTreeMap<PathBuf, Stamp>) {
+    fn take(&mut self, stamps: Stamps) {
         self.objects.begin_list();
         let mut broken = HashSet::new();
-        let mut seen: HashMap<String, &Path> = HashMap::new();
+        let mut seen: HashMap<Box<str>, &OsStr> = HashMap::new();
         let mut held = HashMap::new();
-        for (path, stamp) in &stamps {
-            let known = self.held.remove(path);
-            let unchanged = self.stamps.get(path) == Some(stamp) && !self.broken.contains(path);
+        for (name, stamp) in &stamps {
+            let path = self.path.join(&**name);
+            let known = self.held.remove(name);
+            let unchanged = self.stamps.get(name) == Some(stamp) && !self.broken.contains(name);
             let (keys, documents) = match &known {
                 Some(keys) if unchanged => (Ok(keys.clone()), Vec::new()),
-                _ => match read(path) {
-                    Ok(documents) => (Ok(documents.iter().map(super::registry::key).collect::<Vec<_>>()), documents),
+                _ => match read(&path) {
+                    Ok(documents) => (Ok(documents.iter().map(super::registry::key).collect::<Box<[_]>>()), documents),
                     Err(problem) => (Err(problem), Vec::new()),
                 },
             };
             // Of two objects with one name the later would silently replace the earlier.
             let keys = keys.and_then(|keys| match keys.iter().find_map(|key| Some((key, seen.get(key)?))) {
-                Some((key, first)) => Err(format!("{key} stands in {} already", first.display())),
+                Some((key, first)) => Err(format!("{key} stands in {} already", self.path.join(first).display())),
                 None => Ok(keys),
             });
             let keys = match keys {
                 Ok(keys) => {
-                    seen.extend(keys.iter().map(|key| (key.clone(), path.as_path())));
+                    seen.extend(keys.iter().map(|key| (key.clone(), &**name)));
                     if documents.is_empty() {
                         keys.iter().for_each(|key| self.objects.keep(key));
                     }
                     for document in documents {
                         if let Applied::Broken(problem) = self.objects.apply(document) {
-                            report(path, &problem);
+                            report(&path, &problem);
                         }
                     }
                     keys
                 }
                 Err(problem) => {
-                    broken.insert(path.clone());
-                    report(path, &problem);
+                    broken.insert(name.clone());
+                    report(&path, &problem);
                     let keys = known.unwrap_or_default();
                     keys.iter().for_each(|key| self.objects.keep(key));
                     keys
                 }
             };
-            held.insert(path.clone(), keys);
+            held.insert(name.clone(), keys);
         }
         self.objects.end_list();
         (self.stamps, self.held, self.broken) = (stamps, held, broken);
@@ -147,19 +151,20 @@ fn report(path: &Path, problem: &str) {
     tracing::warn!(file = %path.display(), problem, "this file cannot be used; its last good state stays in force");
 }
 
-fn stamps(directory: &Path) -> io::Result<BTreeMap<PathBuf, Stamp>> {
-    let mut stamps = BTreeMap::new();
+fn stamps(directory: &Path) -> io::Result<Stamps> {
+    let mut stamps = Stamps::new();
     for entry in std::fs::read_dir(directory)? {
-        let path = entry?.path();
+        let name = entry?.file_name();
+        let path = directory.join(&name);
         let yaml = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
         // Editors' and kubelets' own files begin with a dot.
-        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        let hidden = name.as_encoded_bytes().starts_with(b".");
         if !yaml || hidden {
             continue;
         }
         match std::fs::metadata(&path) {
             Ok(meta) if meta.is_file() => {
-                stamps.insert(path, (meta.len(), meta.ctime(), meta.ctime_nsec(), meta.ino()));
+                stamps.insert(name.into(), (meta.len(), meta.ctime(), meta.ctime_nsec(), meta.ino()));
             }
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -40,11 +40,11 @@ pub struct CredentialsInForce {
     /// Login slot.
     pub slot: Slot,
     /// Version of its secret, where the status tells it.
-    pub slot_version: Option<String>,
+    pub slot_version: Option<Box<str>>,
     /// Key id.
     pub kid: u32,
     /// Version of its secret, where the status tells it.
-    pub key_version: Option<String>,
+    pub key_version: Option<Box<str>>,
 }
 
 impl From<&Credentials> for CredentialsInForce {
@@ -54,9 +54,9 @@ impl From<&Credentials> for CredentialsInForce {
         let key = context_keys.iter().find(|key| key.kid == *active_kid);
         Self {
             slot: *active_slot,
-            slot_version: slot.map(|slot| slot.secret_version.clone()),
+            slot_version: slot.map(|slot| slot.secret_version.as_str().into()),
             kid: *active_kid,
-            key_version: key.map(|key| key.secret_version.clone()),
+            key_version: key.map(|key| key.secret_version.as_str().into()),
         }
     }
 }
@@ -71,11 +71,11 @@ pub struct Tenant {
     /// Calls per minute and at a time.
     pub quotas: Quotas,
     /// Name for people.
-    pub display_name: String,
+    pub display_name: Arc<str>,
     /// Name of the database connection, for its trust roots.
-    pub database: String,
+    pub database: Arc<str>,
     /// Name of the vault that holds the secrets.
-    pub vault: String,
+    pub vault: Arc<str>,
     /// Secrets in force.
     pub credentials: CredentialsInForce,
 }

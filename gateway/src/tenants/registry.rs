@@ -55,7 +55,7 @@ impl Snapshot {
 /// One object as last seen.
 #[derive(Debug)]
 struct Entry {
-    uid: String,
+    uid: Box<str>,
     created: i64,
     rules: Option<Rules>,
     serving: Option<Arc<Tenant>>,
@@ -68,9 +68,9 @@ struct Rules {
     rules: Arc<TenantRules>,
     limits: Limits,
     quotas: Quotas,
-    display_name: String,
-    database: String,
-    vault: String,
+    display_name: Arc<str>,
+    database: Arc<str>,
+    vault: Arc<str>,
 }
 
 /// What came of one object.
@@ -85,14 +85,32 @@ pub enum Applied {
 /// The objects of the cluster.
 #[derive(Debug, Default)]
 pub struct Objects {
-    entries: BTreeMap<String, Entry>,
-    relisted: Option<HashSet<String>>,
+    entries: BTreeMap<Box<str>, Entry>,
+    relisted: Option<HashSet<Box<str>>>,
+    names: Names,
+}
+
+/// Names of databases and vaults, of which many tenants have few.
+#[derive(Debug, Default)]
+struct Names(HashSet<Arc<str>>);
+
+impl Names {
+    fn of(&mut self, name: &str) -> Arc<str> {
+        if let Some(known) = self.0.get(name) {
+            return known.clone();
+        }
+        // Those that no tenant names any more.
+        self.0.retain(|known| Arc::strong_count(known) > 1);
+        let new: Arc<str> = name.into();
+        self.0.insert(new.clone());
+        new
+    }
 }
 
 /// What an object is known by.
-pub(super) fn key(object: &DynamicObject) -> String {
+pub(super) fn key(object: &DynamicObject) -> Box<str> {
     let meta = &object.metadata;
-    format!("{}/{}", meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default())
+    format!("{}/{}", meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default()).into()
 }
 
 impl Objects {
@@ -104,7 +122,7 @@ impl Objects {
     /// The list cannot tell this object's state and does not mean that it is gone: what was known of it stays.
     pub fn keep(&mut self, key: &str) {
         if let Some(seen) = &mut self.relisted {
-            seen.insert(key.to_owned());
+            seen.insert(key.into());
         }
     }
 
@@ -121,7 +139,7 @@ impl Objects {
         if let Some(seen) = &mut self.relisted {
             seen.insert(key.clone());
         }
-        let uid = object.metadata.uid.clone().unwrap_or_default();
+        let uid: Box<str> = object.metadata.uid.as_deref().unwrap_or_default().into();
         let created = object.metadata.creation_timestamp.as_ref().map_or(i64::MAX, |time| time.0.as_second());
         // An object of the same name that was deleted in between has nothing to say about this one.
         let before = self.entries.remove(&key).filter(|entry| entry.uid == uid);
@@ -133,7 +151,7 @@ impl Objects {
             return Applied::Good;
         }
         let outcome = match object.try_parse::<RetailTenant>() {
-            Ok(parsed) => entry.take(&parsed),
+            Ok(parsed) => entry.take(&parsed, &mut self.names),
             Err(error) => {
                 entry.problem = Some("Malformed");
                 Applied::Broken(error.to_string())
@@ -153,7 +171,7 @@ impl Objects {
     pub fn snapshot(&self) -> Snapshot {
         let mut serving: Vec<_> =
             self.entries.values().filter_map(|entry| Some((entry, entry.serving.as_ref()?))).collect();
-        serving.sort_by_key(|(entry, _)| (entry.created, entry.uid.clone()));
+        serving.sort_by(|(a, _), (b, _)| (a.created, &a.uid).cmp(&(b.created, &b.uid)));
         let mut snapshot = Snapshot::default();
         for (_, tenant) in serving {
             if let std::collections::hash_map::Entry::Vacant(place) = snapshot.by_id.entry(tenant.id().clone()) {
@@ -178,10 +196,10 @@ impl Objects {
 }
 
 impl Entry {
-    fn take(&mut self, object: &RetailTenant) -> Applied {
+    fn take(&mut self, object: &RetailTenant, names: &mut Names) -> Applied {
         let outcome = match TenantRules::compile(&object.spec) {
             Ok(rules) => {
-                self.rules = Some(Rules::new(rules, &object.spec));
+                self.rules = Some(Rules::new(rules, &object.spec, names));
                 self.problem = None;
                 Applied::Good
             }
@@ -221,14 +239,14 @@ impl Entry {
 }
 
 impl Rules {
-    fn new(rules: TenantRules, spec: &RetailTenantSpec) -> Self {
+    fn new(rules: TenantRules, spec: &RetailTenantSpec, names: &mut Names) -> Self {
         Self {
             rules: Arc::new(rules),
             limits: Limits::from(&spec.gateway),
             quotas: Quotas::from(&spec.gateway),
-            display_name: spec.display_name.clone().unwrap_or_else(|| spec.tenant_id.clone()),
-            database: spec.database_ref.name.clone(),
-            vault: spec.key_vault_ref.name.clone(),
+            display_name: spec.display_name.as_ref().unwrap_or(&spec.tenant_id).as_str().into(),
+            database: names.of(&spec.database_ref.name),
+            vault: names.of(&spec.key_vault_ref.name),
         }
     }
 
@@ -329,7 +347,7 @@ mod tests {
         }));
         objects.apply(object("b", "zava", |o| o["spec"]["displayName"] = json!("older")));
         let zava: TenantId = "zava".parse().expect("id");
-        assert_eq!(objects.snapshot().get(&zava).expect("served").display_name, "older");
+        assert_eq!(objects.snapshot().get(&zava).expect("served").display_name.as_ref(), "older");
     }
 
     #[test]

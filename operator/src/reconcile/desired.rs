@@ -40,7 +40,7 @@ pub struct Desired {
     /// Name for people.
     pub display_name: String,
     /// Stores by id.
-    pub stores: BTreeMap<Uuid, StoreEntry>,
+    pub stores: BTreeMap<Uuid, StoreNames>,
     /// Login roles by slot: always both.
     pub roles: BTreeMap<Slot, DesiredRole>,
     /// Context keys that the database accepts: key id to secret.
@@ -53,6 +53,21 @@ pub struct Desired {
     pub active_kid: u32,
     /// Whether roles and secrets that are there already may be taken over.
     pub adopt: bool,
+}
+
+/// What the database holds of a store beside its id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreNames {
+    /// Name, unique in the tenant.
+    pub name: String,
+    /// For people.
+    pub display_name: String,
+}
+
+impl From<&StoreEntry> for StoreNames {
+    fn from(store: &StoreEntry) -> Self {
+        Self { name: store.name.to_string(), display_name: store.display_name.to_string() }
+    }
 }
 
 /// One login role.
@@ -110,7 +125,7 @@ impl Desired {
         Self {
             owner_uid: (*owner_uid).to_owned(),
             display_name: display_name.map_or_else(|| tenant_id.to_string(), str::to_owned),
-            stores: rules.stores().clone(),
+            stores: rules.stores().iter().map(|(id, store)| (*id, StoreNames::from(store))).collect(),
             roles: Slot::ALL.into_iter().map(|slot| (slot, role(slot))).collect(),
             keys: pairs.kids.iter().map(|(kid, _)| (*kid, context_secret_name(&tenant_id, *kid))).collect(),
             key_ends: pairs.kids.iter().filter_map(|(kid, end)| Some((*kid, (*end)?.as_second()))).collect(),

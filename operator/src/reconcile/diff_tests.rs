@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::{prelude::*, sample};
-use storefence_tenancy::{TenantId, rules::StoreEntry};
+use storefence_tenancy::TenantId;
 
 use super::*;
 use crate::{
     errors::Reason,
     reconcile::{
-        desired::{PRIVILEGED_SETTINGS, role_comment},
+        desired::{PRIVILEGED_SETTINGS, StoreNames, role_comment},
         state::{FenceRow, FenceStore, KeyRow, LoginRow, Member, RetailStore, TenantRow},
     },
 };
@@ -29,7 +29,7 @@ pub fn desired_with(stores: &[(u128, &str)], active: Slot, kid: u32) -> Desired 
         ]
         .into(),
     };
-    let entry = |name: &str| StoreEntry { name: name.to_owned(), display_name: name.to_uppercase() };
+    let entry = |name: &str| StoreNames { name: name.to_owned(), display_name: name.to_uppercase() };
     Desired {
         tenant_id,
         owner_uid: UID.to_owned(),

@@ -89,7 +89,7 @@ pub fn named<'a>(caller: &'a Caller, text: &str) -> Result<(&'a Uuid, &'a StoreE
     let found = stores.iter().find(|(known, store)| id == Some(**known) || store.name.eq_ignore_ascii_case(wanted));
     found.copied().ok_or_else(|| {
         let shown: String = wanted.chars().take(64).collect();
-        let names: Vec<_> = stores.iter().map(|(_, store)| store.name.as_str()).collect();
+        let names: Vec<_> = stores.iter().map(|(_, store)| &*store.name).collect();
         let message = format!("store {shown:?} is none of yours; you answer for {}", names.join(", "));
         ToolError::new(Code::Authorization, message)
     })

@@ -58,7 +58,7 @@ impl Tool for Whoami {
         Box::pin(async move {
             Fields::new(arguments, &[])?;
             let (tenant, scope, claims) = (&caller.tenant, &caller.scope, &caller.principal.claims);
-            let stores: Vec<_> = stores::in_scope(caller).into_iter().map(|(_, store)| store.name.as_str()).collect();
+            let stores: Vec<_> = stores::in_scope(caller).into_iter().map(|(_, store)| &*store.name).collect();
             let expires = i64::try_from(caller.principal.expires()).unwrap_or(i64::MAX);
             let expires = Timestamp::from_second(expires).unwrap_or(Timestamp::MAX);
             let limits = tenant.limits;

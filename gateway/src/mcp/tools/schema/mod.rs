@@ -120,7 +120,7 @@ impl Default for Schemas {
 impl Schemas {
     /// The schema of the caller's database, read if it is not known.
     pub async fn of(&self, services: &Services, caller: &Caller) -> Result<Arc<Schema>, ToolError> {
-        match self.0.get(&caller.tenant.database) {
+        match self.0.get(&*caller.tenant.database) {
             Some(known) => Ok(known),
             None => self.read(services, caller).await,
         }
@@ -134,7 +134,7 @@ impl Schemas {
             ToolError::new(Code::Internal, "the schema of the database could not be read")
         })?;
         let schema = Arc::new(schema);
-        self.0.insert(caller.tenant.database.clone(), schema.clone());
+        self.0.insert(caller.tenant.database.to_string(), schema.clone());
         Ok(schema)
     }
 }
