@@ -18,10 +18,11 @@ pub const START: &str = "0000000000000000000000000000000000000000000000000000000
 /// Lower-case hexadecimal SHA-256.
 #[must_use]
 pub fn sha256(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = String::with_capacity(64);
     for byte in Sha256::digest(bytes) {
-        let _ = write!(text, "{byte:02x}");
+        text.push(DIGITS[usize::from(byte >> 4)].into());
+        text.push(DIGITS[usize::from(byte & 15)].into());
     }
     text
 }
@@ -29,9 +30,11 @@ pub fn sha256(bytes: &[u8]) -> String {
 /// Completes a line: `body` is a JSON object without its closing brace. Returns the line and its hash.
 #[must_use]
 pub fn seal(body: &str, previous: &str) -> (String, String) {
-    let open = format!("{body},\"previous\":\"{previous}\"");
-    let hash = sha256(open.as_bytes());
-    (format!("{open},\"hash\":\"{hash}\"}}"), hash)
+    let mut line = String::with_capacity(body.len() + 2 * 64 + 32);
+    line.extend([body, ",\"previous\":\"", previous, "\""]);
+    let hash = sha256(line.as_bytes());
+    line.extend([",\"hash\":\"", &hash, "\"}"]);
+    (line, hash)
 }
 
 #[derive(Deserialize)]

@@ -14,7 +14,8 @@ use std::{
 };
 
 use jiff::Timestamp;
-use serde_json::json;
+use serde::Serialize;
+use uuid::Uuid;
 
 use self::meter::Meter;
 use crate::{mcp::tools::Caller, metrics::Metrics};
@@ -62,6 +63,27 @@ impl<'a> Call<'a> {
     pub const fn of(method: &'static str, target: &'static str) -> Self {
         Self { method, tool: None, target: Some(target), statement: None }
     }
+}
+
+/// A line without its place in the chain, in the order in which it is written: a person reads the number first.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Line<'a> {
+    sequence: u64,
+    bytes: u64,
+    correlation_id: Uuid,
+    duration_ms: f64,
+    method: &'a str,
+    oid: Uuid,
+    outcome: &'a str,
+    rows: u64,
+    rules: &'a [Arc<str>],
+    statement_sha256: Option<&'a str>,
+    target: Option<&'a str>,
+    tenant: &'a str,
+    tid: Uuid,
+    time: String,
+    tool: Option<&'a str>,
 }
 
 struct Writer {
@@ -113,21 +135,32 @@ impl Audit {
         let Record { caller, method, tool, target, statement, started, meter, outcome, .. } = record;
         let claims = &caller.principal.claims;
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        // A map of serde_json has no order of its own; a person reads the number first.
-        let rest = json!({
-            "time": format!("{:.3}", Timestamp::now()), "correlationId": caller.correlation, "tid": claims.tid,
-            "oid": claims.oid, "tenant": caller.tenant.id().as_str(), "rules": caller.scope.rules(),
-            "method": method, "tool": tool, "target": target,
-            "statementSha256": statement, "rows": meter.rows(), "bytes": meter.bytes(), "outcome": outcome,
-            "durationMs": started.elapsed().as_micros() as f64 / 1000.0,
-        })
-        .to_string();
         let sequence = writer.sequence + 1;
-        let body = format!("{{\"sequence\":{sequence},{}", rest.trim_start_matches('{').trim_end_matches('}'));
-        let (mut line, hash) = chain::seal(&body, &writer.last);
-        line.push('\n');
-        match writer.out.write_all(line.as_bytes()).and_then(|()| writer.out.flush()) {
-            Ok(()) => {
+        let line = Line {
+            sequence,
+            bytes: meter.bytes(),
+            correlation_id: caller.correlation,
+            duration_ms: started.elapsed().as_micros() as f64 / 1000.0,
+            method,
+            oid: claims.oid,
+            outcome,
+            rows: meter.rows(),
+            rules: caller.scope.rules(),
+            statement_sha256: statement.as_deref(),
+            target: *target,
+            tenant: caller.tenant.id().as_str(),
+            tid: claims.tid,
+            time: format!("{:.3}", Timestamp::now()),
+            tool: tool.as_deref(),
+        };
+        let written = serde_json::to_string(&line).map_err(io::Error::from).and_then(|body| {
+            let (mut line, hash) = chain::seal(body.strip_suffix('}').unwrap_or(&body), &writer.last);
+            line.push('\n');
+            writer.out.write_all(line.as_bytes()).and_then(|()| writer.out.flush())?;
+            Ok(hash)
+        });
+        match written {
+            Ok(hash) => {
                 writer.sequence = sequence;
                 writer.last = hash;
             }

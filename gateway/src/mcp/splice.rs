@@ -9,7 +9,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use uuid::Uuid;
 
 /// Where a tool leaves its result for the response to this one request.
 #[derive(Clone, Debug)]
@@ -30,7 +29,8 @@ struct Payload {
 
 impl Default for Slot {
     fn default() -> Self {
-        let mark = || Uuid::new_v4().simple().to_string();
+        // The generator of this thread, which is seeded from the system's: asking the system is a call into the kernel each time.
+        let mark = || format!("{:032x}", rand::random::<u128>());
         Self(Arc::new(Inner { structured_mark: mark(), text_mark: mark(), payload: OnceLock::new() }))
     }
 }
