@@ -56,6 +56,9 @@ enum Command {
     /// The handler that the date tool is measured against
     #[command(hide = true)]
     Bare { body: PathBuf },
+    /// The same through rmcp
+    #[command(hide = true)]
+    BareRmcp { body: PathBuf },
 }
 
 fn main() -> ExitCode {
@@ -70,9 +73,10 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn run(cli: Cli) -> Result<ExitCode> {
-    if let Some(Command::Bare { body }) = cli.command {
-        bare::serve(&body).await?;
-        return Ok(ExitCode::SUCCESS);
+    match cli.command {
+        Some(Command::Bare { body }) => return bare::serve(&body).await.map(|()| ExitCode::SUCCESS),
+        Some(Command::BareRmcp { body }) => return bare::serve_rmcp(&body).await.map(|()| ExitCode::SUCCESS),
+        None => {}
     }
     if cli.list {
         CASES.iter().for_each(|(name, what)| println!("{name:10} {what}"));

@@ -1,9 +1,13 @@
-//! `get_current_utc_date` with a valid token, against hyper alone with the same bytes.
+//! `get_current_utc_date` with a valid token, against hyper alone with the same bytes and against rmcp alone with the same
+//! result.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Result, bail};
-use serde_json::json;
+use anyhow::{Result, bail, ensure};
+use serde_json::{Value, json};
 use storefence_devstack::process::{Child, Spawn};
 
 use super::{Settings, round};
@@ -20,7 +24,8 @@ pub async fn run(world: &World, settings: Settings, report: &mut Report) -> Resu
     let request = tool_call(world.url(), &world.token("seattle-manager")?, "get_current_utc_date", json!({}))?;
     let mut first = Wire::connect(world.url(), request.clone()).await?;
     first.exchange().await?;
-    let (bare, bare_url) = bare(world, first.body()).await?;
+    let (bare, bare_url) = bare(world, "bare", first.body()).await?;
+    let (rmcp, rmcp_url) = bare_rmcp(world, &mut first).await?;
     let mut rate = 0.0;
     for connections in [1, 16, 64] {
         let mut ours = Wire::many(world.url(), &request, connections).await?;
@@ -51,6 +56,7 @@ pub async fn run(world: &World, settings: Settings, report: &mut Report) -> Resu
             ));
         }
         if connections == 16 {
+            against_rmcp(world, &request, (rmcp.pid(), &rmcp_url), settings, report).await?;
             rate = crate::report::median(&rates.iter().map(|(ours, _)| *ours).collect::<Vec<_>>()) / 2.0;
         }
     }
@@ -79,20 +85,56 @@ pub async fn run(world: &World, settings: Settings, report: &mut Report) -> Resu
     Ok(())
 }
 
+/// What of it is rmcp's: the floor of whoever leaves the protocol to it.
+async fn against_rmcp(
+    world: &World,
+    request: &Arc<[u8]>,
+    (pid, url): (u32, &str),
+    settings: Settings,
+    report: &mut Report,
+) -> Result<()> {
+    let mut ours = Wire::many(world.url(), request, 16).await?;
+    let mut theirs = Wire::many(url, request, 16).await?;
+    let mut cpu = Vec::new();
+    for _ in 0..settings.rounds {
+        let (our_cpu, _, back) = round(world.gateway_pid(), ours, ROUND).await?;
+        ours = back;
+        let (their_cpu, _, back) = round(pid, theirs, ROUND).await?;
+        theirs = back;
+        cpu.push((our_cpu, their_cpu));
+    }
+    let what = "date tool, CPU per call at 16";
+    report.add(Row::ratio("date.cpu.rmcp", what, "rmcp alone", "µs", Aim::Smaller, &cpu));
+    Ok(())
+}
+
+/// Starts rmcp alone, and makes sure that it gives the same answer.
+async fn bare_rmcp(world: &World, ours: &mut Wire) -> Result<(Child, String)> {
+    let (child, url) = bare(world, "bare-rmcp", ours.body()).await?;
+    let request = tool_call(&url, "none", "get_current_utc_date", json!({}))?;
+    let mut wire = Wire::connect(&url, request).await?;
+    let status = wire.exchange().await?;
+    let result = |wire: &Wire| -> Result<Value> { Ok(serde_json::from_slice::<Value>(wire.body())?["result"].take()) };
+    let (theirs, ours) = (result(&wire)?, result(ours)?);
+    ensure!(status == 200 && theirs["structuredContent"] == ours["structuredContent"], "rmcp alone: {status} {theirs}");
+    Ok((child, url))
+}
+
 /// Starts the bare handler as a process of its own, so that its CPU time can be told apart.
-async fn bare(world: &World, body: &[u8]) -> Result<(Child, String)> {
+async fn bare(world: &World, command: &str, body: &[u8]) -> Result<(Child, String)> {
     let path = |name: &str| world.directory.path().join(name);
-    std::fs::write(path("bare.json"), body)?;
-    let spawn = Spawn::new(std::env::current_exe()?).arg("bare").arg(path("bare.json"));
-    let mut child = spawn.stdout(path("bare.port")).log(path("bare.log")).start()?;
+    let [answer, port, log] = ["json", "port", "log"].map(|kind| path(&format!("{command}.{kind}")));
+    std::fs::write(&answer, body)?;
+    let spawn = Spawn::new(std::env::current_exe()?).arg(command).arg(answer);
+    let mut child = spawn.stdout(port.clone()).log(log).start()?;
     let begun = Instant::now();
     loop {
-        let text = std::fs::read_to_string(path("bare.port")).unwrap_or_default();
+        let text = std::fs::read_to_string(&port).unwrap_or_default();
         if let Some(port) = text.strip_suffix('\n') {
             return Ok((child, format!("http://127.0.0.1:{port}")));
         }
         if !child.is_running() || begun.elapsed() > Duration::from_secs(10) {
-            bail!("the bare handler did not start: {}", child.log_tail(5));
+            bail!("{command} did not start: {}", child.log_tail(5));
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
