@@ -15,7 +15,9 @@ use kube::{
     api::{ApiResource, DynamicObject, ListParams},
 };
 use storefence_azure::CaFileError;
-use storefence_tenancy::{RetailTenant, Scope, TenantRules, claims::TokenKind, scope::StoreSet};
+use storefence_tenancy::{
+    RetailTenant, Scope, TenantRules, claims::TokenKind, resource::ToolName, rules::ToolSet, scope::StoreSet,
+};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -117,7 +119,14 @@ async fn explanation(settings: &Settings) -> Result<(String, bool), ExplainError
                             format!("stores {}", names.collect::<Vec<_>>().join(", "))
                         }
                     };
-                    format!("{}; rules {}; {stores}", scope.role(), scope.rules().join(", "))
+                    let tools = match scope.tools() {
+                        ToolSet::All => "all tools".to_owned(),
+                        ToolSet::Some(tools) => {
+                            let names = tools.iter().map(|tool| tool.as_str());
+                            format!("tools {}", names.chain(ToolName::EVERYBODYS).collect::<Vec<_>>().join(", "))
+                        }
+                    };
+                    format!("{}; rules {}; {stores}; {tools}", scope.role(), scope.rules().join(", "))
                 }
             },
         };

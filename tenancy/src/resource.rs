@@ -4,6 +4,7 @@
 
 mod policy;
 mod status;
+mod tools;
 
 use std::{fmt, time::Duration};
 
@@ -18,6 +19,7 @@ pub use status::{
     ContextKeyVersion, Credentials, DRIFT_HISTORY_MAX, DriftOutcome, DriftRecord, LastRotation, LoginSlot,
     RetailTenantStatus, RotationInProgress,
 };
+pub use tools::ToolName;
 
 /// API group.
 pub const GROUP: &str = "retail.storefence.dev";
@@ -275,6 +277,13 @@ pub struct PrincipalRule {
     #[serde(default)]
     #[schemars(length(max = 500), inner(length(max = 63)), extend("x-kubernetes-list-type" = "set"))]
     pub stores: Vec<String>,
+
+    /// The tools that the rule grants, of those that read the chain's rows; all of them where absent. A token may use the
+    /// tools of all rules that match it, each over all of its stores. `whoami`, `list_stores` and `get_current_utc_date`
+    /// are everybody's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<ToolName>>", length(min = 1, max = 5), extend("x-kubernetes-list-type" = "set"))]
+    pub tools: Option<Vec<String>>,
 }
 
 /// A claim and the value it must have.

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::{
     TenantId,
-    resource::{PrincipalRule, RetailTenantSpec, Role, STORES_MAX, UNTRUSTED_CLAIMS},
+    resource::{PrincipalRule, RetailTenantSpec, Role, STORES_MAX, ToolName, UNTRUSTED_CLAIMS},
 };
 
 /// One field of a spec that cannot be used, and the way out.
@@ -58,6 +58,34 @@ pub enum Grant {
     FromClaim,
 }
 
+/// The tools of a rule or of a scope.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ToolSet {
+    /// All tools, those of later releases included.
+    All,
+    /// These, and those that are everybody's; never empty.
+    Some(BTreeSet<ToolName>),
+}
+
+impl ToolSet {
+    /// Whether the tool of this name is granted. What no rule can name is everybody's.
+    #[must_use]
+    pub fn contains(&self, name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Some(tools) => ToolName::named(name).is_none_or(|tool| tools.contains(&tool)),
+        }
+    }
+
+    pub(crate) fn extend(&mut self, more: &Self) {
+        match (&mut *self, more) {
+            (Self::All, _) => {}
+            (_, Self::All) => *self = Self::All,
+            (Self::Some(mine), Self::Some(more)) => mine.extend(more),
+        }
+    }
+}
+
 /// A principal rule, resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
@@ -67,8 +95,10 @@ pub struct Rule {
     pub role: Role,
     /// Whom it matches.
     pub selector: Selector,
-    /// What it grants.
+    /// Which stores it grants.
     pub grant: Grant,
+    /// Which tools it grants.
+    pub tools: ToolSet,
 }
 
 /// A store, resolved. A gateway holds those of ten thousand chains: texts are shared, not copied.
@@ -250,6 +280,7 @@ fn compile_rule(
         claim,
         stores_from_claim,
         stores,
+        tools,
     } = principal;
     let mut selectors = Vec::new();
     if let Some(id) = entra_user {
@@ -309,8 +340,32 @@ fn compile_rule(
         }
         _ => {}
     }
+    let tools = compile_tools(field, tools.as_deref(), problems);
     let selector = selectors.into_iter().next()?;
-    Some(Rule { name: name.as_str().into(), role: *role, selector, grant })
+    Some(Rule { name: name.as_str().into(), role: *role, selector, grant, tools })
+}
+
+fn compile_tools(field: &str, tools: Option<&[String]>, problems: &mut Problems) -> ToolSet {
+    let Some(names) = tools else { return ToolSet::All };
+    if names.is_empty() {
+        problems
+            .add(&format!("{field}.tools"), "at least one tool is expected; all are granted where it is absent".into());
+    }
+    let mut granted = BTreeSet::new();
+    for (i, name) in names.iter().enumerate() {
+        match ToolName::named(name) {
+            Some(tool) if granted.insert(tool) => {}
+            Some(_) => problems.add(&format!("{field}.tools[{i}]"), format!("'{name}' stands twice")),
+            None if ToolName::EVERYBODYS.contains(&name.as_str()) => {
+                problems.add(&format!("{field}.tools[{i}]"), format!("remove '{name}': every caller has it"));
+            }
+            None => {
+                let known = ToolName::ALL.map(ToolName::as_str).join(", ");
+                problems.add(&format!("{field}.tools[{i}]"), format!("'{name}' is none of the tools {known}"));
+            }
+        }
+    }
+    ToolSet::Some(granted)
 }
 
 #[derive(Default)]

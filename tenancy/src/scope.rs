@@ -1,4 +1,4 @@
-//! The scope of a verified token within one tenant: role and stores.
+//! The scope of a verified token within one tenant: role, stores and tools.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -8,7 +8,7 @@ use crate::{
     TenantId,
     claims::{Claims, Groups, TokenKind},
     resource::Role,
-    rules::{Grant, Rule, Selector, TenantRules},
+    rules::{Grant, Rule, Selector, TenantRules, ToolSet},
 };
 
 /// The stores a scope reaches.
@@ -44,6 +44,7 @@ pub struct Scope {
     tenant: TenantId,
     role: Role,
     stores: StoreSet,
+    tools: ToolSet,
     rules: Vec<Arc<str>>,
 }
 
@@ -78,7 +79,8 @@ impl NoScope {
 }
 
 impl Scope {
-    /// Maps claims to the scope: the union over all matching rules, `HeadOffice` being all stores. No match is no
+    /// Maps claims to the scope: the union over all matching rules, `HeadOffice` being all stores and a rule without a list
+    /// all tools. No match is no
     /// scope; there is no default.
     ///
     /// # Errors
@@ -96,6 +98,7 @@ impl Scope {
                         tenant: tenant.tenant_id().clone(),
                         role: rule.role,
                         stores,
+                        tools: rule.tools.clone(),
                         rules: vec![rule.name.clone()],
                     });
                 }
@@ -118,6 +121,7 @@ impl Scope {
     fn widen(&mut self, rule: &Rule, stores: StoreSet) {
         self.role = self.role.max(rule.role);
         self.rules.push(rule.name.clone());
+        self.tools.extend(&rule.tools);
         match (&mut self.stores, stores) {
             (StoreSet::All, _) => {}
             (mine, StoreSet::All) => *mine = StoreSet::All,
@@ -141,6 +145,12 @@ impl Scope {
     #[must_use]
     pub const fn stores(&self) -> &StoreSet {
         &self.stores
+    }
+
+    /// The tools that may be used: what one of the matching rules grants may be used over all stores in reach.
+    #[must_use]
+    pub const fn tools(&self) -> &ToolSet {
+        &self.tools
     }
 
     /// Names of the rules that matched, in the order of the spec.

@@ -7,7 +7,7 @@ use storefence_tenancy::{
     claims::{Groups, TokenKind},
     resource::{
         AdoptionPolicy, ClaimMatch, ConnectionRef, DeletionPolicy, Entra, GatewayLimits, Mode, PrincipalRule, Role,
-        Rotation, Store,
+        Rotation, Store, ToolName,
     },
     scope::{NoScope, StoreSet},
 };
@@ -31,8 +31,9 @@ fn store_name(n: u8) -> String {
 
 fn rule(stores: u8) -> impl Strategy<Value = PrincipalRule> {
     let role = prop_oneof![Just(Role::StoreManager), Just(Role::RegionalManager), Just(Role::HeadOffice)];
-    (role, 0u8..6, 0u8..3, prop::collection::btree_set(0..stores, 1..=stores as usize)).prop_map(
-        |(role, kind, who, granted)| {
+    let tools = prop::option::of(prop::collection::btree_set(prop::sample::select(&ToolName::ALL[..]), 1..4));
+    (role, 0u8..6, 0u8..3, prop::collection::btree_set(0..stores, 1..=stores as usize), tools).prop_map(
+        |(role, kind, who, granted, tools)| {
             let mut rule = PrincipalRule {
                 name: String::new(),
                 role,
@@ -43,6 +44,7 @@ fn rule(stores: u8) -> impl Strategy<Value = PrincipalRule> {
                 claim: None,
                 stores_from_claim: None,
                 stores: granted.into_iter().map(store_name).collect(),
+                tools: tools.map(|tools| tools.iter().map(ToString::to_string).collect()),
             };
             match kind {
                 0 => rule.entra_user = Some(id(who)),
@@ -197,6 +199,17 @@ proptest! {
             let id = Uuid::parse_str(&store.id).unwrap();
             let seen = scope.as_ref().is_ok_and(|scope| scope.stores().contains(&id));
             prop_assert_eq!(seen, expected, "{} {:?}", store.name, scope);
+        }
+        // A tool is granted where a rule that grants some store grants it, whatever the store.
+        for tool in ToolName::ALL {
+            let by = |rule: &PrincipalRule| rule.tools.as_ref().is_none_or(|tools| tools.iter().any(|name| name == tool.as_str()));
+            let matches = |rule: &PrincipalRule| spec.stores.iter().any(|store| oracle(&raw, rule, store));
+            let expected = served && spec.principals.iter().any(|rule| by(rule) && matches(rule));
+            let seen = scope.as_ref().is_ok_and(|scope| scope.tools().contains(tool.as_str()));
+            prop_assert_eq!(seen, expected, "{} {:?}", tool, scope);
+        }
+        if let Ok(scope) = &scope {
+            prop_assert!(ToolName::EVERYBODYS.iter().all(|tool| scope.tools().contains(tool)));
         }
         match &scope {
             Ok(scope) => {

@@ -50,7 +50,7 @@ pub struct App {
     pub metadata: Arc<Metadata>,
     /// Host and Origin.
     pub allowed: Allowed,
-    /// Tool calls under way.
+    /// Calls under way.
     pub calls: Arc<Calls>,
     /// Longest wait for a request body.
     pub body_timeout: Duration,
@@ -147,7 +147,7 @@ async fn mcp(app: &App, tenant: Option<&str>, request: Request) -> Response {
         }
     };
     let under_way = match (envelope.method.as_deref(), &envelope.id) {
-        (Some("tools/call"), Some(id)) => Some(app.calls.begin(&caller.principal, id)),
+        (Some(method), Some(id)) if protocol::is_cancellable(method) => Some(app.calls.begin(&caller.principal, id)),
         (Some("notifications/cancelled"), _) => {
             let message: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
             app.calls.cancel(&caller.principal, &message["params"]["requestId"]);

@@ -33,9 +33,12 @@ pub async fn complete(
     caller: &Caller,
 ) -> Result<CompleteResult, ErrorData> {
     let argument = request.argument.name.as_str();
+    let tools = caller.scope.tools();
     let known = match &request.r#ref {
-        Reference::Prompt(prompt) => prompts::takes(&prompt.name, argument),
-        Reference::Resource(resource) => resource.uri == resources::TABLE_TEMPLATE && argument == "table",
+        Reference::Prompt(prompt) => prompts::takes(&prompt.name, argument, tools),
+        Reference::Resource(resource) => {
+            resources::granted(tools) && resource.uri == resources::TABLE_TEMPLATE && argument == "table"
+        }
         _ => false,
     };
     if !known {

@@ -29,8 +29,8 @@ use super::{
 
 const SUPPORTED: &[ProtocolVersion] = &[ProtocolVersion::V_2025_11_25, ProtocolVersion::V_2026_07_28];
 const INSTRUCTIONS: &str = "Answers questions about one retail chain from its PostgreSQL database. You see the rows of the \
-    stores you answer for and no others; list_stores names them. Write PostgreSQL SELECT statements for \
-    execute_sales_query; tables are in the schema retail. Ask get_current_utc_date before you use words like today or \
+    stores you answer for and no others; list_stores names them. Where you have execute_sales_query, write PostgreSQL \
+    SELECT statements for it; tables are in the schema retail. Which tools you have depends on who you are. Ask get_current_utc_date before you use words like today or \
     last quarter.";
 /// How long a client may keep a list or a resource, in milliseconds.
 const LIST_TTL: u64 = 60_000;
@@ -101,8 +101,9 @@ impl ServerHandler for Handler {
         context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
         let started = Instant::now();
+        let caller = caller(&context)?;
         first_page(request)?;
-        let mut result = ListToolsResult::with_all_items(self.services.tools.definitions());
+        let mut result = ListToolsResult::with_all_items(self.services.tools.definitions(&caller.scope));
         (result.ttl_ms, result.cache_scope) = caching(&context);
         self.services.observe("tools/list", "", "", started);
         Ok(result)
@@ -113,8 +114,9 @@ impl ServerHandler for Handler {
         request: Option<PaginatedRequestParams>,
         context: RequestContext<RoleServer>,
     ) -> Result<ListPromptsResult, ErrorData> {
+        let caller = caller(&context)?;
         first_page(request)?;
-        let mut result = ListPromptsResult::with_all_items(prompts::list());
+        let mut result = ListPromptsResult::with_all_items(prompts::list(caller.scope.tools()));
         (result.ttl_ms, result.cache_scope) = caching(&context);
         Ok(result)
     }
@@ -136,8 +138,9 @@ impl ServerHandler for Handler {
         request: Option<PaginatedRequestParams>,
         context: RequestContext<RoleServer>,
     ) -> Result<ListResourcesResult, ErrorData> {
+        let caller = caller(&context)?;
         first_page(request)?;
-        let mut result = ListResourcesResult::with_all_items(resources::list());
+        let mut result = ListResourcesResult::with_all_items(resources::list(caller.scope.tools()));
         (result.ttl_ms, result.cache_scope) = caching(&context);
         Ok(result)
     }
@@ -147,8 +150,9 @@ impl ServerHandler for Handler {
         request: Option<PaginatedRequestParams>,
         context: RequestContext<RoleServer>,
     ) -> Result<ListResourceTemplatesResult, ErrorData> {
+        let caller = caller(&context)?;
         first_page(request)?;
-        let mut result = ListResourceTemplatesResult::with_all_items(resources::templates());
+        let mut result = ListResourceTemplatesResult::with_all_items(resources::templates(caller.scope.tools()));
         (result.ttl_ms, result.cache_scope) = caching(&context);
         Ok(result)
     }
@@ -194,8 +198,9 @@ impl ServerHandler for Handler {
         let statement = request.arguments.as_ref().and_then(|arguments| arguments.get("postgresql_query")?.as_str());
         let call = Call { statement, ..Call::tool(known.map_or("unknown", |tool| tool.name())) };
         let operation = Operation::begin(&self.services, &caller, &context, call);
-        let Some(tool) = known else {
-            operation.end("UNKNOWN_TOOL", "-32602");
+        // A tool that no rule of the caller's grants is one that does not exist; only the audit knows better.
+        let Some(tool) = known.filter(|tool| caller.scope.tools().contains(tool.name())) else {
+            operation.end(if known.is_some() { "FORBIDDEN_TOOL" } else { "UNKNOWN_TOOL" }, "-32602");
             let name: String = request.name.chars().take(128).collect();
             return Err(ErrorData::invalid_params(format!("Unknown tool: {name}"), None));
         };

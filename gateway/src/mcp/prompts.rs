@@ -6,6 +6,7 @@ use rmcp::{
     model::{GetPromptRequestParams, GetPromptResult, Prompt, PromptArgument, PromptMessage, Role},
 };
 use serde_json::Value;
+use storefence_tenancy::{resource::ToolName, rules::ToolSet};
 
 use super::tools::{Caller, period::Period, stores};
 
@@ -18,6 +19,18 @@ struct Question {
     arguments: &'static [&'static str],
     /// The text; `{stores}`, `{period}` and `{category}` are filled in.
     text: &'static str,
+}
+
+impl Question {
+    /// Whether a caller with these tools has all that the text asks for.
+    fn fits(&self, tools: &ToolSet) -> bool {
+        ToolName::ALL.map(ToolName::as_str).into_iter().all(|tool| !self.text.contains(tool) || tools.contains(tool))
+    }
+
+    /// The prompt of this name, if a caller with these tools has it.
+    fn find(name: &str, tools: &ToolSet) -> Option<&'static Self> {
+        QUESTIONS.iter().find(|question| question.name == name).filter(|question| question.fits(tools))
+    }
 }
 
 const STORE: &str = "store";
@@ -71,11 +84,12 @@ const QUESTIONS: [Question; 5] = [
     },
 ];
 
-/// The prompts, in the order of their names.
+/// The prompts that a caller with these tools can follow, in the order of their names.
 #[must_use]
-pub fn list() -> Vec<Prompt> {
+pub fn list(tools: &ToolSet) -> Vec<Prompt> {
     QUESTIONS
         .iter()
+        .filter(|question| question.fits(tools))
         .map(|question| {
             let arguments = question.arguments.iter().map(|name| {
                 let description = match *name {
@@ -96,19 +110,19 @@ pub fn known(name: &str) -> &'static str {
     QUESTIONS.iter().find(|question| question.name == name).map_or("unknown", |question| question.name)
 }
 
-/// Whether a prompt takes this argument.
+/// Whether a prompt that a caller with these tools has takes this argument.
 #[must_use]
-pub fn takes(prompt: &str, argument: &str) -> bool {
-    QUESTIONS.iter().any(|question| question.name == prompt && question.arguments.contains(&argument))
+pub fn takes(prompt: &str, argument: &str, tools: &ToolSet) -> bool {
+    Question::find(prompt, tools).is_some_and(|question| question.arguments.contains(&argument))
 }
 
 /// The text of one prompt.
 ///
 /// # Errors
-/// Invalid params: an unknown prompt or argument, a store that is none of the caller's, no such period.
+/// Invalid params: an unknown prompt (one whose tools the caller lacks is no other) or argument, a store that is none of the caller's, no such period.
 pub fn get(request: GetPromptRequestParams, caller: &Caller) -> Result<GetPromptResult, ErrorData> {
     let invalid = |message: String| ErrorData::invalid_params(message, None);
-    let Some(question) = QUESTIONS.iter().find(|question| question.name == request.name) else {
+    let Some(question) = Question::find(&request.name, caller.scope.tools()) else {
         let name: String = request.name.chars().take(128).collect();
         return Err(invalid(format!("Unknown prompt: {name}")));
     };
@@ -156,6 +170,8 @@ pub fn get(request: GetPromptRequestParams, caller: &Caller) -> Result<GetPrompt
 
 #[cfg(test)]
 mod tests {
+    use storefence_tenancy::{resource::ToolName, rules::ToolSet};
+
     use super::{QUESTIONS, list, takes};
 
     #[test]
@@ -170,7 +186,19 @@ mod tests {
                 question.name
             );
         }
-        let names: Vec<_> = list().into_iter().map(|prompt| prompt.name).collect();
-        assert!(names.is_sorted() && takes("top_products", "category") && !takes("top_products", "x"));
+        let all = ToolSet::All;
+        let names: Vec<_> = list(&all).into_iter().map(|prompt| prompt.name).collect();
+        assert!(names.is_sorted() && takes("top_products", "category", &all) && !takes("top_products", "x", &all));
+    }
+
+    #[test]
+    fn a_prompt_needs_each_tool_that_it_names() {
+        let names = |tools: &[ToolName]| -> Vec<String> {
+            let tools = ToolSet::Some(tools.iter().copied().collect());
+            list(&tools).into_iter().map(|prompt| prompt.name).collect()
+        };
+        assert_eq!(names(&[ToolName::ExecuteSalesQuery]), ["monthly_trends", "stock_at_risk"]);
+        assert!(names(&[ToolName::GetStorePerformance, ToolName::GetMultipleTableSchemas]).is_empty());
+        assert_eq!(names(&ToolName::ALL).len(), QUESTIONS.len());
     }
 }

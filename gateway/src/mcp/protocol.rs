@@ -13,6 +13,8 @@ const HEADERLESS: &str = "2025-03-26";
 
 /// Methods that count themselves, with what they came to.
 const COUNTED: [&str; 5] = ["tools/call", "tools/list", "resources/read", "prompts/get", "completion/complete"];
+/// Methods that `notifications/cancelled` ends: those that may ask the database.
+const CANCELLABLE: [&str; 4] = ["tools/call", "resources/read", "prompts/get", "completion/complete"];
 /// All that are served.
 const METHODS: [&str; 13] = [
     "tools/call",
@@ -56,6 +58,12 @@ impl Envelope {
     pub fn other_method(&self) -> Option<&'static str> {
         self.known_method().filter(|method| !COUNTED.contains(method))
     }
+}
+
+/// Whether a request of this method is ended by `notifications/cancelled`.
+#[must_use]
+pub fn is_cancellable(method: &str) -> bool {
+    CANCELLABLE.contains(&method)
 }
 
 /// An answer that ends a request before rmcp sees it.

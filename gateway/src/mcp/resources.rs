@@ -6,6 +6,7 @@ use rmcp::{
     ErrorData,
     model::{ReadResourceResult, Resource, ResourceContents, ResourceTemplate},
 };
+use storefence_tenancy::{resource::ToolName, rules::ToolSet};
 
 use super::tools::{Caller, Code, Services, ToolError, table_schemas};
 
@@ -15,9 +16,18 @@ const TABLE: &str = "storefence://schema/";
 /// The template of one table.
 pub const TABLE_TEMPLATE: &str = "storefence://schema/{table}";
 
+/// Whether a caller with these tools has resources: all of them say what the schema tool says.
+#[must_use]
+pub fn granted(tools: &ToolSet) -> bool {
+    tools.contains(ToolName::GetMultipleTableSchemas.as_str())
+}
+
 /// The fixed ones.
 #[must_use]
-pub fn list() -> Vec<Resource> {
+pub fn list(tools: &ToolSet) -> Vec<Resource> {
+    if !granted(tools) {
+        return Vec::new();
+    }
     vec![
         Resource::new(DICTIONARY, "data-dictionary")
             .with_title("Data dictionary")
@@ -34,7 +44,10 @@ pub fn list() -> Vec<Resource> {
 
 /// The one with a parameter.
 #[must_use]
-pub fn templates() -> Vec<ResourceTemplate> {
+pub fn templates(tools: &ToolSet) -> Vec<ResourceTemplate> {
+    if !granted(tools) {
+        return Vec::new();
+    }
     vec![
         ResourceTemplate::new(TABLE_TEMPLATE, "table")
             .with_title("One table")
@@ -57,8 +70,11 @@ pub fn known(uri: &str) -> &'static str {
 /// Reads one.
 ///
 /// # Errors
-/// Not found; or what kept the database from answering.
+/// Not found, which goes for all where the caller lacks the schema tool; or what kept the database from answering.
 pub async fn read(uri: &str, services: &Services, caller: &Caller) -> Result<ReadResourceResult, ErrorData> {
+    if !granted(caller.scope.tools()) {
+        return Err(not_found(uri));
+    }
     let schemas = services.tools.schemas();
     let (text, kind) = match uri {
         DICTIONARY => (dictionary(services, caller).await.map_err(|error| refused(uri, &error))?, "text/markdown"),

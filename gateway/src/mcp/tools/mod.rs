@@ -147,10 +147,15 @@ impl Catalogue {
         &self.schemas
     }
 
-    /// What clients are told, in a fixed order.
+    /// What a caller with this scope is told, in a fixed order.
     #[must_use]
-    pub fn definitions(&self) -> Vec<Definition> {
-        self.tools.iter().map(|tool| tool.definition().clone()).collect()
+    pub fn definitions(&self, scope: &Scope) -> Vec<Definition> {
+        self.granted(scope).map(|tool| tool.definition().clone()).collect()
+    }
+
+    /// The tools of this scope, in the same order.
+    pub fn granted<'a>(&'a self, scope: &'a Scope) -> impl Iterator<Item = &'a dyn Tool> {
+        self.tools.iter().map(AsRef::as_ref).filter(|tool| scope.tools().contains(tool.name()))
     }
 }
 
@@ -187,12 +192,24 @@ fn definition(
 
 #[cfg(test)]
 mod tests {
+    use storefence_tenancy::resource::ToolName;
+
     use super::{Catalogue, error};
 
     #[test]
+    fn every_tool_is_granted_by_name_or_everybodys() {
+        let catalogue = Catalogue::default();
+        let names: Vec<_> = catalogue.tools.iter().map(|tool| tool.name()).collect();
+        let mut known: Vec<_> = ToolName::ALL.map(ToolName::as_str).into_iter().chain(ToolName::EVERYBODYS).collect();
+        known.sort_unstable();
+        assert_eq!(names, known);
+    }
+
+    #[test]
     fn no_answer_has_a_field_that_means_something_else_in_an_error() {
-        for tool in Catalogue::default().definitions() {
-            let schema = tool.output_schema.expect("an output schema");
+        for tool in &Catalogue::default().tools {
+            let tool = tool.definition();
+            let schema = tool.output_schema.as_ref().expect("an output schema");
             let answer = schema["anyOf"][0]["required"].as_array().expect("the fields of an answer");
             assert!(!answer.is_empty(), "{}", tool.name);
             for (name, _) in error::schema() {

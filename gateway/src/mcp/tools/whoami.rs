@@ -18,8 +18,8 @@ impl Default for Whoami {
         Self(definition(
             "whoami",
             "Who you are here",
-            "Tells who you are as the gateway sees your token: the chain, your role, the stores you answer for, the rules that \
-             granted them, the limits of your statements and when the token expires. Call it when rows seem to be missing.",
+            "Tells who you are as the gateway sees your token: the chain, your role, the stores you answer for, the tools you may \
+             use, the rules that granted them, the limits of your statements and when the token expires. Call it when rows seem to be missing.",
             json!({"type": "object", "properties": {}, "additionalProperties": false}),
             json!({
                 "type": "object",
@@ -31,6 +31,7 @@ impl Default for Whoami {
                     "role": {"type": "string", "enum": ["StoreManager", "RegionalManager", "HeadOffice"]},
                     "rules": texts("Principal rules that match the token"),
                     "stores": texts("Names of the stores whose rows you see"),
+                    "tools": texts("Names of the tools you may use; tools/list describes them"),
                     "limits": {"type": "object", "properties": {
                         "maxRows": {"type": "integer", "description": "Most rows of an answer"},
                         "maxResultBytes": {"type": "integer", "description": "Most bytes of an answer's rows"},
@@ -38,7 +39,7 @@ impl Default for Whoami {
                     }, "required": ["maxRows", "maxResultBytes", "statementTimeoutSeconds"]},
                     "expires": text("When the token expires, ISO 8601, UTC"),
                 },
-                "required": ["tenantId", "tenantName", "directoryId", "objectId", "role", "rules", "stores", "limits", "expires"],
+                "required": ["tenantId", "tenantName", "directoryId", "objectId", "role", "rules", "stores", "tools", "limits", "expires"],
             }),
         ))
     }
@@ -51,7 +52,7 @@ impl Tool for Whoami {
 
     fn call<'a>(
         &'a self,
-        _: &'a Services,
+        services: &'a Services,
         caller: &'a Caller,
         arguments: JsonObject,
     ) -> BoxFuture<'a, Result<ToolOutput, ToolError>> {
@@ -59,22 +60,24 @@ impl Tool for Whoami {
             Fields::new(arguments, &[])?;
             let (tenant, scope, claims) = (&caller.tenant, &caller.scope, &caller.principal.claims);
             let stores: Vec<_> = stores::in_scope(caller).into_iter().map(|(_, store)| &*store.name).collect();
+            let tools: Vec<_> = services.tools.granted(scope).map(Tool::name).collect();
             let expires = i64::try_from(caller.principal.expires()).unwrap_or(i64::MAX);
             let expires = Timestamp::from_second(expires).unwrap_or(Timestamp::MAX);
             let limits = tenant.limits;
             let text = format!(
-                "{} at {} ({}), stores: {}; rules: {}; answers up to {} rows, statements up to {} s; token until {expires}",
+                "{} at {} ({}), stores: {}; rules: {}; tools: {}; answers up to {} rows, statements up to {} s; token until {expires}",
                 scope.role(),
                 tenant.display_name,
                 tenant.id(),
                 stores.join(", "),
                 scope.rules().join(", "),
+                tools.join(", "),
                 limits.max_rows,
                 limits.timeout.as_secs_f64(),
             );
             let structured = json!({
                 "tenantId": tenant.id().as_str(), "tenantName": tenant.display_name, "directoryId": claims.tid,
-                "objectId": claims.oid, "role": scope.role(), "rules": scope.rules(), "stores": stores,
+                "objectId": claims.oid, "role": scope.role(), "rules": scope.rules(), "stores": stores, "tools": tools,
                 "limits": {"maxRows": limits.max_rows, "maxResultBytes": limits.max_bytes,
                            "statementTimeoutSeconds": limits.timeout.as_secs_f64()},
                 "expires": expires.to_string(),
