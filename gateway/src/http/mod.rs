@@ -33,6 +33,7 @@ use self::{auth::Access, calls::Calls, hosts::Allowed, metadata::Metadata};
 use crate::{
     mcp::{
         handler::Handler,
+        logging::SESSION,
         prompts,
         protocol::{self, Envelope, Refusal},
         splice::Slot,
@@ -169,6 +170,14 @@ async fn mcp(app: &App, tenant: Option<&str>, request: Request) -> Response {
     let handling = app.mcp.handle(http::Request::from_parts(parts, Full::new(body)));
     let response = handling.instrument(span.clone()).await;
     let mut response = finish(response, &slot, &envelope, (under_way, in_flight)).await;
+    // Only tells the clients of one token apart (see mcp::logging): it is neither kept nor asked for, so that any replica
+    // answers.
+    if envelope.method.as_deref() == Some("initialize")
+        && response.status().is_success()
+        && let Ok(value) = HeaderValue::try_from(uuid::Uuid::new_v4().to_string())
+    {
+        response.headers_mut().insert(SESSION, value);
+    }
     // Tools are observed where they run, with their names and outcomes.
     if let Some(method) = envelope.other_method() {
         let error = if response.status().is_success() { "" } else { "refused" };

@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, sync::Arc, time::Instant};
 
+#[allow(deprecated)] // by SEP-2577; 2025-11-25 has it
+use rmcp::model::{SetLevelRequestMethod, SetLevelRequestParams};
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
@@ -21,6 +23,7 @@ use crate::{
 
 use super::{
     completions,
+    logging::Levels,
     operation::Operation,
     prompts, resources,
     splice::Slot,
@@ -41,13 +44,14 @@ const CACHE_AGE: &str = "retail.storefence.dev/cacheAgeSeconds";
 #[derive(Clone)]
 pub struct Handler {
     services: Arc<Services>,
+    levels: Arc<Levels>,
 }
 
 impl Handler {
     /// Serves these tools.
     #[must_use]
-    pub const fn new(services: Arc<Services>) -> Self {
-        Self { services }
+    pub fn new(services: Arc<Services>) -> Self {
+        Self { services, levels: Arc::default() }
     }
 }
 
@@ -76,12 +80,14 @@ fn caching(context: &RequestContext<RoleServer>) -> (Option<u64>, Option<CacheSc
 }
 
 impl ServerHandler for Handler {
+    #[allow(deprecated)] // logging, by SEP-2577
     fn get_info(&self) -> ServerConfig {
         let capabilities = ServerCapabilities::builder()
             .enable_tools()
             .enable_prompts()
             .enable_resources()
             .enable_completions()
+            .enable_logging()
             .build();
         let server = Implementation::new("storefence-gateway", env!("CARGO_PKG_VERSION")).with_title("Storefence");
         ServerConfig::new(capabilities).with_server_info(server).with_instructions(INSTRUCTIONS)
@@ -107,6 +113,20 @@ impl ServerHandler for Handler {
         (result.ttl_ms, result.cache_scope) = caching(&context);
         self.services.observe("tools/list", "", "", started);
         Ok(result)
+    }
+
+    #[allow(deprecated)] // by SEP-2577
+    async fn set_level(
+        &self,
+        request: SetLevelRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        // The newer revision says with each request what it wants to be told.
+        if context.protocol_version().is_some_and(|version| version >= ProtocolVersion::V_2026_07_28) {
+            return Err(ErrorData::method_not_found::<SetLevelRequestMethod>());
+        }
+        self.levels.set(&context, &*caller(&context)?, request.level);
+        Ok(())
     }
 
     async fn list_prompts(
@@ -194,7 +214,7 @@ impl ServerHandler for Handler {
             return Err(ErrorData::internal_error("the request has no caller", None));
         };
         // Unknown names are the caller's own words, and may be anything.
-        let known = self.services.tools.find(&request.name);
+        let (known, started) = (self.services.tools.find(&request.name), Instant::now());
         let statement = request.arguments.as_ref().and_then(|arguments| arguments.get("postgresql_query")?.as_str());
         let call = Call { statement, ..Call::tool(known.map_or("unknown", |tool| tool.name())) };
         let operation = Operation::begin(&self.services, &caller, &context, call);
@@ -219,6 +239,7 @@ impl ServerHandler for Handler {
             return Err(ErrorData::internal_error("cancelled", None));
         };
         drop(permit);
+        self.levels.tell(&context, &caller, tool.name(), &outcome, started).await;
         match &outcome {
             Ok(_) => operation.end("ok", ""),
             Err(error) => {

@@ -2,6 +2,7 @@
 
 pub mod completions;
 pub mod handler;
+pub mod logging;
 pub mod operation;
 pub mod progress;
 pub mod prompts;

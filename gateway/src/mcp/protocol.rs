@@ -16,7 +16,7 @@ const COUNTED: [&str; 5] = ["tools/call", "tools/list", "resources/read", "promp
 /// Methods that `notifications/cancelled` ends: those that may ask the database.
 const CANCELLABLE: [&str; 4] = ["tools/call", "resources/read", "prompts/get", "completion/complete"];
 /// All that are served.
-const METHODS: [&str; 13] = [
+const METHODS: [&str; 14] = [
     "tools/call",
     "tools/list",
     "resources/read",
@@ -24,6 +24,7 @@ const METHODS: [&str; 13] = [
     "completion/complete",
     "initialize",
     "server/discover",
+    "logging/setLevel",
     "ping",
     "prompts/list",
     "resources/list",

@@ -63,6 +63,14 @@ async fn shared(world: Arc<World>) -> Result<()> {
     let answer = ask(&world, &second, "head-office").await?;
     ensure!(answer.structured()["rows"] == json!([[15]]) && !is_kept(&answer), "{}", answer.message);
 
+    // Without memory of its own a replica has the shared answers, and no others.
+    let bare = world.another_gateway("answers-bare", &[&arguments[..], &["--cache-bytes", "0"]].concat()).await?;
+    for (principal, orders) in [("seattle-manager", 7), ("redmond-manager", 5)] {
+        let answer = ask(&world, &bare, principal).await?;
+        ensure!(answer.structured()["rows"] == json!([[orders]]) && is_kept(&answer), "{}", answer.message);
+    }
+    ensure!((redis_hits(&world, &bare).await? - 2.0).abs() < 0.5);
+
     // What an operator of Redis sees.
     let names: Vec<String> = redis::cmd("KEYS").arg("storefence:answer:*").query_async(&mut redis).await?;
     ensure!(names.len() == 3, "{names:?}");

@@ -22,6 +22,7 @@ const SOON: Duration = Duration::from_secs(2);
 pub fn tests(tests: &mut Tests) {
     tests.add("a_client_that_goes_away_cancels_at_the_server", disconnect);
     tests.add("notifications_cancelled_ends_the_statement_and_nobody_elses", cancelled);
+    tests.add("notifications_cancelled_ends_resources_and_completions", other_methods);
 }
 
 fn clients(world: &World, principal: &str) -> Result<Vec<(String, McpClient)>> {
@@ -134,4 +135,45 @@ async fn cancelled(world: Arc<World>) -> Result<()> {
     world.limits(&ZAVA, "seattle-manager", None).await?;
     ensure!(world.rows("head-office", "SELECT count(*) FROM retail.orders").await? == json!([[15]]));
     Ok(())
+}
+
+/// What else asks the database. A table that is locked holds the statements up.
+async fn other_methods(world: Arc<World>) -> Result<()> {
+    world.limits(&ZAVA, "seattle-manager", Some(json!({"statementTimeout": "30s"}))).await?;
+    let (mut locking, database) = (world.superuser().await?, world.superuser().await?);
+    let active = async || -> Result<bool> { Ok(database.query_one(ACTIVE, &[]).await?.get::<_, i64>(0) > 0) };
+    let complete =
+        json!({"ref": {"type": "ref/prompt", "name": "top_products"}, "argument": {"name": "category", "value": ""}});
+    for (name, client) in clients(&world, "seattle-manager")? {
+        for (method, params) in
+            [("resources/read", json!({"uri": "storefence://schema"})), ("completion/complete", complete.clone())]
+        {
+            let lock = locking.transaction().await?;
+            lock.batch_execute("LOCK TABLE retail.categories IN ACCESS EXCLUSIVE MODE").await?;
+            let mut calling = client.request(method, params.clone());
+            if let Some(uri) = params["uri"].as_str() {
+                calling = calling.header("mcp-name", uri);
+            }
+            let caller = client.clone();
+            let calling = tokio::spawn(async move { caller.read(calling).await });
+            until("the statement waits", Duration::from_secs(5), || async { active().await })
+                .await
+                .with_context(|| format!("{name}: {method}"))?;
+            let cancel = client.request("notifications/cancelled", json!({}));
+            let built = cancel.try_clone().and_then(|request| request.build().ok()).context("a request")?;
+            let mut body: Value =
+                serde_json::from_slice(built.body().and_then(|body| body.as_bytes()).context("a body")?)?;
+            body.as_object_mut().context("an object")?.remove("id");
+            body["params"]["requestId"] = json!(1);
+            let answer = client.read(cancel.json(&body)).await?;
+            ensure!(answer.status == 202, "{name}: {} {}", answer.status, answer.message);
+            until("the statement has ended", SOON, || async { Ok(!active().await?) })
+                .await
+                .with_context(|| format!("{name}: {method}"))?;
+            let answer = calling.await??;
+            ensure!(answer.result().is_null(), "{name}: a cancelled {method} has a result: {}", answer.message);
+            lock.rollback().await?;
+        }
+    }
+    world.limits(&ZAVA, "seattle-manager", None).await
 }

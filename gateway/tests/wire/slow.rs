@@ -19,6 +19,7 @@ use crate::{
 
 pub fn tests(tests: &mut Tests) {
     tests.add("slow_and_half_open_clients_are_shed", slow);
+    tests.add("headers_dripped_on_a_later_stream_of_http2_are_shed", later_stream);
 }
 
 /// What a client sends: at once, and then byte by byte for as long as it is let.
@@ -102,5 +103,57 @@ async fn slow(world: Arc<World>) -> Result<()> {
         let shed = world.metric(&gateway, &name).await?;
         ensure!(shed >= 50.0, "{name} is {shed}");
     }
+    alive(&world, &gateway).await
+}
+
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).expect("a short frame");
+    [&[0, 0, length, kind, flags, 0, 0, 0, stream][..], payload].concat()
+}
+
+/// The first request of a connection is answered; the headers of the second come a byte at a time and never end.
+async fn later_stream(world: Arc<World>) -> Result<()> {
+    const HEADERS: u8 = 1;
+    const SETTINGS: u8 = 4;
+    const CONTINUATION: u8 = 9;
+    let gateway = world.another_gateway("slow-streams", &["--client-timeout", "1", "--keep-alive", "2"]).await?;
+    let address = gateway.url.strip_prefix("http://").context("a URL")?.to_owned();
+    let (mut read, mut write) = TcpStream::connect(&address).await?.into_split();
+    // :method GET, :scheme http, :path / from HPACK's static table; :authority as it is.
+    let mut block = vec![0x82, 0x86, 0x84, 0x01, u8::try_from(address.len())?];
+    block.extend_from_slice(address.as_bytes());
+    write.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await?;
+    write.write_all(&frame(SETTINGS, 0, 0, &[])).await?;
+    write.write_all(&frame(HEADERS, 0b101, 1, &block)).await?;
+    let answered = tokio::time::timeout(Duration::from_secs(5), async {
+        let mut seen = Vec::new();
+        let mut buffer = [0; 4096];
+        // The head of the answer: HEADERS on stream 1.
+        while !seen.windows(9).any(|window| window[3] == HEADERS && window[5..] == [0, 0, 0, 1]) {
+            let length = read.read(&mut buffer).await?;
+            ensure!(length > 0, "no answer to the first request: {seen:?}");
+            seen.extend_from_slice(&buffer[..length]);
+        }
+        Ok(())
+    });
+    answered.await??;
+    let started = Instant::now();
+    let dripping = tokio::spawn(async move {
+        if write.write_all(&frame(HEADERS, 0, 3, &block)).await.is_err() {
+            return;
+        }
+        loop {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            // Literal fields without an end; few enough that no limit of the protocol's own ends it first.
+            if write.write_all(&frame(CONTINUATION, 0, 3, &[0x00, 0x01, b'x', 0x01, b'y'])).await.is_err() {
+                return;
+            }
+        }
+    });
+    let mut rest = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(8), read.read_to_end(&mut rest)).await;
+    dripping.abort();
+    ensure!(ended.is_ok(), "still connected after 8 s");
+    ensure!(started.elapsed() >= Duration::from_millis(800), "shed after {:?} already", started.elapsed());
     alive(&world, &gateway).await
 }

@@ -35,6 +35,7 @@ pub fn tests(tests: &mut Tests) {
     tests.add("spans_have_the_callers_parent_and_no_statement", spans);
     tests.add("statements_leave_only_where_that_was_asked_for", statements);
     tests.add("a_collector_that_is_away_delays_nothing", away);
+    tests.add("the_variables_of_opentelemetry_count", variables);
 }
 
 /// A collector that keeps what it is sent.
@@ -249,5 +250,32 @@ async fn away(world: Arc<World>) -> Result<()> {
     gateway.child.signal(Signal::Term);
     let status = gateway.child.wait(Duration::from_secs(10)).await?.context("it did not end")?;
     ensure!(status.code() == Some(0), "{status}");
+    Ok(())
+}
+
+/// The name of the service and the sampler, as an administrator who knows OpenTelemetry sets them.
+async fn variables(world: Arc<World>) -> Result<()> {
+    let collector = Collector::start().await?;
+    let url = collector.server.url();
+    let named = [("OTEL_SERVICE_NAME", "till-front"), ("OTEL_TRACES_SAMPLER", "always_on")];
+    let gateway = world.gateway_with_environment("traces-named", &["--otlp-endpoint", &url], &named).await?;
+    send(&world, &gateway, query("SELECT 1"), None, None).await?;
+    until("a span", Duration::from_secs(10), || async { Ok(!collector.spans()?.is_empty()) }).await?;
+    let resource = collector.requests()?[0].resource_spans[0].resource.clone().context("a resource")?;
+    let resource = attributes(&resource.attributes);
+    ensure!(resource["service.name"] == "till-front", "{resource:?}");
+    ensure!(resource["deployment.environment.name"] == "wire-tests", "{resource:?}");
+
+    let silent = Collector::start().await?;
+    let url = silent.server.url();
+    let never = [("OTEL_TRACES_SAMPLER", "traceidratio"), ("OTEL_TRACES_SAMPLER_ARG", "0")];
+    let mut gateway = world.gateway_with_environment("traces-never", &["--otlp-endpoint", &url], &never).await?;
+    for _ in 0..5 {
+        send(&world, &gateway, query("SELECT 1"), None, None).await?;
+    }
+    // What there is leaves before the process ends.
+    gateway.child.signal(Signal::Term);
+    ensure!(gateway.child.wait(Duration::from_secs(20)).await?.is_some(), "the gateway did not end");
+    ensure!(silent.spans()?.is_empty(), "sampled at a ratio of 0");
     Ok(())
 }

@@ -73,7 +73,7 @@ impl World {
         let http = reqwest::Client::builder()
             .add_root_certificate(reqwest::Certificate::from_pem(authority.pem().as_bytes())?);
         let http = http.build()?;
-        let gateway = Gateway::start(directory.path(), &entra, &client, "gateway", &[], None).await?;
+        let gateway = Gateway::start(directory.path(), &entra, &client, "gateway", &[], None, &[]).await?;
         let world = Self { gateway, kube, vault, entra, database, cluster, http, directory, authority, client };
         world.install_crd().await?;
         for chain in [&ZAVA, &CONTOSO] {
@@ -85,14 +85,26 @@ impl World {
 
     /// Another gateway beside the first.
     pub async fn another_gateway(&self, name: &str, args: &[&str]) -> Result<Gateway> {
-        let gateway = Gateway::start(self.directory.path(), &self.entra, &self.client, name, args, None).await?;
+        self.gateway_with_environment(name, args, &[]).await
+    }
+
+    /// Another gateway with these variables.
+    pub async fn gateway_with_environment(
+        &self,
+        name: &str,
+        args: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<Gateway> {
+        let directory = self.directory.path();
+        let gateway = Gateway::start(directory, &self.entra, &self.client, name, args, None, environment).await?;
         self.ready(&gateway).await?;
         Ok(gateway)
     }
 
     /// Another gateway that may have so many files open.
     pub async fn gateway_with_open_files(&self, name: &str, args: &[&str], most: u32) -> Result<Gateway> {
-        let gateway = Gateway::start(self.directory.path(), &self.entra, &self.client, name, args, Some(most)).await?;
+        let directory = self.directory.path();
+        let gateway = Gateway::start(directory, &self.entra, &self.client, name, args, Some(most), &[]).await?;
         self.ready(&gateway).await?;
         Ok(gateway)
     }
@@ -206,6 +218,7 @@ impl Gateway {
         name: &str,
         args: &[&str],
         open_files: Option<u32>,
+        environment: &[(&str, &str)],
     ) -> Result<Self> {
         let [port, admin_port] = [free_port()?, free_port()?];
         let scheme = if args.contains(&"--tls-cert") { "https" } else { "http" };
@@ -216,6 +229,7 @@ impl Gateway {
             Some(most) => Spawn::new("sh").args(["-c", &format!("ulimit -n {most} && exec \"$0\" \"$@\""), gateway]),
             None => Spawn::new(gateway),
         };
+        let spawn = environment.iter().fold(spawn, |spawn, (name, value)| spawn.env(name, value));
         let child = spawn
             .args(["run", "--log-format", "json", "--config"])
             .arg(directory.join("config.yaml"))

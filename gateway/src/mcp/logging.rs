@@ -1,0 +1,97 @@
+//! `notifications/message`: what a client asked to be told about its own calls, on the stream of the call itself.
+//!
+//! 2026-07-28 asks with each request (`_meta`, `io.modelcontextprotocol/logLevel`); 2025-11-25 once, with
+//! `logging/setLevel`. There the level is kept by the replica that took it, under the token and the session id: another
+//! replica sends nothing, which the revision leaves to a server that was not asked.
+// SEP-2577 deprecates logging; both revisions that are served have it.
+#![allow(deprecated)]
+
+use std::time::{Duration, Instant};
+
+use moka::sync::Cache;
+use rmcp::{
+    RoleServer,
+    model::{LoggingLevel, LoggingMessageNotificationParam, ProtocolVersion},
+    service::RequestContext,
+};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{
+    handler::parts,
+    tools::{Caller, Code, ToolError},
+};
+use crate::cache::Answered;
+
+/// The header of 2025-11-25 that tells one client from another.
+pub const SESSION: &str = "mcp-session-id";
+const LOGGER: &str = "storefence";
+const CLIENTS_MAX: u64 = 10_000;
+const KEPT: Duration = Duration::from_secs(12 * 3600);
+
+type Client = ([u8; 16], Option<Uuid>);
+
+/// Who asked for which messages.
+#[derive(Debug)]
+pub struct Levels(Cache<Client, LoggingLevel>);
+
+impl Default for Levels {
+    fn default() -> Self {
+        Self(Cache::builder().max_capacity(CLIENTS_MAX).time_to_idle(KEPT).build())
+    }
+}
+
+impl Levels {
+    /// Takes the level for the client of this request.
+    pub fn set(&self, context: &RequestContext<RoleServer>, caller: &Caller, level: LoggingLevel) {
+        self.0.insert(client(context, caller), level);
+    }
+
+    fn wanted(&self, context: &RequestContext<RoleServer>, caller: &Caller) -> Option<LoggingLevel> {
+        if context.protocol_version().is_some_and(|version| version >= ProtocolVersion::V_2026_07_28) {
+            return context.meta.log_level();
+        }
+        self.0.get(&client(context, caller))
+    }
+
+    /// Says how a call ended, if its client asked for messages of that weight.
+    pub async fn tell(
+        &self,
+        context: &RequestContext<RoleServer>,
+        caller: &Caller,
+        tool: &str,
+        outcome: &Result<Answered, ToolError>,
+        started: Instant,
+    ) {
+        let Some(wanted) = self.wanted(context, caller) else { return };
+        let level = weight(outcome.as_ref().err().map(|error| error.code));
+        if (level as u8) < (wanted as u8) {
+            return;
+        }
+        let word = outcome.as_ref().map_or_else(|error| error.code.as_str(), |_| "ok");
+        let notification = LoggingMessageNotificationParam::new(level, data(caller, tool, word, started));
+        // A client that is gone has cancelled the call, too.
+        let _ = context.peer.notify_logging_message(notification.with_logger(LOGGER)).await;
+    }
+}
+
+/// What is sent: nothing of the statement and nothing of the answer.
+fn data(caller: &Caller, tool: &str, outcome: &str, started: Instant) -> Value {
+    let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    json!({"tool": tool, "outcome": outcome, "durationMs": milliseconds, "correlationId": caller.correlation})
+}
+
+const fn weight(error: Option<Code>) -> LoggingLevel {
+    match error {
+        None => LoggingLevel::Info,
+        Some(Code::Unavailable | Code::Internal) => LoggingLevel::Error,
+        Some(_) => LoggingLevel::Warning,
+    }
+}
+
+/// The token, and the session id where the client has one. The id is the client's own word: it only ever parts the
+/// clients of one token.
+fn client(context: &RequestContext<RoleServer>, caller: &Caller) -> Client {
+    let id = parts(context).and_then(|parts| parts.headers.get(SESSION)?.to_str().ok()?.parse().ok());
+    (*caller.principal.token(), id)
+}
