@@ -18,7 +18,6 @@ use tokio::sync::{Mutex, Semaphore};
 
 use crate::{
     data::{
-        self,
         connection::{Connection, OpenError},
         credentials::{CredentialsError, Loaded, Loader},
         flight::{Bounds, Call, Flight, fly},
@@ -257,17 +256,14 @@ const VERIFY: &str = "compare the fence with what was shipped: storefence-operat
 
 /// Why there is no connection, by what the server said.
 fn unopened(database: &str, through: &str, error: &OpenError) -> Finding {
-    let said = match error {
-        OpenError::Postgres(error) => data::describe(error),
-        OpenError::Timeout => error.to_string(),
-    };
+    let said = error;
     let remedy = match error {
         _ if error.is_refused() => ROTATE,
-        OpenError::Postgres(error) if error.code().is_some_and(|code| code.code() == "53300") => {
+        OpenError::Postgres(error) if error.sqlstate() == Some("53300") => {
             "raise the server's max_connections, or lower --pool-total"
         }
         // undefined function or schema: what the gateway prepares on each connection
-        OpenError::Postgres(error) if error.code().is_some_and(|code| matches!(code.code(), "42883" | "3F000")) => {
+        OpenError::Postgres(error) if matches!(error.sqlstate(), Some("42883" | "3F000")) => {
             "make the fence: storefence-operator migrate --database NAME"
         }
         _ => UNREACHABLE,
@@ -278,7 +274,7 @@ fn unopened(database: &str, through: &str, error: &OpenError) -> Finding {
 /// A signed context is accepted, and nothing is read without one.
 async fn fence(connection: &mut Connection, loaded: &Loaded, tenant: &Tenant, through: &str) -> Finding {
     let database = &tenant.database;
-    let direct = connection.client().batch_execute("SELECT FROM retail.stores LIMIT 1").await;
+    let direct = connection.query("SELECT FROM retail.stores LIMIT 1").await;
     if direct.is_ok() {
         let detail = format!("{database}: the tenant's login reads tables without the fence {through}");
         return Finding::bad("fence", detail, VERIFY);
@@ -286,9 +282,8 @@ async fn fence(connection: &mut Connection, loaded: &Loaded, tenant: &Tenant, th
     let expires = connection.server_now() + CONTEXT_SECONDS;
     let context = context::sign(&loaded.key, loaded.kid, tenant.id(), connection.ticket(), expires, &StoreSet::All);
     let bounds = Bounds { max_rows: 1, max_bytes: 1024, timeout: PATIENCE };
-    let entry = connection.run().clone();
     let call = Call::Select("SELECT count(*) FROM retail.stores");
-    match fly(connection, &entry, &context, call, bounds, false).await {
+    match fly(connection, &context, call, bounds, false).await {
         Flight::Answer(answer) => {
             let stores = answer.rows.text;
             Finding::good(

@@ -6,50 +6,99 @@ use std::{
 };
 
 use storefence_tenancy::context::Ticket;
-use tokio::{sync::OwnedSemaphorePermit, task::JoinHandle};
-use tokio_postgres::{CancelToken, Client, NoTls, Statement, config::SslMode, error::SqlState};
-use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_postgres::types::Type;
 
-use super::{credentials::Loaded, life::Life};
+use super::{
+    credentials::Loaded,
+    life::Life,
+    wire::{End, Reply, ServerError, Wire, WireError, field},
+};
 use crate::metrics::Metrics;
 
-const RUN: &str = "SELECT line FROM fence.run_query($1, $2, $3, $4)";
-const REPORT: &str = "SELECT line FROM fence.run_report($1, $2, $3, $4)";
-const SEARCH: &str = "SELECT line FROM fence.search_products($1, $2, $3, $4, $5, $6)";
-const PLAN: &str = "SELECT line FROM fence.plan_hash($1, $2)";
-const TICKET: &str = "SELECT ticket, pid, epoch FROM fence.ticket()";
-/// Describing a statement has to look names up as the runner does, which knows where pgvector is.
-const RUNNER_PATH: &str = "SELECT set_config('search_path', substr(c, 13), false) FROM pg_proc, unnest(proconfig) c \
-    WHERE oid = 'fence.run_query(text,text,integer,integer)'::regprocedure AND c LIKE 'search\\_path=%'";
+/// What every call runs.
+const EVERY: [(&str, &str, &[Type]); 4] = [
+    ("begin", "BEGIN READ ONLY", &[]),
+    (Entry::Query.name(), Entry::Query.sql(), Entry::Query.types()),
+    ("rollback", "ROLLBACK", &[]),
+    ("ticket", "SELECT ticket, pid, epoch FROM fence.ticket()", &[]),
+];
+/// Whether the database has `fence.run_report`, which came later than the others; and names are looked up as the runner
+/// does, which knows where pgvector is, since statements are described on the connection itself.
+const SET_UP: &str = "SELECT pg_catalog.to_regprocedure('fence.run_report(text,text,integer,integer)') IS NOT NULL, \
+    (SELECT pg_catalog.set_config('search_path', pg_catalog.substr(c, 13), false) FROM pg_catalog.pg_proc, \
+    pg_catalog.unnest(proconfig) c WHERE oid = 'fence.run_query(text,text,integer,integer)'::pg_catalog.regprocedure \
+    AND c LIKE 'search\\_path=%')";
 /// Longest wait for a connection to be usable.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for a cancelled statement to end before the socket is closed under it.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The fence's entry points.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// `fence.run_query`.
+    Query,
+    /// `fence.run_report`.
+    Report,
+    /// `fence.search_products`.
+    Search,
+    /// `fence.plan_hash`.
+    Plan,
+}
+
+impl Entry {
+    /// The name of the prepared statement.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Query => "run_query",
+            Self::Report => "run_report",
+            Self::Search => "search_products",
+            Self::Plan => "plan_hash",
+        }
+    }
+
+    const fn sql(self) -> &'static str {
+        match self {
+            Self::Query => "SELECT line FROM fence.run_query($1, $2, $3, $4)",
+            Self::Report => "SELECT line FROM fence.run_report($1, $2, $3, $4)",
+            Self::Search => "SELECT line FROM fence.search_products($1, $2, $3, $4, $5, $6)",
+            Self::Plan => "SELECT line FROM fence.plan_hash($1, $2)",
+        }
+    }
+
+    const fn types(self) -> &'static [Type] {
+        match self {
+            Self::Query | Self::Report => &[Type::TEXT, Type::TEXT, Type::INT4, Type::INT4],
+            Self::Search => &[Type::TEXT, Type::FLOAT4_ARRAY, Type::TEXT, Type::TEXT, Type::FLOAT8, Type::INT4],
+            Self::Plan => &[Type::TEXT, Type::TEXT],
+        }
+    }
+}
+
 /// An open connection between two calls.
 pub struct Connection {
-    client: Client,
-    driver: JoinHandle<()>,
-    cancel: CancelToken,
-    tls: Option<MakeRustlsConnect>,
-    run: Statement,
-    report: Option<Statement>,
-    search: Option<Statement>,
-    plan: Option<Statement>,
-    next_ticket: Statement,
+    wire: Wire,
+    /// Entry points that are prepared, and whether the database has reports.
+    prepared: Vec<Entry>,
+    has_reports: bool,
+    /// Statement timeouts that are prepared, in milliseconds: as many as the tenant has had limits meanwhile.
+    timeouts: Vec<(u128, String)>,
     ticket: Ticket,
     ticket_at: Instant,
     loaded: Arc<Loaded>,
     life: Life,
     metrics: Arc<Metrics>,
+    open: Open,
 }
 
 /// Why a connection could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// PostgreSQL or the network.
-    #[error("{0}")]
-    Postgres(#[from] tokio_postgres::Error),
+    #[error(transparent)]
+    Postgres(#[from] WireError),
     /// Not in time.
     #[error("the database did not answer in time")]
     Timeout,
@@ -60,17 +109,28 @@ impl OpenError {
     #[must_use]
     pub fn is_refused(&self) -> bool {
         let Self::Postgres(error) = self else { return false };
-        error.code().is_some_and(|code| matches!(code.code(), "28P01" | "28000"))
+        matches!(error.sqlstate(), Some("28P01" | "28000"))
     }
 }
 
-fn read_ticket(row: &tokio_postgres::Row) -> Result<Ticket, tokio_postgres::Error> {
-    Ok(Ticket { ticket: row.try_get(0)?, pid: row.try_get(1)?, epoch: row.try_get(2)? })
+/// A ticket as it comes, in text.
+pub fn read_ticket(row: &[u8]) -> Result<Ticket, WireError> {
+    fn number<T: std::str::FromStr>(row: &[u8], column: usize) -> Result<T, WireError> {
+        let number = field(row, column)?.and_then(|text| text.parse().ok());
+        number.ok_or(WireError::Protocol("a ticket that is none"))
+    }
+    Ok(Ticket { ticket: number(row, 0)?, pid: number(row, 1)?, epoch: number(row, 2)? })
+}
+
+/// Nothing failed.
+fn whole(end: End) -> Result<(), WireError> {
+    let failed: Option<(&str, ServerError)> = end.failed;
+    failed.map_or(Ok(()), |(_, error)| Err(Box::new(error).into()))
 }
 
 impl Connection {
-    /// Connects, prepares what every call needs, and draws the first ticket. `budget` is held until the server's side
-    /// is gone.
+    /// Connects, prepares what every call needs, and draws the first ticket. `budget` is held until the connection is
+    /// closed.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -90,97 +150,81 @@ impl Connection {
         budget: OwnedSemaphorePermit,
         metrics: Arc<Metrics>,
     ) -> Result<Self, OpenError> {
-        let (client, driver, tls);
-        if loaded.config.get_ssl_mode() == SslMode::Disable {
-            let (opened, connection) = loaded.config.connect(NoTls).await?;
-            (client, tls) = (opened, None);
-            driver = tokio::spawn(drive(connection, budget, metrics.clone()));
-        } else {
-            let (opened, connection) = loaded.config.connect(loaded.tls.clone()).await?;
-            (client, tls) = (opened, Some(loaded.tls.clone()));
-            driver = tokio::spawn(drive(connection, budget, metrics.clone()));
+        let mut wire = Wire::connect(&loaded.config, &loaded.tls).await?;
+        let open = Open::new(metrics.clone(), budget);
+        for (name, sql, types) in EVERY {
+            wire.parse(name, name, sql, types)?;
         }
-        let (run, next_ticket, path) =
-            futures::join!(client.prepare(RUN), client.prepare(TICKET), client.batch_execute(RUNNER_PATH));
-        let (run, next_ticket) = (run?, next_ticket?);
-        path?;
-        let ticket = read_ticket(&client.query_one(&next_ticket, &[]).await?)?;
-        let (cancel, ticket_at) = (client.cancel_token(), Instant::now());
+        wire.parse("set up", "", SET_UP, &[])?;
+        wire.call("set up", "", &[])?;
+        wire.call("ticket", "ticket", &[])?;
+        wire.sync();
+        let (mut ticket, mut has_reports) = (None, false);
+        let end = wire.group(|label, reply| {
+            match (label, reply) {
+                ("ticket", Reply::Row(row)) => ticket = Some(read_ticket(row)?),
+                ("set up", Reply::Row(row)) => has_reports = field(row, 0)? == Some("t"),
+                _ => {}
+            }
+            Ok(())
+        });
+        whole(end.await?)?;
+        let ticket = ticket.ok_or(WireError::Protocol("no ticket"))?;
         metrics.connection_events.with_label_values(&["opened"]).inc();
-        Ok(Self {
-            client,
-            driver,
-            cancel,
-            tls,
-            run,
-            report: None,
-            search: None,
-            plan: None,
-            next_ticket,
-            ticket,
-            ticket_at,
-            loaded,
-            life,
-            metrics,
-        })
+        let (prepared, timeouts) = (vec![Entry::Query], Vec::new());
+        let ticket_at = Instant::now();
+        Ok(Self { wire, prepared, has_reports, timeouts, ticket, ticket_at, loaded, life, metrics, open })
     }
 
     /// The protocol's client.
-    #[must_use]
-    pub const fn client(&self) -> &Client {
-        &self.client
+    pub const fn wire(&mut self) -> &mut Wire {
+        &mut self.wire
     }
 
-    /// `fence.run_query`, prepared.
-    #[must_use]
-    pub const fn run(&self) -> &Statement {
-        &self.run
-    }
-
-    /// `fence.run_report`, prepared when first asked for. A database that is not migrated yet lacks it: `fence.run_query`
-    /// gives the same rows there, and connections that are opened after the migration find it.
+    /// Runs a statement without the fence; gives the first value of its first row.
     ///
     /// # Errors
-    /// The connection broke.
-    pub async fn report(&mut self) -> Result<Statement, tokio_postgres::Error> {
-        if let Some(report) = &self.report {
-            return Ok(report.clone());
+    /// [`WireError`].
+    pub async fn query(&mut self, sql: &str) -> Result<Option<String>, WireError> {
+        self.wire.query(sql).await
+    }
+
+    /// Whether the database has `fence.run_report`. One that is older than this gateway gets it with its next migration,
+    /// and connections that are opened then find it.
+    #[must_use]
+    pub const fn has_reports(&self) -> bool {
+        self.has_reports
+    }
+
+    /// Has an entry point prepared in the flight that needs it, if no flight before has: most connections never search.
+    ///
+    /// # Errors
+    /// None that is not a mistake of ours.
+    pub fn prepare(&mut self, entry: Entry) -> Result<(), WireError> {
+        if !self.prepared.contains(&entry) {
+            self.wire.parse("prepare", entry.name(), entry.sql(), entry.types())?;
+            self.prepared.push(entry);
         }
-        let report = match self.client.prepare(REPORT).await {
-            Err(error) if error.code() == Some(&SqlState::UNDEFINED_FUNCTION) => self.run.clone(),
-            other => other?,
+        Ok(())
+    }
+
+    /// Has the statement timeout of the flight set, prepared where it is another than those before.
+    ///
+    /// # Errors
+    /// None that is not a mistake of ours.
+    pub fn set_timeout(&mut self, timeout: Duration) -> Result<(), WireError> {
+        let millis = timeout.as_millis();
+        let known = self.timeouts.iter().position(|(known, _)| *known == millis);
+        let index = match known {
+            Some(index) => index,
+            None => {
+                let name = format!("timeout_{millis}");
+                self.wire.parse("timeout", &name, &format!("SET LOCAL statement_timeout = {millis}"), &[])?;
+                self.timeouts.push((millis, name));
+                self.timeouts.len() - 1
+            }
         };
-        Ok(self.report.insert(report).clone())
-    }
-
-    /// `fence.search_products`, prepared: when first asked for, since most connections never search.
-    ///
-    /// # Errors
-    /// The connection broke, or the database is older than this version.
-    pub async fn search(&mut self) -> Result<Statement, tokio_postgres::Error> {
-        if let Some(search) = &self.search {
-            return Ok(search.clone());
-        }
-        let search = self.client.prepare(SEARCH).await?;
-        Ok(self.search.insert(search).clone())
-    }
-
-    /// `fence.plan_hash`, prepared when first asked for.
-    ///
-    /// # Errors
-    /// The connection broke, or the database is older than this version.
-    pub async fn plan(&mut self) -> Result<Statement, tokio_postgres::Error> {
-        if let Some(plan) = &self.plan {
-            return Ok(plan.clone());
-        }
-        let plan = self.client.prepare(PLAN).await?;
-        Ok(self.plan.insert(plan).clone())
-    }
-
-    /// `fence.ticket()`, prepared.
-    #[must_use]
-    pub const fn next_ticket(&self) -> &Statement {
-        &self.next_ticket
+        self.wire.call("timeout", &self.timeouts[index].1, &[])
     }
 
     /// The credentials it was opened with.
@@ -203,13 +247,8 @@ impl Connection {
     }
 
     /// Takes over the ticket that ended a flight.
-    ///
-    /// # Errors
-    /// The row is not a ticket.
-    pub fn renew(&mut self, row: &tokio_postgres::Row) -> Result<(), tokio_postgres::Error> {
-        self.ticket = read_ticket(row)?;
-        self.ticket_at = Instant::now();
-        Ok(())
+    pub fn renew(&mut self, ticket: Ticket) {
+        (self.ticket, self.ticket_at) = (ticket, Instant::now());
     }
 
     /// What is left of its life.
@@ -228,64 +267,56 @@ impl Connection {
         self.metrics.connection_events.with_label_values(&["recycled"]).inc();
     }
 
-    /// Whether the server has gone.
+    /// Whether a call found it broken.
     #[must_use]
-    pub fn is_closed(&self) -> bool {
-        self.client.is_closed()
+    pub const fn is_closed(&self) -> bool {
+        self.wire.is_closed()
     }
 
-    /// Ends whatever runs on it, at the server, and closes it. Dropping the client alone would leave the statement
+    /// Whether the server has gone while nobody called.
+    pub fn is_gone(&mut self) -> bool {
+        self.wire.is_gone()
+    }
+
+    /// Ends whatever runs on it, at the server, and closes it. Closing the socket alone would leave the statement
     /// running: PostgreSQL looks at the socket only when it has something to say.
     pub fn kill(self, cause: &'static str) {
-        let Self { client, driver, cancel, tls, metrics, .. } = self;
+        let Self { mut wire, loaded, metrics, open, .. } = self;
         metrics.cancels.with_label_values(&[cause]).inc();
         // Outside a runtime the process is ending, and its sockets with it.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         runtime.spawn(async move {
-            let abort = driver.abort_handle();
-            drop(client);
+            let _open = open;
             let cancelling = async {
-                let sent = match tls {
-                    Some(tls) => cancel.cancel_query(tls).await,
-                    None => cancel.cancel_query(NoTls).await,
-                };
-                if let Err(error) = sent {
+                if wire.is_closed() {
+                    return;
+                }
+                if let Err(error) = wire.cancel().send(&loaded.config, &loaded.tls).await {
                     tracing::warn!(%error, cause, "a statement could not be cancelled at the server");
                 }
-                let _ = driver.await;
+                wire.drain().await;
             };
-            if tokio::time::timeout(CANCEL_TIMEOUT, cancelling).await.is_err() {
-                abort.abort();
-            }
+            let _ = tokio::time::timeout(CANCEL_TIMEOUT, cancelling).await;
         });
     }
 }
 
-async fn drive<S, T>(connection: tokio_postgres::Connection<S, T>, budget: OwnedSemaphorePermit, metrics: Arc<Metrics>)
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-{
-    let _open = OpenGauge::new(metrics);
-    if let Err(error) = connection.await {
-        tracing::debug!(error = %super::describe(&error), "a database connection ended");
-    }
-    drop(budget);
+/// Counts the connection, and keeps its place in the budget, for as long as there is one.
+struct Open {
+    metrics: Arc<Metrics>,
+    _budget: OwnedSemaphorePermit,
 }
 
-/// Counts the connection for as long as its task lives, aborted or not.
-struct OpenGauge(Arc<Metrics>);
-
-impl OpenGauge {
-    fn new(metrics: Arc<Metrics>) -> Self {
+impl Open {
+    fn new(metrics: Arc<Metrics>, budget: OwnedSemaphorePermit) -> Self {
         metrics.connections.with_label_values(&["open"]).inc();
-        Self(metrics)
+        Self { metrics, _budget: budget }
     }
 }
 
-impl Drop for OpenGauge {
+impl Drop for Open {
     fn drop(&mut self) {
-        self.0.connections.with_label_values(&["open"]).dec();
-        self.0.connection_events.with_label_values(&["closed"]).inc();
+        self.metrics.connections.with_label_values(&["open"]).dec();
+        self.metrics.connection_events.with_label_values(&["closed"]).inc();
     }
 }

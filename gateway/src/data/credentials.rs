@@ -6,10 +6,9 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use rustls::pki_types::CertificateDer;
+use rustls::{ClientConfig, pki_types::CertificateDer};
 use storefence_tenancy::credentials::ContextKey;
 use tokio_postgres::{Config, config::SslMode};
-use tokio_postgres_rustls::MakeRustlsConnect;
 use zeroize::Zeroizing;
 
 use super::{tls, uri};
@@ -64,8 +63,8 @@ pub struct Loaded {
     pub in_force: CredentialsInForce,
     /// Where and as whom to connect.
     pub config: Config,
-    /// TLS connector; with [`SslMode::Disable`] it is not used.
-    pub tls: MakeRustlsConnect,
+    /// TLS towards the server; with [`SslMode::Disable`] it is not used.
+    pub tls: Arc<ClientConfig>,
     /// Key id of `key`.
     pub kid: u32,
     /// Signs contexts.
@@ -83,7 +82,7 @@ pub struct Loader {
     secrets: Arc<dyn SecretSource>,
     roots: HashMap<String, Vec<CertificateDer<'static>>>,
     /// One TLS configuration per database and mode, not per tenant: the system's roots alone take half a megabyte.
-    connectors: Mutex<HashMap<(String, tls::Verify), MakeRustlsConnect>>,
+    connectors: Mutex<HashMap<(String, tls::Verify), Arc<ClientConfig>>>,
     metrics: Arc<Metrics>,
 }
 
@@ -124,7 +123,7 @@ impl Loader {
         database: &str,
         verify: tls::Verify,
         roots: &[CertificateDer<'static>],
-    ) -> Result<MakeRustlsConnect, tls::TlsError> {
+    ) -> Result<Arc<ClientConfig>, tls::TlsError> {
         let mut connectors = self.connectors.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (database.to_owned(), verify);
         if let Some(known) = connectors.get(&key) {

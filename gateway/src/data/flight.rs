@@ -1,15 +1,25 @@
-//! One flight: four steps sent together, so that a call takes one round trip.
+//! One flight: what a call takes, sent together and answered together, so that it takes one round trip.
 //!
-//! `BEGIN READ ONLY` · `fence.run_query` or another entry point · `ROLLBACK` · `fence.ticket()`. The rollback undoes
-//! settings that the statement made; the ticket ends the life of the context and releases advisory locks.
+//! `BEGIN READ ONLY` · the statement's timeout · `fence.run_query` or another entry point · `ROLLBACK` · `fence.ticket()`.
+//! The rollback undoes settings that the statement made; the ticket ends the life of the context and releases advisory
+//! locks. Where the statement fails, PostgreSQL leaves out what is behind it, and the last two are sent again.
 
 use std::time::Duration;
 
-use futures::{TryStreamExt, future::OptionFuture, join};
-use tokio_postgres::{Client, Error, Statement, error::ErrorPosition, types::ToSql};
+use storefence_tenancy::context::Ticket;
+use tokio_postgres::types::Type;
 
-use super::{connection::Connection, rows::Rows};
+use super::{
+    connection::{Connection, Entry, read_ticket},
+    rows::Rows,
+    wire::{self, Param, Position, Reply, ServerError, WireError, field},
+};
 use crate::audit::meter;
+
+/// As much longer than the rows that were asked for may a message be: descriptions and complaints are messages, too.
+const BESIDE_ROWS: usize = 1024 * 1024;
+/// The name of a type that is not built in. One, since the gateway's own statements and callers' seldom have more.
+const TYPE: &str = "SELECT typname FROM pg_catalog.pg_type WHERE oid = ";
 
 /// The line that the fence sends where it cut.
 const TRUNCATED: &str = "!truncated";
@@ -116,109 +126,171 @@ impl<'a> Call<'a> {
     }
 }
 
-/// Flies, with the entry point of the call, prepared. `describe` asks for the columns of a SELECT in the same round trip.
-pub async fn fly(
+/// Flies. `describe` asks for the columns of a SELECT in the same round trip.
+pub async fn fly(connection: &mut Connection, context: &str, call: Call<'_>, bounds: Bounds, describe: bool) -> Flight {
+    let flown = flown(connection, context, call, bounds, describe).await;
+    connection.wire().rest();
+    flown.unwrap_or_else(|error| Flight::Broken(error.to_string()))
+}
+
+async fn flown(
     connection: &mut Connection,
-    entry: &Statement,
     context: &str,
     call: Call<'_>,
     bounds: Bounds,
     describe: bool,
-) -> Flight {
-    let client = connection.client();
+) -> Result<Flight, WireError> {
     let sql = call.sql();
-    let millis = bounds.timeout.as_millis();
-    let begin = format!("BEGIN READ ONLY; SET LOCAL statement_timeout = {millis}");
-    // Polled in this order the first time, which is the order on the wire. `futures::join!` keeps it, tokio's rotates.
-    let (described, begun, ran, rolled_back, ticket) = join!(
-        OptionFuture::from(describe.then(|| client.prepare(sql))),
-        client.batch_execute(&begin),
-        rows(client, entry, context, call, bounds),
-        client.batch_execute("ROLLBACK"),
-        client.query_one(connection.next_ticket(), &[]),
-    );
-    let columns = described.as_ref().and_then(|described| described.as_ref().ok()).map(columns);
-    let position = described.and_then(Result::err).and_then(|error| position(&error, sql, true));
-    // The user's text does not stay on the server: dropping the statement closes it.
-    let ticket = match (begun, rolled_back, ticket) {
-        (Ok(()), Ok(()), Ok(ticket)) => ticket,
-        (begun, rolled_back, ticket) => {
-            let error = begun.err().or(rolled_back.err()).or(ticket.err());
-            return Flight::Broken(error.map_or_else(String::new, |error| super::describe(&error)));
+    // A statement with a zero byte cannot be described, nor run: PostgreSQL says so when it runs.
+    let describe = describe && !sql.contains('\0');
+    connection.wire().limit((bounds.max_bytes as usize).saturating_add(BESIDE_ROWS));
+    if describe {
+        let wire = connection.wire();
+        wire.parse("describe", "", sql, &[])?;
+        wire.describe("describe", "")?;
+        // The user's text does not stay on the server.
+        wire.forget("describe", "")?;
+        wire.sync();
+    }
+    ask(connection, context, call, bounds)?;
+    let described = if describe { Some(described(connection).await?) } else { None };
+    let mut arrived =
+        Arrived { bounds, rows: Rows::bounded(bounds.max_bytes), truncated: false, malformed: false, ticket: None };
+    let end = connection.wire().group(|label, reply| arrived.take(label, reply)).await?;
+    let failed = match end.failed {
+        None => None,
+        Some(("run", error)) => {
+            // PostgreSQL has skipped what stood behind it.
+            let wire = connection.wire();
+            wire.call("rollback", "rollback", &[])?;
+            wire.call("ticket", "ticket", &[])?;
+            wire.sync();
+            let end = wire.group(|label, reply| arrived.take(label, reply)).await?;
+            match end.failed {
+                None => Some((error, end.in_transaction)),
+                Some((_, error)) => return Err(Box::new(error).into()),
+            }
         }
+        Some((_, error)) => return Err(Box::new(error).into()),
     };
-    if let Err(error) = connection.renew(&ticket) {
-        return Flight::Broken(super::describe(&error));
+    let open = failed.as_ref().map_or(end.in_transaction, |(_, open)| *open);
+    let Some(ticket) = arrived.ticket.filter(|_| !open) else {
+        return Err(WireError::Protocol("a flight that did not end as it should"));
+    };
+    connection.renew(ticket);
+    if arrived.malformed {
+        return Ok(Flight::Broken("a row is not a JSON object".to_owned()));
     }
-    match ran {
-        Ok((rows, truncated)) => Flight::Answer(Answer { rows, truncated, columns }),
-        Err(RowsError::Postgres(error)) => match error.as_db_error() {
-            Some(db) => Flight::Statement(StatementError {
-                sqlstate: db.code().code().to_owned(),
-                message: db.message().to_owned(),
-                position: position_of(db.position(), sql, false).or(position),
-            }),
-            None => Flight::Broken(super::describe(&error)),
-        },
-        Err(RowsError::Malformed) => Flight::Broken("a row is not a JSON object".to_owned()),
+    if let Some((error, _)) = failed {
+        let complaint =
+            described.and_then(Result::err).and_then(|error| position_of(error.position.as_ref(), sql, true));
+        let position = position_of(error.position.as_ref(), sql, false).or(complaint);
+        return Ok(Flight::Statement(StatementError { sqlstate: error.sqlstate, message: error.message, position }));
     }
+    let columns = match described {
+        Some(Ok(columns)) => Some(named(connection, columns).await?),
+        _ => None,
+    };
+    Ok(Flight::Answer(Answer { rows: arrived.rows, truncated: arrived.truncated, columns }))
 }
 
-enum RowsError {
-    Postgres(Error),
-    Malformed,
-}
-
-async fn rows(
-    client: &Client,
-    entry: &Statement,
-    context: &str,
-    call: Call<'_>,
-    bounds: Bounds,
-) -> Result<(Rows, bool), RowsError> {
-    let max_rows = i32::try_from(bounds.max_rows).unwrap_or(i32::MAX);
-    let max_bytes = i32::try_from(bounds.max_bytes).unwrap_or(i32::MAX);
-    let parameters: Vec<&(dyn ToSql + Sync)> = match &call {
-        Call::Select(sql) | Call::Report(sql) => vec![&context, sql, &max_rows, &max_bytes],
-        Call::Plan(sql) => vec![&context, sql],
+/// Asks for the flight itself.
+fn ask(connection: &mut Connection, context: &str, call: Call<'_>, bounds: Bounds) -> Result<(), WireError> {
+    let entry = match call {
+        Call::Report(_) if connection.has_reports() => Entry::Report,
+        Call::Select(_) | Call::Report(_) => Entry::Query,
+        Call::Search(_) => Entry::Search,
+        Call::Plan(_) => Entry::Plan,
+    };
+    connection.prepare(entry)?;
+    connection.wire().call("begin", "begin", &[])?;
+    connection.set_timeout(bounds.timeout)?;
+    let wire = connection.wire();
+    let max_rows = Param::Int4(i32::try_from(bounds.max_rows).unwrap_or(i32::MAX));
+    let max_bytes = Param::Int4(i32::try_from(bounds.max_bytes).unwrap_or(i32::MAX));
+    let context = Param::Text(Some(context));
+    match call {
+        Call::Select(sql) | Call::Report(sql) => {
+            wire.call("run", entry.name(), &[context, Param::Text(Some(sql)), max_rows, max_bytes])?;
+        }
+        Call::Plan(sql) => wire.call("run", entry.name(), &[context, Param::Text(Some(sql))])?,
         Call::Search(Search { vector, model, words, min_similarity }) => {
-            vec![&context, vector, model, words, min_similarity, &max_rows]
-        }
-    };
-    let stream = client.query_raw(entry, parameters);
-    let mut stream = std::pin::pin!(stream.await.map_err(RowsError::Postgres)?);
-    let (mut rows, mut truncated, mut malformed) = (Rows::default(), false, false);
-    // To the end in any case: the steps behind it wait for theirs.
-    while let Some(row) = stream.try_next().await.map_err(RowsError::Postgres)? {
-        let line: &str = row.try_get(0).map_err(RowsError::Postgres)?;
-        if line == TRUNCATED {
-            truncated = true;
-        } else if rows.count < bounds.max_rows && rows.json.len() <= bounds.max_bytes as usize {
-            malformed |= rows.push(line).is_err();
-            meter::arrived();
-        } else {
-            truncated = true;
+            let (vector, model) = (Param::Float4s(vector), Param::Text(Some(model)));
+            let (words, least) = (Param::Text(words.as_deref()), Param::Float8(*min_similarity));
+            wire.call("run", entry.name(), &[context, vector, model, words, least, max_rows])?;
         }
     }
-    if malformed { Err(RowsError::Malformed) } else { Ok((rows, truncated)) }
+    wire.call("rollback", "rollback", &[])?;
+    wire.call("ticket", "ticket", &[])?;
+    wire.sync();
+    Ok(())
 }
 
-fn columns(statement: &Statement) -> Vec<Column> {
-    let kind = |name: &str| name.strip_prefix('_').map_or_else(|| name.to_owned(), |item| format!("{item}[]"));
-    let columns = statement.columns().iter();
-    columns.map(|column| Column { name: column.name().to_owned(), kind: kind(column.type_().name()) }).collect()
+/// What a flight has brought so far.
+struct Arrived {
+    bounds: Bounds,
+    rows: Rows,
+    truncated: bool,
+    malformed: bool,
+    ticket: Option<Ticket>,
 }
 
-fn position(error: &Error, sql: &str, described: bool) -> Option<u32> {
-    position_of(error.as_db_error()?.position(), sql, described)
+impl Arrived {
+    fn take(&mut self, label: &str, reply: Reply<'_>) -> Result<(), WireError> {
+        match (label, reply) {
+            ("ticket", Reply::Row(row)) => self.ticket = Some(read_ticket(row)?),
+            ("run", Reply::Row(row)) => {
+                let line = field(row, 0)?.ok_or(WireError::Protocol("a row without a line"))?;
+                if line == TRUNCATED {
+                    self.truncated = true;
+                } else if self.rows.count < self.bounds.max_rows
+                    && self.rows.json.len() <= self.bounds.max_bytes as usize
+                {
+                    self.malformed |= self.rows.push(line).is_err();
+                    meter::arrived();
+                } else {
+                    // Read to the end in any case: the steps behind it wait for theirs.
+                    self.truncated = true;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// The answer to the description, or PostgreSQL's complaint.
+async fn described(connection: &mut Connection) -> Result<Result<Vec<wire::Column>, ServerError>, WireError> {
+    let mut columns = Vec::new();
+    let end = connection.wire().group(|_, reply| {
+        if let Reply::Columns(body) = reply {
+            columns = wire::columns(body)?;
+        }
+        Ok(())
+    });
+    Ok(end.await?.failed.map_or(Ok(columns), |(_, error)| Err(error)))
+}
+
+/// Columns with the names of their types. Those that are not built in, as `vector`, are asked for.
+async fn named(connection: &mut Connection, columns: Vec<wire::Column>) -> Result<Vec<Column>, WireError> {
+    let mut named = Vec::with_capacity(columns.len());
+    for wire::Column { name, oid } in columns {
+        let kind = match Type::from_oid(oid) {
+            Some(known) => known.name().to_owned(),
+            None => connection.query(&format!("{TYPE}{oid}")).await?.unwrap_or_default(),
+        };
+        let kind = kind.strip_prefix('_').map(|item| format!("{item}[]")).unwrap_or(kind);
+        named.push(Column { name, kind });
+    }
+    Ok(named)
 }
 
 /// A position counts in the text that it belongs to: the caller's own when the statement was described, or when the
 /// fence reports it as the query it ran. Any other one is a place in our text.
-fn position_of(position: Option<&ErrorPosition>, sql: &str, described: bool) -> Option<u32> {
+fn position_of(position: Option<&Position>, sql: &str, described: bool) -> Option<u32> {
     match position? {
-        ErrorPosition::Original(at) if described => Some(*at),
-        ErrorPosition::Internal { position, query } if query == sql => Some(*position),
+        Position::Original(at) if described => Some(*at),
+        Position::Internal { position, query } if query == sql => Some(*position),
         _ => None,
     }
 }

@@ -9,6 +9,7 @@ mod reports;
 pub mod rows;
 pub mod tls;
 pub mod uri;
+pub mod wire;
 
 use std::{
     sync::Arc,
@@ -274,28 +275,10 @@ impl Data {
         let key = described_as(tenant, call);
         let known = if describe { self.described.get(&key) } else { Some(Arc::default()) };
         let connection = lease.connection();
-        let entry = match call {
-            Call::Select(_) => Ok(Ok(connection.run().clone())),
-            Call::Report(_) => tokio::time::timeout(bounds.timeout, connection.report()).await,
-            Call::Search(_) => tokio::time::timeout(bounds.timeout, connection.search()).await,
-            Call::Plan(_) => tokio::time::timeout(bounds.timeout, connection.plan()).await,
-        };
-        let entry = match entry {
-            Ok(Ok(entry)) => entry,
-            Ok(Err(error)) => {
-                let (error, reused) = (self::describe(&error), lease.is_reused());
-                lease.kill("broken");
-                return Err(if reused { QueryError::Stale(error) } else { QueryError::Broken(error) });
-            }
-            Err(_) => {
-                lease.kill("timeout");
-                return Err(QueryError::Timeout(bounds.timeout));
-            }
-        };
         let loaded = connection.loaded().clone();
         let expires = connection.server_now() + CONTEXT_SECONDS;
         let signed = context::sign(&loaded.key, loaded.kid, tenant.id(), connection.ticket(), expires, scope.stores());
-        let flight = fly(connection, &entry, &signed, call, bounds, known.is_none());
+        let flight = fly(connection, &signed, call, bounds, known.is_none());
         let Ok(flight) = tokio::time::timeout(bounds.timeout + GRACE, flight).await else {
             lease.kill("timeout");
             return Err(QueryError::Timeout(bounds.timeout));
@@ -347,15 +330,4 @@ fn described_as(tenant: &Tenant, call: Call<'_>) -> [u8; 32] {
 fn undescribed(rows: &mut Rows) -> Vec<Column> {
     let names = std::mem::take(&mut rows.names).into_iter();
     names.map(|name| Column { name, kind: "unknown".to_owned() }).collect()
-}
-
-/// An error of the driver for the log: SQLSTATE and primary message, or what happened to the connection. Not `Display`,
-/// which hides both, nor `Debug`, which shows DETAIL.
-#[must_use]
-pub fn describe(error: &tokio_postgres::Error) -> String {
-    use std::error::Error as _;
-    match error.as_db_error() {
-        Some(db) => format!("{}: {}", db.code().code(), db.message()),
-        None => error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}")),
-    }
 }

@@ -314,10 +314,7 @@ impl Pools {
             }
             Err(Opening::Busy) => Err(PoolError::Busy),
             Err(Opening::Failed(error)) => {
-                let error = match &error {
-                    OpenError::Postgres(error) => super::describe(error),
-                    OpenError::Timeout => error.to_string(),
-                };
+                let error = error.to_string();
                 let pause = OPEN_CIRCUIT.0.saturating_mul(1 << circuit.failures.min(6)).min(OPEN_CIRCUIT.1);
                 circuit.failures += 1;
                 circuit.open_until = Some((Instant::now() + pause, error.clone()));
@@ -363,8 +360,8 @@ impl Pools {
             let served = is_served(id);
             if served {
                 let mut kept = Vec::with_capacity(idle.len());
-                for one in idle.drain(..) {
-                    if one.connection.is_closed() || one.since.elapsed() >= self.settings.idle {
+                for mut one in idle.drain(..) {
+                    if one.connection.is_gone() || one.since.elapsed() >= self.settings.idle {
                         continue;
                     }
                     if one.connection.is_spent() { one.connection.retire() } else { kept.push(one) }
@@ -392,8 +389,8 @@ enum Opening {
 /// The connection used last, of the credentials in force; those of former ones are closed on the way.
 fn take_idle(pool: &Pool, loaded: &Arc<Loaded>) -> Option<Connection> {
     let mut idle = locked(&pool.idle);
-    while let Some(Idle { connection, .. }) = idle.pop() {
-        if Arc::ptr_eq(connection.loaded(), loaded) && !connection.is_closed() {
+    while let Some(Idle { mut connection, .. }) = idle.pop() {
+        if Arc::ptr_eq(connection.loaded(), loaded) && !connection.is_gone() {
             return Some(connection);
         }
     }

@@ -19,15 +19,35 @@ pub struct Rows {
     pub count: u32,
     /// Names of the first row's columns, for the case that the statement could not be described.
     pub names: Vec<String>,
+    /// As many bytes may come.
+    most: usize,
+}
+
+/// From this size on an answer gets room for all that may come. A text that grows by doubling is copied each time, and its
+/// former places stay with the allocator; room that is never written to takes no memory.
+const LARGE: usize = 256 * 1024;
+
+fn grow(text: &mut String, by: usize, most: usize) {
+    if text.len() + by > text.capacity() && text.len() >= LARGE {
+        text.reserve(by.max((most + most / 8).saturating_sub(text.len())));
+    }
 }
 
 impl Rows {
+    /// No rows yet, of which so many bytes may come.
+    #[must_use]
+    pub fn bounded(most: u32) -> Self {
+        Self { most: most as usize, ..Self::default() }
+    }
+
     /// Adds one line.
     ///
     /// # Errors
     /// [`NotAnObject`].
     pub fn push(&mut self, line: &str) -> Result<(), NotAnObject> {
         let first = self.count == 0;
+        grow(&mut self.json, line.len() + 2, self.most);
+        grow(&mut self.text, line.len() + 1, self.most);
         if !first {
             self.json.push(',');
             self.text.push('\n');

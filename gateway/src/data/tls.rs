@@ -12,7 +12,6 @@ use rustls::{
     crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
 };
-use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// How much of the server's certificate is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,11 +46,11 @@ pub fn certificates(path: &std::path::Path) -> Result<Vec<CertificateDer<'static
     if found.is_empty() { Err(failed("it holds no certificate".to_owned())) } else { Ok(found) }
 }
 
-/// A connector that trusts the system's roots and `extra`.
+/// A configuration that trusts the system's roots and `extra`.
 ///
 /// # Errors
 /// [`TlsError::Setup`].
-pub fn connector(verify: Verify, extra: &[CertificateDer<'static>]) -> Result<MakeRustlsConnect, TlsError> {
+pub fn connector(verify: Verify, extra: &[CertificateDer<'static>]) -> Result<Arc<ClientConfig>, TlsError> {
     let setup = |error: &dyn std::fmt::Display| TlsError::Setup(error.to_string());
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone());
@@ -69,7 +68,7 @@ pub fn connector(verify: Verify, extra: &[CertificateDer<'static>]) -> Result<Ma
     let verifier = PostgresVerifier { verify, inner, provider };
     // "dangerous" because the verifier is our own; verify-full is webpki's, unchanged.
     let config = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth();
-    Ok(MakeRustlsConnect::new(config))
+    Ok(Arc::new(config))
 }
 
 #[derive(Debug)]

@@ -3,10 +3,7 @@
 //! rmcp carries results as `serde_json::Value`, which would round `bigint` and `numeric` to a double and copy the rows
 //! several times. The marks are random, so no value that a caller controls can pass for one.
 
-use std::{
-    borrow::Cow,
-    sync::{Arc, OnceLock},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
@@ -18,7 +15,7 @@ pub struct Slot(Arc<Inner>);
 struct Inner {
     structured_mark: String,
     text_mark: String,
-    payload: OnceLock<Payload>,
+    payload: Mutex<Option<Payload>>,
 }
 
 #[derive(Debug)]
@@ -31,7 +28,7 @@ impl Default for Slot {
     fn default() -> Self {
         // The generator of this thread, which is seeded from the system's: asking the system is a call into the kernel each time.
         let mark = || format!("{:032x}", rand::random::<u128>());
-        Self(Arc::new(Inner { structured_mark: mark(), text_mark: mark(), payload: OnceLock::new() }))
+        Self(Arc::new(Inner { structured_mark: mark(), text_mark: mark(), payload: Mutex::default() }))
     }
 }
 
@@ -39,14 +36,14 @@ impl Slot {
     /// Leaves raw JSON and its text form, and returns the marks to send in their stead: structured, text.
     #[must_use]
     pub fn put(&self, structured: String, text: String) -> (String, String) {
-        let _ = self.0.payload.set(Payload { structured, text });
+        *self.0.payload.lock().unwrap_or_else(PoisonError::into_inner) = Some(Payload { structured, text });
         (self.0.structured_mark.clone(), self.0.text_mark.clone())
     }
 
     /// Puts the result in the place of the marks. `None` where the body has no marks.
     #[must_use]
     pub fn splice(&self, body: &[u8]) -> Option<Bytes> {
-        self.put_in(body, |json| Cow::Borrowed(json))
+        self.put_in(body, |json| json)
     }
 
     /// The same for an event of a stream, whose data has to stay on one line: a column of type `json` holds whatever line
@@ -54,31 +51,33 @@ impl Slot {
     #[must_use]
     pub fn splice_line(&self, event: &[u8]) -> Option<Bytes> {
         self.put_in(event, |json| match json.contains(['\n', '\r']) {
-            true => json.replace(['\n', '\r'], " ").into(),
-            false => json.into(),
+            true => json.replace(['\n', '\r'], " "),
+            false => json,
         })
     }
 
-    fn put_in(&self, body: &[u8], form: fn(&str) -> Cow<'_, str>) -> Option<Bytes> {
-        let payload = self.0.payload.get()?;
-        let structured = form(&payload.structured);
+    fn put_in(&self, body: &[u8], form: fn(String) -> String) -> Option<Bytes> {
+        let mut held = self.0.payload.lock().unwrap_or_else(PoisonError::into_inner);
+        held.as_ref()?;
+        let mut marks = [
+            (find(body, &self.0.structured_mark)?, true, self.0.structured_mark.len()),
+            (find(body, &self.0.text_mark)?, false, self.0.text_mark.len()),
+        ];
+        let Payload { structured, text } = held.take()?;
+        let (mut structured, mut text) = (form(structured), text);
         // Escaping makes text a little longer, as a rule; written in its place, it is never held twice.
-        let text = &payload.text;
         let mut out = Vec::with_capacity(body.len() + structured.len() + text.len() + text.len() / 8);
         let mut rest = body;
-        let mut marks = [
-            (find(body, &self.0.structured_mark), Some(structured.as_ref()), self.0.structured_mark.len()),
-            (find(body, &self.0.text_mark), None, self.0.text_mark.len()),
-        ];
         marks.sort_unstable_by_key(|(at, ..)| *at);
         let mut copied = 0;
-        for (at, json, length) in marks {
+        for (at, is_structured, length) in marks {
             // The mark is a JSON string: one quote before it and one behind.
-            let start = at?.checked_sub(1)?;
+            let start = at.checked_sub(1)?;
             out.extend_from_slice(&rest[..start - copied]);
-            match json {
-                Some(json) => out.extend_from_slice(json.as_bytes()),
-                None => serde_json::to_writer(&mut out, text).ok()?,
+            // Each goes as soon as it has been copied: both are as large as the answer.
+            match is_structured {
+                true => out.extend_from_slice(std::mem::take(&mut structured).as_bytes()),
+                false => serde_json::to_writer(&mut out, &std::mem::take(&mut text)).ok()?,
             }
             copied = start + length + 2;
             rest = body.get(copied..)?;
@@ -100,7 +99,8 @@ mod tests {
     fn marks_become_the_result() {
         let slot = Slot::default();
         assert_eq!(slot.splice(b"{}"), None);
-        let (structured, text) = slot.put(r#"{"n":12345678901234567890}"#.to_owned(), "a\t\"b\"".to_owned());
+        let put = || slot.put(r#"{"n":12345678901234567890}"#.to_owned(), "a\t\"b\"".to_owned());
+        let (structured, text) = put();
         for (body, expected) in [
             (
                 format!(r#"{{"t":"{text}","s":"{structured}","e":false}}"#),
@@ -108,6 +108,7 @@ mod tests {
             ),
             (format!(r#"{{"s":"{structured}","t":"{text}"}}"#), r#"{"s":{"n":12345678901234567890},"t":"a\t\"b\""}"#),
         ] {
+            let _ = put();
             assert_eq!(slot.splice(body.as_bytes()).expect("marks"), expected.as_bytes());
         }
         assert_eq!(slot.splice(b"{}"), None);
