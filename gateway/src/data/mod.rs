@@ -271,7 +271,10 @@ impl Data {
         describe: bool,
         started: Instant,
     ) -> Result<QueryResult, QueryError> {
-        let mut lease = self.pools.lend(tenant).await?;
+        // One deadline for all of it: waiting for a connection, opening one, and a second attempt are the caller's time, too.
+        let deadline = (started + bounds.timeout + GRACE).into();
+        let lending = tokio::time::timeout_at(deadline, self.pools.lend(tenant)).await;
+        let mut lease = lending.unwrap_or(Err(PoolError::Busy))?;
         let key = described_as(tenant, call);
         let known = if describe { self.described.get(&key) } else { Some(Arc::default()) };
         let connection = lease.connection();
@@ -279,7 +282,7 @@ impl Data {
         let expires = connection.server_now() + CONTEXT_SECONDS;
         let signed = context::sign(&loaded.key, loaded.kid, tenant.id(), connection.ticket(), expires, scope.stores());
         let flight = fly(connection, &signed, call, bounds, known.is_none());
-        let Ok(flight) = tokio::time::timeout(bounds.timeout + GRACE, flight).await else {
+        let Ok(flight) = tokio::time::timeout_at(deadline, flight).await else {
             lease.kill("timeout");
             return Err(QueryError::Timeout(bounds.timeout));
         };
