@@ -45,7 +45,9 @@ async fn rounds(world: &World, url: &str, pid: u32, settings: Settings) -> Resul
     let mut ours = Wire::many(url, &schema, 4).await?;
     let mut theirs = Wire::many(url, &date, 4).await?;
     // What is kept is made here, and connections are opened.
-    ensure!(ours[0].exchange().await? == 200, "the schema tool fails");
+    let status = ours[0].exchange().await?;
+    let answer: Value = serde_json::from_slice(ours[0].body())?;
+    ensure!(status == 200 && answer["result"]["isError"] == false, "the schema tool: {status} {answer}");
     let (mut cpu, mut p50) = (Vec::new(), Vec::new());
     for _ in 0..settings.rounds {
         let (our_cpu, load, back) = round(pid, ours, ROUND).await?;
