@@ -66,6 +66,17 @@ pub struct ExpectedFunction {
     pub search_path: &'static str,
 }
 
+impl ExpectedFunction {
+    /// The settings that the function runs with (`pg_proc.proconfig`), where pgvector's schema is this one with a comma before
+    /// it, or nothing.
+    #[must_use]
+    pub fn settings(&self, vector: &str) -> String {
+        let search_path = format!("search_path={}", self.search_path.replace("{vector}", vector));
+        // How reports of few stores are planned (migration 0011).
+        if self.name == "run_report" { search_path + ", random_page_cost=1.1" } else { search_path }
+    }
+}
+
 /// All functions of schema `fence`.
 pub const FUNCTIONS: [ExpectedFunction; 8] = [
     ExpectedFunction {

@@ -177,7 +177,7 @@ impl Report<'_> {
                 "pg_catalog" | "retail" => String::new(),
                 schema => format!(", {schema}"),
             };
-            let search_path = format!("search_path={}", expected.search_path.replace("{vector}", &vector));
+            let settings = expected.settings(&vector);
             let body = body_hash(expected.name).unwrap_or_default();
             let checks = [
                 ("owner", function.owner.clone(), expected.owner.to_owned()),
@@ -185,7 +185,7 @@ impl Report<'_> {
                 ("SECURITY DEFINER", function.definer.to_string(), "true".to_owned()),
                 ("volatility", function.volatility.clone(), expected.volatility.to_owned()),
                 ("parallel safety", function.parallel.clone(), expected.parallel.to_owned()),
-                ("settings", function.settings.join(", ").replace('"', ""), search_path),
+                ("settings", function.settings.join(", ").replace('"', ""), settings),
                 ("SHA-256 of the body", function.body.clone(), body),
             ];
             for (what, found, wanted) in checks {
