@@ -29,8 +29,8 @@ RESET ROLE;
 --  signs         Ten times as many products as are wanted, at least 200, are those whose signs differ least from the wanted
 --                ones; their vectors are compared. A chain that has no more products than that gets an exact answer, and
 --                nobody gets fewer products than there are.
---  own products  above 200,000 the HNSW index chooses them. It takes about 40 ms whatever the number, as long as reading the
---                signs of 130,000 products, and misses a few that the signs do not. A filter starves a plain index scan,
+--  own products  above 1,000,000 the HNSW index chooses them: reading all signs takes too long there. It
+--                finds fewer of the nearest (half of twenty for 225,000 of 500,000 products). A filter starves a plain index scan,
 --                which stops after ef_search neighbours, most of them other tenants', so the scan goes on until there are
 --                enough; where it gave up early (hnsw.max_scan_tuples), the signs choose. Left alone the planner would
 --                sort: of a policy it knows no more than that a tenant has an average share. reltuples comes first because
@@ -74,8 +74,8 @@ BEGIN
     -- fusing ranks needs more than what is shown in the end
     candidates := CASE WHEN words IS NULL THEN max_rows ELSE 200 END;
     compared := greatest(200, 10 * candidates);
-    IF (SELECT reltuples FROM pg_class WHERE oid = 'product_description_embeddings'::regclass) > 200000
-       AND (SELECT count(*) FROM (SELECT FROM product_description_embeddings LIMIT 200001) own) > 200000 THEN
+    IF (SELECT reltuples FROM pg_class WHERE oid = 'product_description_embeddings'::regclass) > 1000000
+       AND (SELECT count(*) FROM (SELECT FROM product_description_embeddings LIMIT 1000001) own) > 1000000 THEN
         SET LOCAL hnsw.ef_search = 400;
         SET LOCAL hnsw.iterative_scan = 'relaxed_order';
         SET LOCAL enable_sort = off;

@@ -128,7 +128,7 @@ struct RunArgs {
     allowed_origin: Vec<String>,
 
     /// Most database connections of one tenant
-    #[arg(long, env = "STOREFENCE_POOL_PER_TENANT", value_name = "NUMBER", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, env = "STOREFENCE_POOL_PER_TENANT", value_name = "NUMBER", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pool_per_tenant: u32,
 
     /// Most database connections of all tenants

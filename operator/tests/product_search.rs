@@ -267,7 +267,7 @@ fn a_large_tenant_among_others_is_never_short_of_rows() {
         // The very function, but for the number of products from which on the index chooses.
         superuser
             .batch_execute(
-                "DO $$ BEGIN EXECUTE replace(replace(pg_get_functiondef('fence.search_products'::regproc), '200000', '5000'), '200001', '5001'); END $$",
+                "DO $$ BEGIN EXECUTE replace(replace(pg_get_functiondef('fence.search_products'::regproc), '1000000', '5000'), '1000001', '5001'); END $$",
             )
             .await
             .unwrap();

@@ -18,7 +18,7 @@ const ROUND: Duration = Duration::from_secs(2);
 const RATE: f64 = 100.0;
 
 pub async fn run(world: &World, settings: Settings, report: &mut Report) -> Result<()> {
-    // With the limits that a gateway has by default: eight statements of one tenant at a time.
+    // With the limits that a gateway has by default: four statements of one tenant at a time.
     let mut gateway = world.gateway("attack", &[])?;
     gateway.ready(Duration::from_secs(10)).await?;
     let url = gateway.url.clone();

@@ -65,15 +65,15 @@ impl Tool for Whoami {
             let expires = Timestamp::from_second(expires).unwrap_or(Timestamp::MAX);
             let limits = tenant.limits;
             let text = format!(
-                "{} at {} ({}), stores: {}; rules: {}; tools: {}; answers up to {} rows, statements up to {} s; token until {expires}",
+                "{} at {} ({}), stores: {}; rules: {}; answers up to {} rows, statements up to {} s; tools: {}; token until {expires}",
                 scope.role(),
                 tenant.display_name,
                 tenant.id(),
                 stores.join(", "),
                 scope.rules().join(", "),
-                tools.join(", "),
                 limits.max_rows,
                 limits.timeout.as_secs_f64(),
+                tools.join(", "),
             );
             let structured = json!({
                 "tenantId": tenant.id().as_str(), "tenantName": tenant.display_name, "directoryId": claims.tid,
