@@ -91,8 +91,9 @@ fn ask(address: SocketAddr, path: &str, deadline: Instant) -> io::Result<Vec<u8>
     };
     let mut stream = TcpStream::connect_timeout(&address, left()?)?;
     stream.set_write_timeout(Some(left()?))?;
-    // No keep-alive in 1.0: the answer ends where the connection does.
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+    // No keep-alive in 1.0: the answer ends where the connection does. In one piece: a server that answers the first of
+    // several and closes would reset the connection under the others.
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes())?;
     let (mut answer, mut part) = (Vec::new(), [0; 1024]);
     while answer.len() < ANSWER_BYTES {
         stream.set_read_timeout(Some(left()?))?;
@@ -136,10 +137,16 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let server = thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
-            let mut asked = [0; 512];
-            let read = stream.read(&mut asked).unwrap();
+            let mut asked = Vec::new();
+            // What is left unread when the connection closes would reset it.
+            while !asked.ends_with(b"\r\n\r\n") {
+                let mut part = [0; 512];
+                let read = stream.read(&mut part).unwrap();
+                assert!(read > 0, "{asked:?}");
+                asked.extend_from_slice(&part[..read]);
+            }
             stream.write_all(says.as_bytes()).unwrap();
-            String::from_utf8(asked[..read].to_vec()).unwrap()
+            String::from_utf8(asked).unwrap()
         });
         let listen = format!("--admin-listen=0.0.0.0:{}", address.port());
         let command = Command::parse_from(["probe", &listen].iter().chain(arguments));

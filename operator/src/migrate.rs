@@ -21,7 +21,7 @@ const OLDEST_SERVER: i32 = 160_000;
 const ATTEMPTS: u32 = 6;
 
 /// The migrations: version, name, SQL.
-pub const MIGRATIONS: [(i64, &str, &str); 10] = [
+pub const MIGRATIONS: [(i64, &str, &str); 12] = [
     (1, "roles and schemas", include_str!("../../migrations/0001_roles_and_schemas.sql")),
     (2, "retail tables", include_str!("../../migrations/0002_retail_tables.sql")),
     (3, "fence tables", include_str!("../../migrations/0003_fence_tables.sql")),
@@ -32,6 +32,8 @@ pub const MIGRATIONS: [(i64, &str, &str); 10] = [
     (9, "plan hash", include_str!("../../migrations/0009_plan_hash.sql")),
     (10, "search bits", include_str!("../../migrations/0010_search_bits.sql")),
     (11, "reports of one store", include_str!("../../migrations/0011_reports_of_one_store.sql")),
+    (12, "login creators", include_str!("../../migrations/0012_login_creators.sql")),
+    (13, "ticket seeds", include_str!("../../migrations/0013_ticket_seeds.sql")),
 ];
 
 /// What a run did.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use harness::{OPERATOR, Operator, World, condition_of, poll, spec, stays, store};
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
+use storefence_operator::migrate::MIGRATIONS;
 use storefence_tenancy::{
     RetailTenant,
     resource::{DriftOutcome, DriftRecord, ROTATE_ANNOTATION},
@@ -57,16 +58,18 @@ async fn passes(operator: &Operator, more: f64) {
 /// Everything that can be changed by hand, each with the word that tells of it.
 async fn spoil(world: &World) -> Vec<(String, &'static str)> {
     let login = world.login("zava").await;
-    let admin = &world.database.admin;
+    // Who made the login: the administrator, or its creator of logins.
+    let maker = "SELECT grantor::regrole::text FROM pg_auth_members WHERE member = $1::text::regrole";
+    let maker: String = world.sql().await.query_one(maker, &[&login]).await.unwrap().get(0);
     vec![
         (format!("ALTER ROLE {login} CREATEDB"), "set NOCREATEDB"),
         (format!("ALTER ROLE {login} SET search_path = evil"), "reset search_path"),
         (format!("ALTER ROLE {login} NOLOGIN"), "set LOGIN"),
         (format!("ALTER ROLE {login} PASSWORD 'changed'"), "set the password"),
         (format!("ALTER ROLE {login} CONNECTION LIMIT 0"), "CONNECTION LIMIT 100"),
-        (format!("REVOKE fence_login FROM {login} GRANTED BY {admin}"), "member of fence_login"),
+        (format!("REVOKE fence_login FROM {login} GRANTED BY {maker}"), "member of fence_login"),
         (
-            format!("CREATE ROLE mallory; SET ROLE {admin}; GRANT {login} TO mallory; RESET ROLE"),
+            format!("CREATE ROLE mallory; SET ROLE {maker}; GRANT {login} TO mallory; RESET ROLE"),
             "revoke the membership of mallory",
         ),
         (format!("GRANT SELECT ON retail.orders TO {login}"), "revoke ALL ON TABLE retail.orders"),
@@ -235,7 +238,8 @@ async fn a_new_tenant_that_is_only_observed_says_what_it_would_take() {
     // The operator migrates its databases before any tenant comes.
     let migrated = poll(async || {
         let client = world.sql().await;
-        client.query_one("SELECT count(*) FROM fence.tenants", &[]).await.ok().map(drop)
+        let applied = client.query_one("SELECT count(*) FROM fence.schema_history WHERE success", &[]).await.ok()?;
+        (applied.get::<_, i64>(0) == MIGRATIONS.len() as i64).then_some(())
     });
     assert!(migrated.await.is_some());
     let before = world.database_fingerprint().await;

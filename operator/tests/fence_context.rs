@@ -40,6 +40,7 @@ async fn everything(world: World) {
     a_disabled_tenant_is_refused(&world, &south).await;
     the_statement_cannot_widen_its_context(&world, &north).await;
     the_statement_cannot_touch_tickets(&world, &north).await;
+    a_seed_is_for_one_call(&world, &north).await;
     tickets_are_never_given_twice(&world, &north).await;
     the_login_can_do_nothing_else(&world, &north).await;
     caps_hold(&world, &north).await;
@@ -125,6 +126,21 @@ async fn a_context_is_for_one_call_on_one_backend(world: &World, tenant: &Tenant
     let error =
         client.query("SELECT line FROM fence.run_query($1, 'SELECT 1', 1, 100)", &[&context]).await.unwrap_err();
     assert_eq!(error.code().unwrap().code(), "55000");
+}
+
+async fn a_seed_is_for_one_call(world: &World, tenant: &Tenant) {
+    let mut session = Session::open(world, tenant).await;
+    let draw = "SELECT random() AS drawn FROM generate_series(1, 3)";
+    let mut drawn = Vec::new();
+    for _ in 0..2 {
+        session.call(tenant, &tenant.first(1), "SELECT setseed(0.25)").await.unwrap();
+        drawn.push(session.call(tenant, &tenant.first(1), draw).await.unwrap());
+    }
+    assert_ne!(drawn[0], drawn[1], "the next call draws from the seed of the one before");
+    // in one statement the seed is the caller's own business
+    let within = "SELECT setseed(0.25)::text IS NULL AS seeded, random() AS drawn";
+    let first = session.call(tenant, &tenant.first(1), within).await.unwrap();
+    assert_eq!(session.call(tenant, &tenant.first(1), within).await.unwrap(), first);
 }
 
 async fn a_context_is_for_one_tenant(world: &World, north: &Tenant, south: &Tenant) {

@@ -204,6 +204,37 @@ const TAMPERING: &[(&str, &str, &[&str])] = &[
     ),
 ];
 
+/// The same of the roles that make the logins, which are there where the administrator is not superuser.
+const TAMPERING_WITH_CREATORS: &[(&str, &str, &[&str])] = &[
+    ("ALTER ROLE fence_creator_07 LOGIN", "ALTER ROLE fence_creator_07 NOLOGIN", &["role fence_creator_07"]),
+    ("ALTER ROLE fence_creator_07 BYPASSRLS", "ALTER ROLE fence_creator_07 NOBYPASSRLS", &["role fence_creator_07"]),
+    (
+        "GRANT fence_creator_07 TO {login} WITH INHERIT FALSE",
+        "REVOKE fence_creator_07 FROM {login}",
+        &["membership of {login} in fence_creator_07"],
+    ),
+    (
+        "CREATE ROLE stranger LOGIN; GRANT fence_creator_07 TO stranger",
+        "DROP ROLE stranger",
+        &["membership of stranger in fence_creator_07"],
+    ),
+    (
+        "GRANT retail_owner TO fence_creator_07",
+        "REVOKE retail_owner FROM fence_creator_07",
+        &["membership of fence_creator_07 in retail_owner"],
+    ),
+    (
+        "GRANT {login} TO fence_creator_63 WITH SET TRUE",
+        "REVOKE {login} FROM fence_creator_63",
+        &["membership of fence_creator_63 in {login}"],
+    ),
+    (
+        "GRANT CONNECT ON DATABASE retail TO fence_creator_07",
+        "REVOKE CONNECT ON DATABASE retail FROM fence_creator_07",
+        &["database retail"],
+    ),
+];
+
 #[test]
 fn postgres_18_superuser() {
     in_world(WORLDS[0], whole);
@@ -234,7 +265,8 @@ async fn whole(world: World) {
     let superuser = world.superuser().await;
     let login = &tenant.logins[0];
     let mut problems = Vec::new();
-    for (tamper, repair, objects) in TAMPERING {
+    let with_creators = if world.label.contains("Superuser") { &[][..] } else { TAMPERING_WITH_CREATORS };
+    for (tamper, repair, objects) in TAMPERING.iter().chain(with_creators) {
         superuser
             .batch_execute(&tamper.replace("{login}", login))
             .await

@@ -157,7 +157,7 @@ fn render(name: &str, tenant: &RetailTenant, preview: &Preview) -> String {
     }
     if !plan.database.is_empty() {
         let _ = writeln!(text, "BEGIN;");
-        for statement in sql::statements(desired, &plan.database, &|_| MASKED.to_owned()) {
+        for statement in sql::statements(desired, plan, &|_| MASKED.to_owned()) {
             let _ = writeln!(text, "{};", statement.text);
             if let Some(kid) = statement.key {
                 let _ = writeln!(text, "{}; -- key {kid}: ********", sql::COPY_KEY);

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     credentials::Password,
-    reconcile::{action::DatabaseAction, desired::Desired},
+    reconcile::{action::Plan, desired::Desired},
 };
 
 const BEGIN: &str = "BEGIN;\n";
@@ -34,17 +34,17 @@ impl Database {
         &self,
         lock: &mut TenantLock,
         desired: &Desired,
-        actions: &[DatabaseAction],
+        plan: &Plan,
         material: &Material,
     ) -> Result<(), DatabaseError> {
-        if actions.is_empty() {
+        if plan.database.is_empty() {
             return Ok(());
         }
         self.may_write()?;
         // Computed before the transaction: thousands of rounds of hashing. A slot without a password gets a verifier
         // that no password fits.
         let verifier = |slot: Slot| material.passwords.get(&slot).map(Password::verifier).unwrap_or_default();
-        let statements = sql::statements(desired, actions, &verifier);
+        let statements = sql::statements(desired, plan, &verifier);
         let call = async {
             // Whatever cuts this short leaves a transaction open: the session then ends with the pass.
             lock.in_doubt = true;

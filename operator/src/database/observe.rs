@@ -8,7 +8,11 @@ use crate::reconcile::{desired::Desired, state::DatabaseState};
 
 const OBSERVE: &str = r"
 WITH me AS (SELECT t.tenant_key, t.tenant_id, t.display_name FROM retail.tenants t WHERE t.tenant_id = $1),
-     role AS (SELECT r.* FROM pg_catalog.pg_roles r WHERE r.rolname = ANY ($3))
+     role AS (SELECT r.* FROM pg_catalog.pg_roles r WHERE r.rolname = ANY ($3)),
+     -- asked of the memberships themselves: pg_has_role() would walk through all that the administrator is a member of
+     creator AS (SELECT c.oid FROM pg_catalog.pg_roles c JOIN pg_catalog.pg_auth_members m ON m.roleid = c.oid
+                   JOIN pg_catalog.pg_roles a ON a.oid = m.member
+                  WHERE c.rolname = $5 AND a.rolname = current_user AND m.set_option LIMIT 1)
 SELECT json_build_object(
   'tenant', (SELECT json_build_object('display_name', me.display_name) FROM me),
   'fence', (SELECT json_build_object('owner_uid', f.owner_uid, 'enabled', f.enabled) FROM fence.tenants f WHERE f.tenant_id = $1),
@@ -27,6 +31,8 @@ SELECT json_build_object(
             'createrole', r.rolcreaterole, 'replication', r.rolreplication, 'bypassrls', r.rolbypassrls,
             'expires', r.rolvaliduntil IS NOT NULL AND r.rolvaliduntil <> 'infinity'),
         'connection_limit', r.rolconnlimit,
+        'by_creator', EXISTS (SELECT FROM pg_catalog.pg_auth_members m
+                               WHERE m.roleid = r.oid AND m.member = (SELECT oid FROM creator) AND m.admin_option),
         'comment', pg_catalog.shobj_description(r.oid, 'pg_authid'),
         'memberships', (
             SELECT coalesce(json_agg(json_build_object(
@@ -73,7 +79,8 @@ SELECT json_build_object(
       FROM fence.context_keys k WHERE k.tenant_key = (SELECT tenant_key FROM me)),
   'may_set', (
     SELECT coalesce(json_agg(p.name), '[]') FROM unnest($4::text[]) p (name)
-     WHERE has_parameter_privilege(p.name, 'SET')))
+     WHERE has_parameter_privilege(p.name, 'SET')),
+  'has_creator', EXISTS (SELECT FROM creator))
 ";
 
 impl Database {
@@ -90,7 +97,8 @@ impl Database {
             .bind(desired.tenant_id.as_str())
             .bind(stores)
             .bind(roles)
-            .bind(privileged);
+            .bind(privileged)
+            .bind(&desired.creator);
         let Json(state) = self.within("observe", query.fetch_one(lock.connection()?)).await?;
         Ok(state)
     }

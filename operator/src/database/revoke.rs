@@ -134,8 +134,8 @@ async fn marked(
     .await
 }
 
-/// Ends the sessions of a login. An administrator that is not superuser may do so only as a member that inherits; it
-/// has ADMIN on the roles it made, so it makes itself one for the moment.
+/// Ends the sessions of a login. Who is not superuser may do so only as a member that inherits. Who made the role, the
+/// administrator or its creator of logins, has ADMIN on it and makes itself one for the moment.
 async fn end_sessions(connection: &mut PgConnection, role: &str) -> Result<(), sqlx::Error> {
     let any: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE usename = $1)")
         .bind(role)
@@ -151,8 +151,20 @@ async fn end_sessions(connection: &mut PgConnection, role: &str) -> Result<(), s
     .bind(role)
     .fetch_one(&mut *connection)
     .await?;
+    // The administrator's ADMIN by way of a creator is none that it can grant by.
+    let creator: Option<String> = sqlx::query_scalar(
+        "SELECT c.rolname::text FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.roleid JOIN pg_roles c ON c.oid = m.member \
+          WHERE r.rolname = $1 AND m.admin_option AND c.rolname <> current_user AND pg_has_role(c.oid, 'SET') LIMIT 1",
+    )
+    .bind(role)
+    .fetch_optional(&mut *connection)
+    .await?;
     let mut transaction = connection.begin().await?;
     let name = ident(role);
+    if let (false, Some(creator)) = (allowed, creator) {
+        let act = format!("SET LOCAL ROLE {}", ident(&creator));
+        sqlx::raw_sql(AssertSqlSafe(act)).execute(&mut *transaction).await?;
+    }
     if !allowed {
         let grant = format!("GRANT {name} TO CURRENT_USER WITH INHERIT TRUE, SET FALSE");
         sqlx::raw_sql(AssertSqlSafe(grant)).execute(&mut *transaction).await?;

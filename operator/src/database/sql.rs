@@ -9,7 +9,7 @@ use storefence_tenancy::credentials::{ContextKey, Slot};
 use zeroize::Zeroizing;
 
 use crate::reconcile::{
-    action::DatabaseAction,
+    action::{DatabaseAction, Plan},
     desired::{Desired, LOGIN_GROUP},
 };
 
@@ -62,11 +62,14 @@ pub struct Statement {
 }
 
 /// The statements of some steps, in order. What can share a statement does: each costs the server a walk through all
-/// the roles that the administrator has made, or the planning of an insert. `verifier` is asked for the SCRAM verifier of
+/// the roles that their maker has made, or the planning of an insert. `verifier` is asked for the SCRAM verifier of
 /// a slot's password.
 #[must_use]
-pub fn statements(desired: &Desired, actions: &[DatabaseAction], verifier: &dyn Fn(Slot) -> String) -> Vec<Statement> {
+pub fn statements(desired: &Desired, plan: &Plan, verifier: &dyn Fn(Slot) -> String) -> Vec<Statement> {
+    let actions = plan.database.as_slice();
+    let by_creator = |action: &DatabaseAction| plan.creator.as_ref().filter(|creator| creator.takes(action));
     let mut statements = Vec::new();
+    let mut acting = None;
     let created = actions.iter().filter_map(|action| match action {
         DatabaseAction::CreateRole { role, .. } => Some((role.as_str(), None)),
         _ => None,
@@ -87,7 +90,9 @@ pub fn statements(desired: &Desired, actions: &[DatabaseAction], verifier: &dyn 
                 | DatabaseAction::InsertLogin { .. }
                 | DatabaseAction::GrantLoginGroup { .. }
         );
-        mergeable && std::mem::discriminant(a) == std::mem::discriminant(b)
+        mergeable
+            && std::mem::discriminant(a) == std::mem::discriminant(b)
+            && by_creator(a).is_some() == by_creator(b).is_some()
     };
     for group in actions.chunk_by(alike) {
         let Some(first) = group.first() else { continue };
@@ -116,10 +121,23 @@ pub fn statements(desired: &Desired, actions: &[DatabaseAction], verifier: &dyn 
             }
             action => statement(desired, action, verifier),
         };
+        let creator = by_creator(first).map(|creator| creator.role.as_str());
+        if creator != acting {
+            // Until the transaction ends at the latest.
+            let text = creator.map_or_else(|| RESET_ROLE.to_owned(), |role| format!("SET LOCAL ROLE {}", ident(role)));
+            statements.push(Statement { text, key: None, shared });
+            acting = creator;
+        }
         statements.push(Statement { text, key, shared });
+    }
+    if acting.is_some() {
+        statements.push(Statement { text: RESET_ROLE.to_owned(), key: None, shared: true });
     }
     statements
 }
+
+/// The administrator acts as itself again.
+const RESET_ROLE: &str = "RESET ROLE";
 
 /// One INSERT for steps that each add a row to the same table.
 fn rows(desired: &Desired, actions: &[DatabaseAction]) -> String {
@@ -274,9 +292,9 @@ mod tests {
     use crate::reconcile::{
         diff::{
             diff,
-            tests::{desired, desired_with},
+            tests::{desired, desired_with, take},
         },
-        state::Observed,
+        state::{Attributes, Member, Observed},
     };
 
     #[test]
@@ -290,7 +308,7 @@ mod tests {
     fn a_new_tenant_takes_few_statements_and_locks_what_is_shared_last() {
         let desired = desired_with(&[(1, "Seattle"), (2, "Redmond"), (3, "O'Fallon")], Slot::A, 1);
         let plan = diff(&desired, &Observed::default()).unwrap();
-        let statements = statements(&desired, &plan.database, &|slot| format!("verifier-{slot}"));
+        let statements = statements(&desired, &plan, &|slot| format!("verifier-{slot}"));
         let text = |begin: &str| {
             let found: Vec<&str> =
                 statements.iter().map(|found| found.text.as_str()).filter(|text| text.starts_with(begin)).collect();
@@ -324,10 +342,61 @@ mod tests {
         assert_eq!(after, ["GRANT", "UPDATE"], "whoever waits for the group waits for these two");
     }
 
+    /// Where the administrator has a creator of logins, steps on roles are the creator's, and nothing else is.
+    #[test]
+    fn a_creator_makes_the_logins() {
+        let desired = desired_with(&[(1, "Seattle")], Slot::A, 1);
+        let mut observed = Observed::default();
+        observed.database.has_creator = true;
+        observed.database.may_set.insert("temp_file_limit".into());
+        let plan = diff(&desired, &observed).unwrap();
+        let mut acting = "";
+        for Statement { text, .. } in statements(&desired, &plan, &|_| "verifier".into()) {
+            match text.as_str() {
+                "SET LOCAL ROLE \"fence_creator_07\"" => acting = "creator",
+                "RESET ROLE" => acting = "",
+                text => {
+                    // The right to set it is the administrator's.
+                    let on_role = text.contains(" ROLE ") && !text.contains("temp_file_limit");
+                    let expected = if on_role || text.starts_with("GRANT ") { "creator" } else { "" };
+                    assert_eq!(acting, expected, "{text}");
+                }
+            }
+        }
+        assert_eq!(acting, "", "the transaction ends as the administrator");
+    }
+
+    #[test]
+    fn what_another_one_made_or_needs_a_right_of_ones_own_stays_with_the_administrator() {
+        let desired = desired_with(&[(1, "Seattle")], Slot::A, 1);
+        let mut observed = Observed::default();
+        observed.database.has_creator = true;
+        let plan = diff(&desired, &observed).unwrap();
+        take(&desired, &mut observed, &plan);
+        observed.database.roles.get_mut("sf_000000000000_b").unwrap().by_creator = false;
+        let creator = diff(&desired, &observed).unwrap().creator.unwrap();
+        let alter = |role: &str, attribute: fn(&mut Attributes)| {
+            let to = Attributes::login(true);
+            let mut from = to;
+            attribute(&mut from);
+            DatabaseAction::AlterRole { role: role.into(), from, to, connection_limit: None }
+        };
+        assert!(creator.takes(&alter("sf_000000000000_a", |from| from.login = false)));
+        assert!(!creator.takes(&alter("sf_000000000000_a", |from| from.createdb = true)), "asks for CREATEDB");
+        assert!(!creator.takes(&alter("sf_000000000000_b", |from| from.login = false)), "the administrator's own");
+        let revoke = |grantor: &str| {
+            let member = Member { name: "stranger".into(), grantor: grantor.into() };
+            DatabaseAction::RevokeMember { role: "sf_000000000000_a".into(), member }
+        };
+        assert!(creator.takes(&revoke("fence_creator_07")));
+        assert!(!creator.takes(&revoke("postgres")));
+    }
+
     #[test]
     fn a_password_of_a_role_that_is_there_is_a_statement_of_its_own() {
         let action = DatabaseAction::SetPassword { role: "sf_000000000000_a".into(), slot: Slot::A };
-        let found = statements(&desired(), &[action], &|_| "verifier".into());
+        let plan = Plan { database: vec![action], ..Plan::default() };
+        let found = statements(&desired(), &plan, &|_| "verifier".into());
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].text, "ALTER ROLE \"sf_000000000000_a\" PASSWORD 'verifier'");
     }

@@ -6,7 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use storefence_tenancy::credentials::Slot;
 use uuid::Uuid;
 
-use super::state::{Attributes, Member, Membership};
+use super::{
+    desired::{Desired, DesiredRole, PRIVILEGED_SETTINGS},
+    state::{Attributes, DatabaseState, Member, Membership},
+};
 
 /// A step in the vault. These come first: the vault's value is the one that counts, and the database follows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -243,6 +246,52 @@ pub struct Plan {
     pub adopted: BTreeSet<String>,
     /// What depends on a role and no step can take away: the role, and the objects in words.
     pub dependents: BTreeMap<String, Vec<String>>,
+    /// Who takes the steps on roles, where it is not the administrator itself.
+    pub creator: Option<Creator>,
+}
+
+/// A role that made logins and may change them: the administrator acts as it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Creator {
+    /// Its name.
+    pub role: String,
+    /// Its logins, those that the plan makes included.
+    pub logins: BTreeSet<String>,
+}
+
+impl Creator {
+    /// Of a tenant; `None` where the administrator has no creator, or none of the logins is its.
+    #[must_use]
+    pub fn of(desired: &Desired, database: &DatabaseState) -> Option<Self> {
+        let its = |role: &&DesiredRole| database.roles.get(&role.name).is_none_or(|found| found.by_creator);
+        let logins: BTreeSet<String> = match database.has_creator {
+            true => desired.roles.values().filter(its).map(|role| role.name.clone()).collect(),
+            false => BTreeSet::new(),
+        };
+        (!logins.is_empty()).then(|| Self { role: desired.creator.clone(), logins })
+    }
+
+    /// Whether it takes the step. What asks for an attribute or a privilege of one's own stays with the administrator,
+    /// who may have it; a grant is taken back by who gave it.
+    #[must_use]
+    pub fn takes(&self, action: &DatabaseAction) -> bool {
+        let own = match action {
+            DatabaseAction::CreateRole { .. }
+            | DatabaseAction::CommentRole { .. }
+            | DatabaseAction::ResetDatabaseSettings { .. }
+            | DatabaseAction::GrantLoginGroup { .. }
+            | DatabaseAction::SetPassword { .. }
+            | DatabaseAction::ForgetPassword { .. } => true,
+            DatabaseAction::AlterRole { from, to, .. } => from.privileged() == to.privileged(),
+            DatabaseAction::SetRoleSetting { name, .. } | DatabaseAction::ResetRoleSetting { name, .. } => {
+                !PRIVILEGED_SETTINGS.contains(&name.as_str())
+            }
+            DatabaseAction::RevokeMembership { membership: Membership { grantor, .. }, .. }
+            | DatabaseAction::RevokeMember { member: Member { grantor, .. }, .. } => *grantor == self.role,
+            _ => false,
+        };
+        own && action.role().is_some_and(|role| self.logins.contains(role))
+    }
 }
 
 impl Plan {

@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use sha2::{Digest as _, Sha256};
 use storefence_tenancy::{
     TenantId, TenantRules,
     credentials::{Slot, context_secret_name, database_secret_name, login_role_name},
@@ -15,6 +16,10 @@ use super::rotation::{Pairs, Step};
 
 /// The group that every login is a member of, and the only one.
 pub const LOGIN_GROUP: &str = "fence_login";
+
+/// Roles that make logins in the administrator's place (migration 0012): each a share of the tenants.
+const CREATORS: u8 = 64;
+const CREATOR_PREFIX: &str = "fence_creator_";
 
 /// Key id of a new tenant's first context key.
 const FIRST_KID: u32 = 1;
@@ -41,6 +46,8 @@ pub struct Desired {
     pub display_name: String,
     /// Stores by id.
     pub stores: BTreeMap<Uuid, StoreNames>,
+    /// The role that makes the logins, where the administrator may act as it.
+    pub creator: String,
     /// Login roles by slot: always both.
     pub roles: BTreeMap<Slot, DesiredRole>,
     /// Context keys that the database accepts: key id to secret.
@@ -126,6 +133,7 @@ impl Desired {
             owner_uid: (*owner_uid).to_owned(),
             display_name: display_name.map_or_else(|| tenant_id.to_string(), str::to_owned),
             stores: rules.stores().iter().map(|(id, store)| (*id, StoreNames::from(store))).collect(),
+            creator: creator_role_name(&tenant_id),
             roles: Slot::ALL.into_iter().map(|slot| (slot, role(slot))).collect(),
             keys: pairs.kids.iter().map(|(kid, _)| (*kid, context_secret_name(&tenant_id, *kid))).collect(),
             key_ends: pairs.kids.iter().filter_map(|(kid, end)| Some((*kid, (*end)?.as_second()))).collect(),
@@ -147,6 +155,20 @@ impl Desired {
         let logins = self.roles.values().filter(|role| role.login).map(|role| role.secret.as_str());
         logins.chain(self.keys.values().map(String::as_str))
     }
+}
+
+/// The role that makes a tenant's logins: which one follows from the tenantId alone, so that it is found again.
+#[must_use]
+pub fn creator_role_name(tenant_id: &TenantId) -> String {
+    let number = Sha256::digest(tenant_id.as_str())[0] % CREATORS;
+    format!("{CREATOR_PREFIX}{number:02}")
+}
+
+/// Whether a role is one of those that make logins.
+#[must_use]
+pub fn is_creator(role: &str) -> bool {
+    role.strip_prefix(CREATOR_PREFIX)
+        .is_some_and(|number| number.len() == 2 && number.parse::<u8>().is_ok_and(|number| number < CREATORS))
 }
 
 const COMMENT_PREFIX: &str = "storefence RetailTenant ";

@@ -6,7 +6,7 @@ use storefence_tenancy::credentials::Slot;
 use uuid::Uuid;
 
 use super::{
-    action::{DatabaseAction, Plan, SecretAction},
+    action::{Creator, DatabaseAction, Plan, SecretAction},
     desired::{CONNECTION_LIMIT, Desired, DesiredRole, LOGIN_GROUP, PRIVILEGED_SETTINGS, comment_owner},
     state::{Attributes, DatabaseState, Dependent, Membership, Observed, RoleRow, SecretContent, SecretState},
 };
@@ -19,7 +19,7 @@ use crate::errors::Failure;
 pub fn diff(desired: &Desired, observed: &Observed) -> Result<Plan, Failure> {
     let owners = Owners::of(desired, &observed.database)?;
     check_stores(desired, &observed.database)?;
-    let mut plan = Plan::default();
+    let mut plan = Plan { creator: Creator::of(desired, &observed.database), ..Plan::default() };
     secrets(desired, observed, &owners, &mut plan)?;
     let database = &observed.database;
     tenant(desired, database, &owners, &mut plan.database);

@@ -35,6 +35,7 @@ pub fn desired_with(stores: &[(u128, &str)], active: Slot, kid: u32) -> Desired 
         owner_uid: UID.to_owned(),
         display_name: "Zava".to_owned(),
         stores: stores.iter().map(|(id, name)| (Uuid::from_u128(*id), entry(name))).collect(),
+        creator: "fence_creator_07".to_owned(),
         roles: Slot::ALL.into_iter().map(|slot| (slot, role(slot))).collect(),
         keys: [(kid, format!("sf-zava-context-{kid}"))].into(),
         key_ends: BTreeMap::new(),
@@ -139,8 +140,10 @@ fn take_in_database(desired: &Desired, observed: &mut Observed, action: &Databas
             database.fence_stores.get_mut(&id).unwrap().name = name;
         }
         DatabaseAction::CreateRole { role, attributes, connection_limit } => {
+            let by_creator = database.has_creator;
             let row = RoleRow {
                 attributes,
+                by_creator,
                 connection_limit,
                 comment: None,
                 memberships: Vec::new(),

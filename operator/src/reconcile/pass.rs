@@ -293,7 +293,7 @@ impl Pass<'_> {
         let plan = self.compare(state, &stored, &held).await?;
         let found = found.insert(Found::of(&plan, self.desired, &self.before()));
         self.write_secrets(&plan, &stored, &mut held).await?;
-        self.database.apply(lock, self.desired, &plan.database, &held.material).await?;
+        self.database.apply(lock, self.desired, &plan, &held.material).await?;
         found.mended();
         self.work.metrics.steps(&plan);
         // Whoever is in there came with a password that is no longer his.

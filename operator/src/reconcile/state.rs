@@ -36,6 +36,9 @@ pub struct DatabaseState {
     pub keys: BTreeMap<u32, KeyRow>,
     /// Privileged settings that this administrator may give to a role.
     pub may_set: BTreeSet<String>,
+    /// Whether the administrator may act as the tenant's creator of logins.
+    #[serde(default)]
+    pub has_creator: bool,
 }
 
 /// `retail.tenants`.
@@ -95,6 +98,9 @@ pub struct RoleRow {
     /// Who may act as it, the administrator aside.
     #[serde(default)]
     pub members: Vec<Member>,
+    /// Whether the tenant's creator of logins made it, or may change it for another reason.
+    #[serde(default)]
+    pub by_creator: bool,
     /// Whether the password in the vault lets it in; `None`: not tried.
     #[serde(default)]
     pub password_works: Option<bool>,
@@ -137,6 +143,12 @@ impl Attributes {
             bypassrls: false,
             expires: false,
         }
+    }
+
+    /// Those that only somebody may change who has them as well.
+    #[must_use]
+    pub const fn privileged(self) -> [bool; 5] {
+        [self.superuser, self.createdb, self.createrole, self.replication, self.bypassrls]
     }
 }
 

@@ -8,6 +8,8 @@ use super::{Snapshot, VerifyError, level};
 const SNAPSHOT: &str = r#"
 WITH ours AS (
     SELECT oid, rolname FROM pg_roles WHERE rolname IN ('retail_owner', 'fence_owner', 'fence_reader', 'fence_login', 'retail_loader')
+), creators AS (
+    SELECT oid FROM pg_roles WHERE rolname ~ '^fence_creator_[0-9]{2}$'
 ), reader AS (
     SELECT oid FROM pg_roles WHERE rolname = 'fence_reader'
 ), logins AS (
@@ -81,12 +83,16 @@ SELECT json_build_object(
             CASE WHEN r.rolsuper THEN 'SUPERUSER' END, CASE WHEN r.rolbypassrls THEN 'BYPASSRLS' END, CASE WHEN r.rolcreaterole THEN 'CREATEROLE' END,
             CASE WHEN r.rolcreatedb THEN 'CREATEDB' END, CASE WHEN r.rolreplication THEN 'REPLICATION' END, CASE WHEN r.rolcanlogin THEN 'LOGIN' END,
             CASE WHEN r.rolinherit THEN 'INHERIT' END], NULL)) ORDER BY r.rolname)
-        FROM pg_roles r WHERE r.rolsuper OR r.rolbypassrls OR r.oid IN (SELECT oid FROM ours UNION ALL SELECT oid FROM logins)),
+        FROM pg_roles r WHERE r.rolsuper OR r.rolbypassrls OR r.oid IN (SELECT oid FROM ours UNION ALL SELECT oid FROM creators UNION ALL SELECT oid FROM logins)),
     'memberships', (SELECT coalesce(json_agg(json_build_object('role', pg_get_userbyid(m.roleid), 'member', pg_get_userbyid(m.member),
             'admin', m.admin, 'inherit', m.inherit, 'set', m.set) ORDER BY 1), '[]')
         FROM (SELECT roleid, member, bool_or(admin_option) AS admin, bool_or(inherit_option) AS inherit, bool_or(set_option) AS set
                 FROM pg_auth_members GROUP BY roleid, member) m
-       WHERE m.roleid IN (SELECT oid FROM ours) OR m.member IN (SELECT oid FROM ours UNION ALL SELECT oid FROM logins)),
+       WHERE m.roleid IN (SELECT oid FROM ours UNION ALL SELECT oid FROM creators)
+          OR m.member IN (SELECT oid FROM ours UNION ALL SELECT oid FROM logins)
+          -- what a creator has by having made a login goes without saying
+          OR m.member IN (SELECT oid FROM creators)
+             AND (m.inherit OR m.set OR NOT m.admin OR pg_get_userbyid(m.roleid) !~ '^sf_[0-9a-f]{12}_[ab]$')),
     'logins', (SELECT coalesce(json_agg(json_build_object('login', l.login, 'dependencies', (
             SELECT count(*) FROM pg_shdepend s WHERE s.refclassid = 'pg_authid'::regclass AND s.refobjid = l.oid)) ORDER BY l.login), '[]') FROM logins l),
     'settings', (SELECT coalesce(json_agg(json_build_object('role', CASE s.setrole WHEN 0 THEN NULL ELSE pg_get_userbyid(s.setrole) END, 'setting', c) ORDER BY 1), '[]')

@@ -8,6 +8,7 @@ use super::{
     expected::{FUNCTIONS, ROLES, body_hash},
     level,
 };
+use crate::reconcile::desired::is_creator;
 
 /// All deviations, in the order of the catalogs.
 pub fn compare(snapshot: &Snapshot, expectations: &Expectations) -> Vec<Deviation> {
@@ -109,7 +110,7 @@ impl Report<'_> {
     }
 
     fn concerns_us(&self, role: &str) -> bool {
-        ROLES.contains(&role) || self.is_login(role)
+        ROLES.contains(&role) || is_creator(role) || self.is_login(role)
     }
 
     fn schemas(&mut self) {

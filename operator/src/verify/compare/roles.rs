@@ -1,7 +1,10 @@
 //! Roles, memberships, logins and their settings.
 
 use super::Report;
-use crate::verify::expected::{FORBIDDEN_SETTINGS, LOGIN_SETTINGS, ROLES};
+use crate::{
+    reconcile::desired::is_creator,
+    verify::expected::{FORBIDDEN_SETTINGS, LOGIN_SETTINGS, ROLES},
+};
 
 impl Report<'_> {
     pub(super) fn roles(&mut self) {
@@ -25,6 +28,20 @@ impl Report<'_> {
                 Some(_) => {}
             }
         }
+        // That there are none is no deviation: the administrator then makes the logins itself.
+        for role in self.snapshot.roles.iter().filter(|role| is_creator(&role.name)) {
+            if role.attributes != ["CREATEROLE"] {
+                let found = match role.attributes.as_slice() {
+                    [] => "no attribute".to_owned(),
+                    attributes => format!("attributes {}", attributes.join(", ")),
+                };
+                let remedy = format!(
+                    "ALTER ROLE {} NOLOGIN NOINHERIT CREATEROLE NOSUPERUSER NOCREATEDB NOREPLICATION NOBYPASSRLS",
+                    role.name
+                );
+                self.add(format!("role {}", role.name), found, "CREATEROLE alone", remedy);
+            }
+        }
         for login in &self.snapshot.logins {
             let name = &login.login;
             let Some(role) = self.snapshot.roles.iter().find(|role| &role.name == name) else {
@@ -46,7 +63,7 @@ impl Report<'_> {
         }
         for role in &self.snapshot.roles {
             let has = |wanted: &str| role.attributes.iter().any(|attribute| attribute == wanted);
-            let ours = ROLES.contains(&role.name.as_str()) || self.is_login(&role.name);
+            let ours = self.concerns_us(&role.name);
             if !ours && has("BYPASSRLS") && !has("SUPERUSER") && !self.expectations.bypass_rls.contains(&role.name) {
                 self.add(
                     format!("role {}", role.name),
@@ -66,6 +83,12 @@ impl Report<'_> {
             let revoke = format!("REVOKE {role} FROM {member}");
             if ROLES.contains(&member) {
                 self.add(object, options, "no membership: the fence's roles are members of nothing", revoke);
+            } else if is_creator(member) {
+                if role != "fence_login" || !membership.admin || membership.inherit || membership.set {
+                    let expected =
+                        "ADMIN true, INHERIT false, SET false in fence_login, ADMIN alone in the logins that it made";
+                    self.add(object, options, expected, revoke);
+                }
             } else if role == "fence_login" && self.is_login(member) {
                 if membership.admin || membership.set || !membership.inherit {
                     let expected = "ADMIN false, INHERIT true, SET false";
