@@ -50,9 +50,18 @@ impl Tests {
         F: Future<Output = Result<()>> + Send + 'static,
     {
         let (runtime, world) = (Arc::clone(&self.runtime), Arc::clone(&self.world));
-        self.trials.push(Trial::test(name, move || match runtime.block_on(runtime.spawn(body(world))) {
-            Ok(done) => done.map_err(|error| Failed::from(format!("{error:?}"))),
-            Err(panic) => Err(Failed::from(format!("{panic}"))),
+        self.trials.push(Trial::test(name, move || {
+            let outcome = match runtime.block_on(runtime.spawn(body(Arc::clone(&world)))) {
+                Ok(done) => done.map_err(|error| Failed::from(format!("{error:?}"))),
+                Err(panic) => Err(Failed::from(format!("{panic}"))),
+            };
+            // A quota or a rule that it did not take back would fail the tests that follow.
+            if outcome.is_err()
+                && let Err(error) = runtime.block_on(world.restore_specs())
+            {
+                eprintln!("the chains' specs could not be restored: {error:?}");
+            }
+            outcome
         }));
     }
 }

@@ -146,6 +146,17 @@ impl World {
         Ok(())
     }
 
+    /// Puts the chains' specs back to what they were at the start.
+    pub async fn restore_specs(&self) -> Result<()> {
+        let tenants = self.tenants().await?;
+        for chain in [ZAVA, CONTOSO] {
+            let mut object = tenants.get(chain.id).await?;
+            object.data["spec"] = chain.object()["spec"].take();
+            tenants.replace(chain.id, &PostParams::default(), &object).await?;
+        }
+        Ok(())
+    }
+
     /// Sets the credentials in an object's status.
     pub async fn set_credentials(&self, name: &str, slot: Slot, kid: u32) -> Result<()> {
         let status = json!({"status": {"credentials": {"activeSlot": slot, "activeKid": kid}}});
