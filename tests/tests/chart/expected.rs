@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     objects::of_kind,
-    render::{available, chart, objects, values},
+    render::{available, chart, merge, objects, values},
 };
 
 const PARTS: [&str; 2] = ["storefence-operator", "storefence-gateway"];
@@ -43,7 +43,9 @@ fn production_has_what_a_platform_team_looks_for() {
         .collect();
     assert_eq!(dashboards.len(), 4, "{dashboards:?}");
     let hook = of_kind(&objects, "Pod").find(|pod| pod["metadata"]["annotations"]["helm.sh/hook"] == "test");
-    assert!(hook.is_some(), "no helm test");
+    // `helm test --logs` asks for the log after the test has ended: the pod must still be there.
+    let policy = &hook.expect("no helm test")["metadata"]["annotations"]["helm.sh/hook-delete-policy"];
+    assert_eq!(*policy, "before-hook-creation");
     assert!(chart().join("crds/retailtenant.yaml").exists() && chart().join("templates/NOTES.txt").exists());
 }
 
@@ -62,6 +64,23 @@ fn pods_prove_who_they_are_by_workload_identity() {
         assert_eq!(template["metadata"]["labels"]["azure.workload.identity/use"], "true", "{part}");
         assert_eq!(template["spec"]["serviceAccountName"], part);
     }
+}
+
+/// An ingress that ends TLS speaks HTTP to what is behind it unless told otherwise.
+#[test]
+fn an_ingress_speaks_tls_to_a_gateway_that_does() {
+    if !available() {
+        return;
+    }
+    let key = "nginx.ingress.kubernetes.io/backend-protocol";
+    let annotations = |more: Value| {
+        let objects = objects(&merge(&values("production"), &more));
+        of_kind(&objects, "Ingress").next().unwrap()["metadata"]["annotations"].clone()
+    };
+    assert_eq!(annotations(json!({}))[key], "HTTPS");
+    let own = annotations(json!({"gateway": {"ingress": {"annotations": {key: "GRPCS", "other": "kept"}}}}));
+    assert_eq!(own, json!({key: "GRPCS", "other": "kept"}));
+    assert_eq!(annotations(json!({"gateway": {"tls": {"secretName": ""}}})), Value::Null);
 }
 
 #[test]

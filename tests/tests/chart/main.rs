@@ -4,6 +4,7 @@
 mod binaries;
 mod expected;
 mod monitoring;
+mod numbers;
 mod objects;
 mod readme;
 mod render;
