@@ -9,7 +9,8 @@ FROM docker.io/library/rust:${RUST_VERSION}-slim-bookworm AS tools
 ARG RUST_VERSION
 # The image's own toolchain, whatever rust-toolchain.toml says.
 ENV RUSTUP_TOOLCHAIN=${RUST_VERSION} CARGO_TERM_COLOR=never
-RUN cargo install cargo-chef --version 0.1.78 --locked
+RUN cargo install cargo-chef --version 0.1.78 --locked \
+ && cargo install cargo-auditable --version 0.7.7 --locked
 WORKDIR /storefence
 
 # The recipe changes with manifests and lock file only, and so does the layer of compiled dependencies.
@@ -22,7 +23,8 @@ COPY --from=recipe /storefence/recipe.json recipe.json
 RUN cargo chef cook --release --locked --recipe-path recipe.json \
       --package storefence-operator --package storefence-gateway --package storefence-devstack
 COPY . .
-RUN cargo build --release --locked \
+# The binary carries the list of its crates: scanners and SBOMs of the image see them there and nowhere else.
+RUN cargo auditable build --release --locked \
       --package storefence-operator --package storefence-gateway --package storefence-devstack
 
 # The model of the embeddings stand-in, the one that devstack/src/embeddings/model.rs fetches where Python is at hand.

@@ -78,7 +78,7 @@ fn images_are_one_binary_on_a_distroless_base_and_not_root() {
 fn dependencies_are_compiled_in_a_layer_of_their_own() {
     let build = stage("build");
     let place = |start: &str| build.steps.iter().position(|step| step.starts_with(start)).unwrap();
-    let [cook, copy, compile] = ["RUN cargo chef cook", "COPY . .", "RUN cargo build"].map(place);
+    let [cook, copy, compile] = ["RUN cargo chef cook", "COPY . .", "RUN cargo auditable build"].map(place);
     assert!(cook < copy && copy < compile, "sources come after the dependencies");
     for step in [&build.steps[cook], &build.steps[compile]] {
         assert!(step.contains("--release") && step.contains("--locked"), "{step}");
@@ -91,6 +91,22 @@ fn dependencies_are_compiled_in_a_layer_of_their_own() {
     let minimum = Regex::new(r#"rust-version = "(\d+\.\d+)""#).unwrap();
     let (dockerfile, manifest) = (read("Dockerfile"), read("Cargo.toml"));
     assert_eq!(version.captures(&dockerfile).unwrap()[1], minimum.captures(&manifest).unwrap()[1]);
+}
+
+/// Syft reads the crates of a Rust binary from what cargo-auditable writes into it; without that the SBOM names none of them.
+#[test]
+fn binaries_carry_the_list_of_their_crates() {
+    let pinned = Regex::new(r"cargo install cargo-auditable --version \d+\.\d+\.\d+ --locked").unwrap();
+    assert!(stage("tools").steps.iter().any(|step| pinned.is_match(step)));
+    let built: Vec<String> =
+        stages().into_iter().flat_map(|stage| stage.steps).filter(|step| step.contains("build --release")).collect();
+    assert!(built.len() == 1 && built[0].starts_with("RUN cargo auditable build --release"), "{built:?}");
+}
+
+#[test]
+fn the_version_on_the_label_is_the_workspaces() {
+    let base = stage("base");
+    assert!(base.steps.contains(&format!("ARG VERSION={}", env!("CARGO_PKG_VERSION"))), "{:?}", base.steps);
 }
 
 /// The image's model is the one that the code would fetch, so that it finds it.

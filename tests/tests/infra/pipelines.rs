@@ -73,6 +73,8 @@ fn the_workflow_does_all_that_a_release_needs() -> Result<()> {
         ("conformance", "cargo xtask conformance"),
         ("chart", "helm lint charts/storefence --strict"),
         ("images", "docker build --target ${{ matrix.part }}"),
+        ("images", "--build-arg REVISION=${{ github.sha }}"),
+        ("images", r#"'[.packages[].name] | contains(["tokio""#),
         ("compose", "docker compose up --build --detach"),
         ("compose", "docker compose run --rm ready"),
         ("kind", "cargo xtask kind up"),
@@ -83,6 +85,8 @@ fn the_workflow_does_all_that_a_release_needs() -> Result<()> {
         ensure!(scripts.iter().any(|(found, text)| found == job && text.contains(command)), "{job}: {command}");
     }
     let text = read(WORKFLOW)?;
+    // What the SBOM's step writes is what the next one reads.
+    ensure!(text.matches("storefence-${{ matrix.part }}.spdx.json").count() == 3);
     for action in ["EmbarkStudios/cargo-deny-action@", "anchore/sbom-action@"] {
         ensure!(text.contains(action), "{action}");
     }
