@@ -5,8 +5,9 @@ Installs Storefence in an Azure subscription, and removes it. Every step may be 
 
 .DESCRIPTION
 The same as deploy.sh. Commands: up (all, the default), preflight, what-if, deploy, images, entra, values, chart, next,
-cleanup. Variables: STOREFENCE_PRINCIPAL_ID, STOREFENCE_PRINCIPAL_TYPE (who installs the chart; default: who is signed
-in), STOREFENCE_DATABASE_ADMIN_ID, _NAME, _TYPE (Entra administrator of the server; default: the same).
+prepare (a part of deploy), cleanup. Preflight and what-if change nothing. Variables: STOREFENCE_PRINCIPAL_ID,
+STOREFENCE_PRINCIPAL_TYPE (who installs the chart; default: who is signed in), STOREFENCE_DATABASE_ADMIN_ID, _NAME, _TYPE
+(Entra administrator of the server; default: who is signed in), AZURE_SUBSCRIPTION_ID (default: the Azure CLI's).
 
 .EXAMPLE
 ./infra/deploy.ps1 up -Environment dev -Location swedencentral
@@ -14,8 +15,8 @@ in), STOREFENCE_DATABASE_ADMIN_ID, _NAME, _TYPE (Entra administrator of the serv
 [CmdletBinding()]
 param(
     [Parameter(Position = 0)]
-    [ValidateSet('up', 'preflight', 'what-if', 'deploy', 'images', 'entra', 'values', 'chart', 'next', 'cleanup',
-        'azd-preprovision', 'azd-postprovision', 'azd-postdown')]
+    [ValidateSet('up', 'preflight', 'what-if', 'deploy', 'images', 'entra', 'values', 'chart', 'next', 'prepare',
+        'cleanup', 'azd-preprovision', 'azd-postprovision', 'azd-postdown')]
     [string] $Command = 'up',
     # 2 to 20 lower-case letters, digits and hyphens.
     [string] $Environment = $env:AZURE_ENV_NAME,
@@ -35,6 +36,7 @@ param(
 
 Set-StrictMode -Version Latest
 $ErrorActionPreference = 'Stop'
+$PSNativeCommandUseErrorActionPreference = $false
 
 if ($Environment -cnotmatch '^[a-z0-9][a-z0-9-]{0,18}[a-z0-9]$') {
     throw "-Environment: 2 to 20 lower-case letters, digits and hyphens are expected, not '$Environment'"
@@ -47,6 +49,9 @@ if (-not $AppName) { $AppName = "Storefence ($Environment)" }
 if ($env:STOREFENCE_HOST_IS_VERIFIED -eq 'true') { $HostIsVerified = $true }
 $publicUrl = if ($HostName) { "https://$HostName" } else { 'http://localhost:8080' }
 New-Item -ItemType Directory -Force -Path $out | Out-Null
+# What templates are filled with. No variable of the environment: those would outlive the script, and give the next
+# environment of the same session the values of this one.
+$known = @{}
 
 function Write-Step([string] $Text) { Write-Host "`n== $Text" }
 
@@ -74,6 +79,33 @@ function Read-Json([string[]] $Arguments) {
     (Invoke-Tool az $Arguments) -join "`n" | ConvertFrom-Json -AsHashtable
 }
 
+# azd and the Azure CLI have a subscription each. Where the variable names one, everything happens there.
+function Set-Subscription {
+    if (-not $env:AZURE_SUBSCRIPTION_ID) {
+        if ($Command -like 'azd-*') {
+            throw 'AZURE_SUBSCRIPTION_ID is not set; azd sets it for its hooks: run azd up, or infra/deploy.ps1 without azd'
+        }
+        return
+    }
+    Assert-Tool az
+    $current = Invoke-Tool az @('account', 'show', '--query', 'id', '--output', 'tsv')
+    if ($current -eq $env:AZURE_SUBSCRIPTION_ID) { return }
+    & az account set --subscription $env:AZURE_SUBSCRIPTION_ID
+    if ($LASTEXITCODE -ne 0) {
+        throw "AZURE_SUBSCRIPTION_ID is $env:AZURE_SUBSCRIPTION_ID, which who is signed in with the Azure CLI cannot use: az login, as the same person as azd"
+    }
+    Write-Host "The Azure CLI was at the subscription $current and is at $env:AZURE_SUBSCRIPTION_ID now, as AZURE_SUBSCRIPTION_ID says"
+}
+
+# The environment's outputs name its subscription; in another one its names would not be found, or be somebody else's.
+function Assert-SameSubscription {
+    $current = Invoke-Tool az @('account', 'show', '--query', 'id', '--output', 'tsv')
+    $own = $known.AZURE_SUBSCRIPTION_ID
+    if ($current -ne $own) {
+        throw "$Environment is in the subscription $own, and the Azure CLI is at ${current}: az account set --subscription $own"
+    }
+}
+
 function Get-DeletedVault {
     @(Read-Json @('keyvault', 'list-deleted', '--resource-type', 'vault', '--output', 'json') |
         Where-Object { $_ -and "$($_.properties.vaultId)" -like "*/resourcegroups/$group/*" })
@@ -88,14 +120,29 @@ function Restore-Vault {
     }
 }
 
+function Get-DeletedOpenAi {
+    @(Read-Json @('cognitiveservices', 'account', 'list-deleted', '--output', 'json') |
+        Where-Object { $_ -and "$($_.id)" -like "*/resourcegroups/$group/*" })
+}
+
 function Remove-DeletedOpenAi {
-    $accounts = Read-Json @('cognitiveservices', 'account', 'list-deleted', '--output', 'json')
-    foreach ($account in @($accounts | Where-Object { $_ -and "$($_.id)" -like "*/resourcegroups/$group/*" })) {
+    foreach ($account in Get-DeletedOpenAi) {
         Write-Host "Purging the soft-deleted Azure OpenAI account $($account.name); it holds no data"
         Invoke-Tool az @('cognitiveservices', 'account', 'purge', '--name', $account.name, '--resource-group', $group, '--location', $account.location)
     }
 }
 
+function Get-Unregistered {
+    foreach ($provider in 'Microsoft.CognitiveServices', 'Microsoft.ContainerRegistry', 'Microsoft.ContainerService',
+        'Microsoft.DBforPostgreSQL', 'Microsoft.Insights', 'Microsoft.KeyVault', 'Microsoft.ManagedIdentity',
+        'Microsoft.Monitor', 'Microsoft.Network', 'Microsoft.OperationalInsights', 'Microsoft.OperationsManagement',
+        'Microsoft.PolicyInsights') {
+        $state = Invoke-Tool az @('provider', 'show', '--namespace', $provider, '--query', 'registrationState', '--output', 'tsv')
+        if ($state -ne 'Registered') { $provider }
+    }
+}
+
+# Looks, and changes nothing: pipelines run it for every pull request.
 function Invoke-Preflight {
     Write-Step 'Preflight'
     Assert-Tool az
@@ -104,45 +151,120 @@ function Invoke-Preflight {
     Invoke-Tool az @('account', 'show', '--query', '[name, id]', '--output', 'tsv')
     & az bicep version *> $null
     if ($LASTEXITCODE -ne 0) { Invoke-Tool az @('bicep', 'install') }
-    foreach ($provider in 'Microsoft.CognitiveServices', 'Microsoft.ContainerRegistry', 'Microsoft.ContainerService',
-        'Microsoft.DBforPostgreSQL', 'Microsoft.Insights', 'Microsoft.KeyVault', 'Microsoft.ManagedIdentity',
-        'Microsoft.Monitor', 'Microsoft.Network', 'Microsoft.OperationalInsights', 'Microsoft.OperationsManagement',
-        'Microsoft.PolicyInsights') {
-        $state = Invoke-Tool az @('provider', 'show', '--namespace', $provider, '--query', 'registrationState', '--output', 'tsv')
-        if ($state -ne 'Registered') {
-            Write-Host "Registering $provider"
-            Invoke-Tool az @('provider', 'register', '--namespace', $provider, '--wait')
-        }
+    foreach ($provider in Get-Unregistered) {
+        Write-Host "$provider is not registered in this subscription: infra/deploy.ps1 prepare registers it, and so does deploy"
     }
+    foreach ($vault in Get-DeletedVault) {
+        Write-Host "The vault $($vault.name) in $($vault.properties.location) is soft-deleted: deploy recovers it with its secrets"
+    }
+    foreach ($account in Get-DeletedOpenAi) {
+        Write-Host "The Azure OpenAI account $($account.name) in $($account.location) is soft-deleted: deploy purges it"
+    }
+}
+
+# Without it a what-if fails as well.
+function Register-Provider {
+    foreach ($provider in Get-Unregistered) {
+        Write-Host "Registering $provider"
+        Invoke-Tool az @('provider', 'register', '--namespace', $provider, '--wait')
+    }
+}
+
+function Invoke-Prepare {
+    if (-not $Location) { throw '-Location is not given' }
+    Register-Provider
     Restore-Vault
     Remove-DeletedOpenAi
 }
 
-# Who is signed in, where the variables do not say otherwise.
+# Object ID of who is signed in. It stands in the token: Microsoft Graph need not be asked, where a pipeline has no right.
+function Get-SignedInId {
+    $token = Invoke-Tool az @('account', 'get-access-token', '--query', 'accessToken', '--output', 'tsv')
+    $part = ("$token" -split '\.')[1].Replace('-', '+').Replace('_', '/')
+    $part = $part.PadRight($part.Length + (4 - $part.Length % 4) % 4, '=')
+    $claims = [Text.Encoding]::UTF8.GetString([Convert]::FromBase64String($part)) | ConvertFrom-Json -AsHashtable
+    if (-not $claims['oid']) { throw "who is signed in does not stand in the Azure CLI's token: az login" }
+    $claims['oid']
+}
+
+# Who installs the chart, and the database's administrator: who is signed in, where the variables do not say otherwise.
 function Get-Principal {
-    $account = Read-Json @('account', 'show', '--query', 'user', '--output', 'json')
     $id = if ($env:STOREFENCE_PRINCIPAL_ID) { $env:STOREFENCE_PRINCIPAL_ID } else { $env:AZURE_PRINCIPAL_ID }
-    if ($account.type -eq 'servicePrincipal') {
-        $own = Read-Json @('ad', 'sp', 'show', '--id', $account.name, '--output', 'json')
-        return @{ Id = $(if ($id) { $id } else { $own.id }); Type = 'ServicePrincipal'; Name = $own.displayName }
+    $type = $env:STOREFENCE_PRINCIPAL_TYPE
+    $admin = @{
+        Id   = $env:STOREFENCE_DATABASE_ADMIN_ID
+        Name = $env:STOREFENCE_DATABASE_ADMIN_NAME
+        Type = $env:STOREFENCE_DATABASE_ADMIN_TYPE
     }
-    if (-not $id) { $id = Invoke-Tool az @('ad', 'signed-in-user', 'show', '--query', 'id', '--output', 'tsv') }
-    $type = if ($env:STOREFENCE_PRINCIPAL_TYPE) { $env:STOREFENCE_PRINCIPAL_TYPE } else { 'User' }
-    @{ Id = $id; Type = $type; Name = $account.name }
+    $given = @($admin.Values | Where-Object { $_ }).Count
+    if ($given -notin 0, 3) {
+        throw 'STOREFENCE_DATABASE_ADMIN_ID, STOREFENCE_DATABASE_ADMIN_NAME and STOREFENCE_DATABASE_ADMIN_TYPE belong together: give all three or none'
+    }
+    if ($id -and $type -and $given -eq 3) { return @{ Id = $id; Type = $type; Admin = $admin } }
+    $account = Read-Json @('account', 'show', '--query', 'user', '--output', 'json')
+    $ownId = Get-SignedInId
+    $ownType = if ($account.type -eq 'servicePrincipal') { 'ServicePrincipal' } else { 'User' }
+    if (-not $id) { $id = $ownId }
+    if ($id -eq $ownId) {
+        if ($type -and $type -ne $ownType) {
+            throw "STOREFENCE_PRINCIPAL_TYPE is $type, and $ownId, who is signed in with the Azure CLI, is a $ownType"
+        }
+        $type = $ownType
+    }
+    if (-not $type) {
+        throw "$id is not who is signed in with the Azure CLI ($ownId): say with STOREFENCE_PRINCIPAL_TYPE what it is (User, Group or ServicePrincipal)"
+    }
+    if ($given -eq 0) {
+        $name = $account.name
+        if ($ownType -eq 'ServicePrincipal') {
+            # The name is in Microsoft Graph only.
+            $name = & az ad sp show --id $ownId --query displayName --output tsv
+            if ($LASTEXITCODE -ne 0) {
+                throw "the name of the service principal $ownId cannot be read in Microsoft Graph: name the database's administrator with STOREFENCE_DATABASE_ADMIN_ID, STOREFENCE_DATABASE_ADMIN_NAME and STOREFENCE_DATABASE_ADMIN_TYPE"
+            }
+        }
+        $admin = @{ Id = $ownId; Name = $name; Type = $ownType }
+    }
+    @{ Id = $id; Type = $type; Admin = $admin }
+}
+
+# Gigabytes that the database server has by now, 0 where there is none: its storage grows by itself.
+function Get-StorageNow {
+    if ((Invoke-Tool az @('group', 'exists', '--name', $group)) -ne 'true') { return 0 }
+    $size = 0
+    foreach ($server in @(Read-Json @('postgres', 'flexible-server', 'list', '--resource-group', $group, '--output', 'json'))) {
+        foreach ($name in 'storageSizeGb', 'storageSizeGB') {
+            if ($server -and $server.storage.Contains($name)) { $size = [Math]::Max($size, [int] $server.storage[$name]) }
+        }
+    }
+    $size
+}
+
+# Gigabytes that a parameter file asks for, or the template.
+function Get-StorageWanted([string] $File) {
+    $given = (Get-Content $File -Raw | ConvertFrom-Json -AsHashtable).parameters
+    if ($given.Contains('postgresStorageGB')) { return [int] $given.postgresStorageGB.value }
+    $template = Get-Content (Join-Path $PSScriptRoot 'main.bicep') -Raw
+    [int] [regex]::Match($template, '(?m)^param postgresStorageGB int = (\d+)').Groups[1].Value
 }
 
 function Invoke-Deployment([string] $Verb, [string[]] $Further) {
     if (-not $Location) { throw '-Location is not given' }
     $principal = Get-Principal
-    $adminId = if ($env:STOREFENCE_DATABASE_ADMIN_ID) { $env:STOREFENCE_DATABASE_ADMIN_ID } else { $principal.Id }
-    $adminName = if ($env:STOREFENCE_DATABASE_ADMIN_NAME) { $env:STOREFENCE_DATABASE_ADMIN_NAME } else { $principal.Name }
-    $adminType = if ($env:STOREFENCE_DATABASE_ADMIN_TYPE) { $env:STOREFENCE_DATABASE_ADMIN_TYPE } else { $principal.Type }
+    $admin = $principal.Admin
+    # Azure refuses to make storage smaller.
+    $storage = Get-StorageWanted $Parameters
+    $now = Get-StorageNow
+    if ($now -gt $storage) {
+        Write-Host "The database's storage has grown to $now GB and stays so; $Parameters says $storage"
+        $storage = $now
+    }
     Invoke-Tool az (@('deployment', 'sub', $Verb, '--name', $deployment, '--location', $Location,
             '--template-file', (Join-Path $PSScriptRoot 'main.bicep'), '--parameters', "@$Parameters",
             '--parameters', "environmentName=$Environment", "location=$Location", "namespace=$Namespace",
             "principalId=$($principal.Id)", "principalType=$($principal.Type)",
-            "databaseEntraAdministratorId=$adminId", "databaseEntraAdministratorName=$adminName",
-            "databaseEntraAdministratorType=$adminType") + $Further)
+            "databaseEntraAdministratorId=$($admin.Id)", "databaseEntraAdministratorName=$($admin.Name)",
+            "databaseEntraAdministratorType=$($admin.Type)", "postgresStorageGB=$storage") + $Further)
 }
 
 function Invoke-WhatIf {
@@ -153,6 +275,7 @@ function Invoke-WhatIf {
 function Invoke-Deploy {
     Write-Step "Deploying infra/main.bicep to $group (20 to 30 minutes the first time)"
     Confirm-Step 'Deploy?'
+    Invoke-Prepare
     Invoke-Deployment create @('--output', 'none')
     Remove-Item -ErrorAction SilentlyContinue (Join-Path $out 'outputs.env')
 }
@@ -160,13 +283,17 @@ function Invoke-Deploy {
 function Import-EnvFile([string] $Path) {
     foreach ($line in Get-Content $Path) {
         $key, $value = $line -split '=', 2
-        Set-Item -Path "env:$key" -Value $value
+        $known[$key] = $value
     }
 }
 
-# The deployment's outputs as variables. Resource Manager changes the case of their names (azurE_LOCATION).
+# The deployment's outputs. Resource Manager changes the case of their names (azurE_LOCATION).
 function Import-Output {
-    if ($env:STOREFENCE_ADMIN_URL_VERSION) { return }
+    # azd has set them for its hooks. Anybody else's variables may be of another environment.
+    if ($Command -like 'azd-*' -and $env:STOREFENCE_ADMIN_URL_VERSION) {
+        foreach ($variable in Get-ChildItem env:) { $known[$variable.Name] = $variable.Value }
+        return
+    }
     $file = Join-Path $out 'outputs.env'
     if (-not (Test-Path $file)) {
         $outputs = Read-Json @('deployment', 'sub', 'show', '--name', $deployment, '--query', 'properties.outputs', '--output', 'json')
@@ -184,41 +311,47 @@ function Get-Tag {
 
 function Invoke-Image {
     Import-Output
+    Assert-SameSubscription
     $tag = Get-Tag
-    Write-Step "Images $tag in $env:AZURE_CONTAINER_REGISTRY_NAME"
+    $revision = & git -C $root describe --always --dirty --abbrev=40 --exclude '*' 2>$null
+    if ($LASTEXITCODE -ne 0) { $revision = 'unknown' }
+    $registry = $known.AZURE_CONTAINER_REGISTRY_NAME
+    Write-Step "Images $tag in $registry"
     $dockerfile = Join-Path $root 'Dockerfile'
     foreach ($part in 'operator', 'gateway') {
         $image = "storefence-${part}:$tag"
-        & az acr repository show --name $env:AZURE_CONTAINER_REGISTRY_NAME --image $image --output none 2>$null
+        & az acr repository show --name $registry --image $image --output none 2>$null
         if ($LASTEXITCODE -eq 0) { Write-Host "$image is there"; continue }
         if (-not (Test-Path $dockerfile)) {
-            throw "this checkout has no Dockerfile; push storefence-operator and storefence-gateway:$tag to $env:AZURE_CONTAINER_REGISTRY_ENDPOINT"
+            throw "this checkout has no Dockerfile; push storefence-operator and storefence-gateway:$tag to $($known.AZURE_CONTAINER_REGISTRY_ENDPOINT)"
         }
-        Invoke-Tool az @('acr', 'build', '--registry', $env:AZURE_CONTAINER_REGISTRY_NAME, '--image', $image, '--target', $part, '--file', $dockerfile, $root)
+        Invoke-Tool az @('acr', 'build', '--registry', $registry, '--image', $image, '--target', $part,
+                '--build-arg', "REVISION=$revision", '--file', $dockerfile, $root)
     }
 }
 
 function Invoke-Entra {
     Write-Step 'Microsoft Entra ID'
     $file = Join-Path $out 'entra.env'
+    $uri = if ($HostIsVerified -and $HostName) { "$publicUrl/mcp" } else { '' }
     if ($AppClientId) {
-        "STOREFENCE_AUDIENCE=$AppClientId", "STOREFENCE_SCOPE=api://$AppClientId/Retail.Query" |
+        if (-not $uri) { $uri = "api://$AppClientId" }
+        "STOREFENCE_AUDIENCE=$AppClientId", "STOREFENCE_SCOPE=$uri/Retail.Query" |
             Set-Content -Path $file -Encoding utf8NoBOM
-        Write-Host "The registration $AppClientId is yours: it is left alone"
+        Write-Host "The registration $AppClientId is yours: it is left alone. $uri must be one of its identifier URIs (docs/entra.md)"
         return
     }
-    $uri = if ($HostIsVerified -and $HostName) { "$publicUrl/mcp" } else { '' }
     & (Join-Path $PSScriptRoot 'entra-app.ps1') -Name $AppName -Output $file -ResourceUri $uri
 }
 
-# Fills ${NAME} in a template from the environment; a name without a value stops.
+# Fills ${NAME} in a template; a name without a value stops.
 function Write-Template([string] $Name, [string] $Path) {
     $text = Get-Content (Join-Path $PSScriptRoot "templates/$Name") -Raw
     $filled = [regex]::Replace($text, '\$\{([A-Z][A-Z0-9_]*)\}', {
             param($match)
             $key = $match.Groups[1].Value
-            if (-not (Test-Path "env:$key")) { throw "${Name}: no value for $key" }
-            (Get-Item "env:$key").Value
+            if (-not $known.Contains($key)) { throw "${Name}: no value for $key" }
+            $known[$key]
         })
     Set-Content -Path $Path -Value $filled -NoNewline -Encoding utf8NoBOM
 }
@@ -229,10 +362,10 @@ function Invoke-Value {
     $entra = Join-Path $out 'entra.env'
     if (-not (Test-Path $entra)) { throw "$entra is missing; run entra first" }
     Import-EnvFile $entra
-    $env:STOREFENCE_IMAGE_TAG = Get-Tag
-    $env:STOREFENCE_HOST = if ($HostName) { $HostName } else { 'localhost' }
-    $env:STOREFENCE_PUBLIC_URL = $publicUrl
-    $env:STOREFENCE_INGRESS_ENABLED = if ($HostName) { 'true' } else { 'false' }
+    $known.STOREFENCE_IMAGE_TAG = Get-Tag
+    $known.STOREFENCE_HOST = if ($HostName) { $HostName } else { 'localhost' }
+    $known.STOREFENCE_PUBLIC_URL = $publicUrl
+    $known.STOREFENCE_INGRESS_ENABLED = if ($HostName) { 'true' } else { 'false' }
     Write-Template 'values.yaml' (Join-Path $out 'values.yaml')
     Write-Template 'secret-provider-class.yaml' (Join-Path $out 'secret-provider-class.yaml')
     Write-Template 'env' (Join-Path $out '.env')
@@ -241,22 +374,25 @@ function Invoke-Value {
 
 function Invoke-Chart {
     Import-Output
+    Assert-SameSubscription
     Write-Step 'Chart'
     Assert-Tool kubectl helm kubelogin
     $chart = Join-Path $root 'charts/storefence'
     $values = Join-Path $out 'values.yaml'
     if (-not (Test-Path $chart)) { throw 'this checkout has no charts/storefence' }
     if (-not (Test-Path $values)) { throw "$values is missing; run values first" }
-    $env:KUBECONFIG = Join-Path $out 'kubeconfig'
-    Invoke-Tool az @('aks', 'get-credentials', '--resource-group', $env:AZURE_RESOURCE_GROUP, '--name', $env:AZURE_AKS_CLUSTER_NAME, '--file', $env:KUBECONFIG, '--overwrite-existing')
-    Invoke-Tool kubelogin @('convert-kubeconfig', '--login', 'azurecli')
-    Invoke-Tool kubectl @('create', 'namespace', $env:STOREFENCE_NAMESPACE, '--dry-run=client', '--output', 'yaml') |
-        & kubectl apply --filename -
+    $kubeconfig = Join-Path $out 'kubeconfig'
+    $namespace = $known.STOREFENCE_NAMESPACE
+    Invoke-Tool az @('aks', 'get-credentials', '--resource-group', $known.AZURE_RESOURCE_GROUP, '--name', $known.AZURE_AKS_CLUSTER_NAME, '--file', $kubeconfig, '--overwrite-existing')
+    Invoke-Tool kubelogin @('convert-kubeconfig', '--login', 'azurecli', '--kubeconfig', $kubeconfig)
+    Invoke-Tool kubectl @('create', 'namespace', $namespace, '--dry-run=client', '--output', 'yaml', '--kubeconfig', $kubeconfig) |
+        & kubectl apply --kubeconfig $kubeconfig --filename -
     if ($LASTEXITCODE -ne 0) { throw 'kubectl apply failed' }
-    Invoke-Tool kubectl @('apply', '--filename', (Join-Path $out 'secret-provider-class.yaml'))
+    Invoke-Tool kubectl @('apply', '--kubeconfig', $kubeconfig, '--filename', (Join-Path $out 'secret-provider-class.yaml'))
     # Helm installs the CRDs of a chart once and never again.
-    Invoke-Tool kubectl @('apply', '--server-side', '--filename', (Join-Path $root 'crds'))
-    Invoke-Tool helm @('upgrade', '--install', 'storefence', $chart, '--namespace', $env:STOREFENCE_NAMESPACE, '--values', $values, '--wait', '--timeout', '10m')
+    Invoke-Tool kubectl @('apply', '--kubeconfig', $kubeconfig, '--server-side', '--filename', (Join-Path $root 'crds'))
+    Invoke-Tool helm @('upgrade', '--install', 'storefence', $chart, '--kubeconfig', $kubeconfig, '--namespace', $namespace,
+        '--values', $values, '--wait', '--timeout', '10m')
 }
 
 function Write-Next {
@@ -264,8 +400,8 @@ function Write-Next {
     Write-Step 'Next'
     Write-Host @"
 `$env:KUBECONFIG = '$(Join-Path $out 'kubeconfig')'
-1. Declare a chain: take examples/zava.yaml, set entra.tenantId to $env:AZURE_TENANT_ID, and
-     kubectl apply -n $env:STOREFENCE_NAMESPACE -f YOUR_TENANT.yaml
+1. Declare a chain: take examples/zava.yaml, set entra.tenantId to $($known.AZURE_TENANT_ID), and
+     kubectl apply -n $($known.STOREFENCE_NAMESPACE) -f YOUR_TENANT.yaml
      kubectl get retailtenants -A
 2. Give people an app role or a group: docs/entra.md.
 3. Connect VS Code to $publicUrl/mcp: docs/entra.md.
@@ -274,11 +410,11 @@ function Write-Next {
         Write-Host @"
 4. Point the DNS name $HostName at the ingress:
      kubectl get service -n app-routing-system nginx
-   and put its certificate in the Secret storefence-gateway-tls of the namespace $env:STOREFENCE_NAMESPACE.
+   and put its certificate in the Secret storefence-gateway-tls of the namespace $($known.STOREFENCE_NAMESPACE).
 "@
     }
     else {
-        Write-Host "4. Without -HostName there is no ingress: kubectl port-forward -n $env:STOREFENCE_NAMESPACE service/storefence-gateway 8080:80"
+        Write-Host "4. Without -HostName there is no ingress: kubectl port-forward -n $($known.STOREFENCE_NAMESPACE) service/storefence-gateway 8080:80"
     }
 }
 
@@ -303,11 +439,17 @@ function Invoke-Cleanup {
 function Invoke-AzdPreprovision {
     Assert-Tool az azd
     Invoke-Preflight
+    Invoke-Prepare
     $principal = Get-Principal
+    $storage = Get-StorageWanted (Join-Path $PSScriptRoot 'main.parameters.json')
+    $now = Get-StorageNow
+    if ($now -gt $storage) {
+        throw "the database's storage has grown to $now GB, and Azure does not make it smaller: put $now into postgresStorageGB of infra/main.parameters.json"
+    }
     $wanted = @{
-        STOREFENCE_DATABASE_ADMIN_ID   = $principal.Id
-        STOREFENCE_DATABASE_ADMIN_NAME = $principal.Name
-        STOREFENCE_DATABASE_ADMIN_TYPE = $principal.Type
+        STOREFENCE_DATABASE_ADMIN_ID   = $principal.Admin.Id
+        STOREFENCE_DATABASE_ADMIN_NAME = $principal.Admin.Name
+        STOREFENCE_DATABASE_ADMIN_TYPE = $principal.Admin.Type
         STOREFENCE_PRINCIPAL_TYPE      = $principal.Type
     }
     foreach ($entry in $wanted.GetEnumerator()) {
@@ -315,8 +457,9 @@ function Invoke-AzdPreprovision {
     }
 }
 
+if ($Command -ne 'azd-postdown') { Set-Subscription }
 switch ($Command) {
-    'up' { Invoke-Preflight; Invoke-WhatIf; Invoke-Deploy; Invoke-Image; Invoke-Entra; Invoke-Value; Invoke-Chart; Write-Next }
+    'up' { Invoke-Preflight; Register-Provider; Invoke-WhatIf; Invoke-Deploy; Invoke-Image; Invoke-Entra; Invoke-Value; Invoke-Chart; Write-Next }
     'preflight' { Invoke-Preflight }
     'what-if' { Invoke-WhatIf }
     'deploy' { Invoke-Deploy }
@@ -325,8 +468,9 @@ switch ($Command) {
     'values' { Invoke-Value }
     'chart' { Invoke-Chart }
     'next' { Write-Next }
+    'prepare' { Assert-Tool az; Invoke-Prepare }
     'cleanup' { Invoke-Cleanup }
     'azd-preprovision' { Invoke-AzdPreprovision }
     'azd-postprovision' { Invoke-Image; Invoke-Entra; Invoke-Value; Invoke-Chart; Write-Next }
-    'azd-postdown' { Write-Host 'The vaults are soft-deleted; deploy.ps1 preflight recovers them before the next deployment.' }
+    'azd-postdown' { Write-Host 'The vaults are soft-deleted; the next deployment of this environment recovers them.' }
 }

@@ -9,19 +9,21 @@ Usage: infra/deploy.sh [COMMAND] [options]
 
 Commands
   up           all of the following, in this order (default)
-  preflight    tools, sign-in, resource providers; recovers soft-deleted vaults of this environment
-  what-if      what a deployment would change
-  deploy       deploy infra/main.bicep
+  preflight    tools, sign-in, resource providers, what is soft-deleted; changes nothing
+  what-if      what a deployment would change; changes nothing
+  deploy       prepare, then deploy infra/main.bicep
   images       build the images in the registry, unless they are there
   entra        register the API in Microsoft Entra ID, or bring the registration up to date
   values       write the chart's values, the SecretProviderClass and an env file to target/infra/ENVIRONMENT
   chart        install or upgrade the chart
   next         say what to do now
+  prepare      register resource providers, recover this environment's soft-deleted vaults, purge its soft-deleted
+               Azure OpenAI account; a part of deploy
   cleanup      delete the environment
 
 Options
   --environment NAME       required; 2 to 20 letters, digits and hyphens
-  --location REGION        required for up, preflight, what-if and deploy
+  --location REGION        required for up, preflight, what-if, prepare and deploy
   --parameters FILE        default infra/parameters/dev.parameters.json
   --host HOST              name under which people reach the gateway; without it there is no ingress
   --host-is-verified       the host's domain is verified in the Entra directory (see docs/entra.md, AADSTS9010010)
@@ -32,7 +34,8 @@ Options
   --yes                    do not ask
 
 Variables: STOREFENCE_PRINCIPAL_ID, STOREFENCE_PRINCIPAL_TYPE (who installs the chart; default: who is signed in),
-STOREFENCE_DATABASE_ADMIN_ID, _NAME, _TYPE (Entra administrator of the server; default: the same).
+STOREFENCE_DATABASE_ADMIN_ID, _NAME, _TYPE (Entra administrator of the server; default: who is signed in),
+AZURE_SUBSCRIPTION_ID (default: the Azure CLI's).
 USAGE
 }
 
@@ -108,6 +111,29 @@ confirm() {
   esac
 }
 
+# azd and the Azure CLI have a subscription each. Where the variable names one, everything happens there.
+subscription() {
+  if [ -z "${AZURE_SUBSCRIPTION_ID:-}" ]; then
+    case "$command" in
+      azd-*) fail "AZURE_SUBSCRIPTION_ID is not set; azd sets it for its hooks: run azd up, or infra/deploy.sh without azd" ;;
+    esac
+    return
+  fi
+  need az
+  current=$(az account show --query id --output tsv) || fail "not signed in: az login"
+  [ "$current" != "$AZURE_SUBSCRIPTION_ID" ] || return 0
+  az account set --subscription "$AZURE_SUBSCRIPTION_ID" ||
+    fail "AZURE_SUBSCRIPTION_ID is $AZURE_SUBSCRIPTION_ID, which who is signed in with the Azure CLI cannot use: az login, as the same person as azd"
+  echo "The Azure CLI was at the subscription $current and is at $AZURE_SUBSCRIPTION_ID now, as AZURE_SUBSCRIPTION_ID says"
+}
+
+# The environment's outputs name its subscription; in another one its names would not be found, or be somebody else's.
+same_subscription() {
+  current=$(az account show --query id --output tsv) || fail "not signed in: az login"
+  [ "$current" = "$AZURE_SUBSCRIPTION_ID" ] ||
+    fail "$environment is in the subscription $AZURE_SUBSCRIPTION_ID, and the Azure CLI is at $current: az account set --subscription $AZURE_SUBSCRIPTION_ID"
+}
+
 in_group() {
   jq -r --arg group "/resourcegroups/$group/" --arg path "$1" '
     .[] | select((getpath($path / ".") // "") | ascii_downcase | contains($group | ascii_downcase))
@@ -132,6 +158,20 @@ purge_openai() {
     done
 }
 
+providers() {
+  echo Microsoft.CognitiveServices Microsoft.ContainerRegistry Microsoft.ContainerService \
+    Microsoft.DBforPostgreSQL Microsoft.Insights Microsoft.KeyVault Microsoft.ManagedIdentity Microsoft.Monitor \
+    Microsoft.Network Microsoft.OperationalInsights Microsoft.OperationsManagement Microsoft.PolicyInsights
+}
+
+unregistered() {
+  for provider in $(providers); do
+    state=$(az provider show --namespace "$provider" --query registrationState --output tsv)
+    [ "$state" = Registered ] || echo "$provider"
+  done
+}
+
+# Looks, and changes nothing: pipelines run it for every pull request.
 preflight() {
   say "Preflight"
   need az jq
@@ -139,48 +179,113 @@ preflight() {
   [ -f "$parameters" ] || fail "--parameters: there is no file $parameters"
   az account show --query '[name, id]' --output tsv || fail "not signed in: az login"
   az bicep version >/dev/null 2>&1 || az bicep install
-  for provider in Microsoft.CognitiveServices Microsoft.ContainerRegistry Microsoft.ContainerService \
-    Microsoft.DBforPostgreSQL Microsoft.Insights Microsoft.KeyVault Microsoft.ManagedIdentity Microsoft.Monitor \
-    Microsoft.Network Microsoft.OperationalInsights Microsoft.OperationsManagement Microsoft.PolicyInsights; do
-    state=$(az provider show --namespace "$provider" --query registrationState --output tsv)
-    if [ "$state" != Registered ]; then
-      echo "Registering $provider"
-      az provider register --namespace "$provider" --wait
-    fi
+  for provider in $(unregistered); do
+    echo "$provider is not registered in this subscription: infra/deploy.sh prepare registers it, and so does deploy"
   done
+  az keyvault list-deleted --resource-type vault --output json | in_group properties.vaultId |
+    while read -r name region; do
+      echo "The vault $name in $region is soft-deleted: deploy recovers it with its secrets"
+    done
+  az cognitiveservices account list-deleted --output json | in_group id |
+    while read -r name region; do
+      echo "The Azure OpenAI account $name in $region is soft-deleted: deploy purges it"
+    done
+}
+
+# Without it a what-if fails as well.
+register() {
+  for provider in $(unregistered); do
+    echo "Registering $provider"
+    az provider register --namespace "$provider" --wait
+  done
+}
+
+prepare() {
+  register
   recover_vaults
   purge_openai
 }
 
-# Sets principal_id, principal_type and principal_name to who is signed in, where the variables do not say otherwise.
+# Object ID of who is signed in. It stands in the token: Microsoft Graph need not be asked, where a pipeline has no right.
+signed_in_id() {
+  az account get-access-token --query accessToken --output tsv | jq -rR '
+    split(".")[1] | gsub("-"; "+") | gsub("_"; "/") | . + ("=" * ((4 - length % 4) % 4)) | @base64d | fromjson | .oid // empty'
+}
+
+# Sets principal_id and principal_type, and database_admin_id, _type and _name, to who is signed in, where the variables do not
+# say otherwise.
 principal() {
   principal_id=${STOREFENCE_PRINCIPAL_ID:-${AZURE_PRINCIPAL_ID:-}}
-  principal_type=${STOREFENCE_PRINCIPAL_TYPE:-User}
-  principal_name=
-  if [ -n "$principal_id" ] && [ -n "${STOREFENCE_DATABASE_ADMIN_NAME:-}" ]; then
+  principal_type=${STOREFENCE_PRINCIPAL_TYPE:-}
+  database_admin_id=${STOREFENCE_DATABASE_ADMIN_ID:-}
+  database_admin_name=${STOREFENCE_DATABASE_ADMIN_NAME:-}
+  database_admin_type=${STOREFENCE_DATABASE_ADMIN_TYPE:-}
+  case "${database_admin_id:+i}${database_admin_name:+n}${database_admin_type:+t}" in
+    '' | int) ;;
+    *) fail "STOREFENCE_DATABASE_ADMIN_ID, STOREFENCE_DATABASE_ADMIN_NAME and STOREFENCE_DATABASE_ADMIN_TYPE belong together: give all three or none" ;;
+  esac
+  if [ -n "$principal_id" ] && [ -n "$principal_type" ] && [ -n "$database_admin_id" ]; then
     return
   fi
-  account=$(az account show --query user.name --output tsv)
+  own_id=$(signed_in_id) || own_id=
+  [ -n "$own_id" ] || fail "who is signed in does not stand in the Azure CLI's token: az login"
+  own_type=User
   if [ "$(az account show --query user.type --output tsv)" = servicePrincipal ]; then
-    principal_type=ServicePrincipal
-    principal_id=${principal_id:-$(az ad sp show --id "$account" --query id --output tsv)}
-    principal_name=$(az ad sp show --id "$account" --query displayName --output tsv)
-  else
-    principal_id=${principal_id:-$(az ad signed-in-user show --query id --output tsv)}
-    principal_name=$account
+    own_type=ServicePrincipal
   fi
+  principal_id=${principal_id:-$own_id}
+  if [ "$principal_id" = "$own_id" ]; then
+    [ "${principal_type:-$own_type}" = "$own_type" ] ||
+      fail "STOREFENCE_PRINCIPAL_TYPE is $principal_type, and $own_id, who is signed in with the Azure CLI, is a $own_type"
+    principal_type=$own_type
+  fi
+  [ -n "$principal_type" ] ||
+    fail "$principal_id is not who is signed in with the Azure CLI ($own_id): say with STOREFENCE_PRINCIPAL_TYPE what it is (User, Group or ServicePrincipal)"
+  if [ -z "$database_admin_id" ]; then
+    if [ "$own_type" = ServicePrincipal ]; then
+      # The name is in Microsoft Graph only.
+      database_admin_name=$(az ad sp show --id "$own_id" --query displayName --output tsv) ||
+        fail "the name of the service principal $own_id cannot be read in Microsoft Graph: name the database's administrator with STOREFENCE_DATABASE_ADMIN_ID, STOREFENCE_DATABASE_ADMIN_NAME and STOREFENCE_DATABASE_ADMIN_TYPE"
+    else
+      database_admin_name=$(az account show --query user.name --output tsv)
+    fi
+    database_admin_id=$own_id
+    database_admin_type=$own_type
+  fi
+}
+
+# Gigabytes that the database server has by now, 0 where there is none: its storage grows by itself.
+storage_now() {
+  if [ "$(az group exists --name "$group")" != true ]; then
+    echo 0
+    return
+  fi
+  az postgres flexible-server list --resource-group "$group" --output json |
+    jq '[.[].storage | .storageSizeGb // .storageSizeGB // 0] | max // 0'
+}
+
+# Gigabytes that the parameter file $1 asks for, or the template.
+storage_wanted() {
+  wanted=$(jq -r '.parameters.postgresStorageGB.value // empty' "$1")
+  echo "${wanted:-$(sed -n 's/^param postgresStorageGB int = //p' "$here/main.bicep")}"
 }
 
 # Runs `az deployment sub $1` over the template.
 deployment() {
   principal
+  # Azure refuses to make storage smaller.
+  storage=$(storage_wanted "$parameters")
+  now=$(storage_now)
+  if [ "$now" -gt "$storage" ]; then
+    echo "The database's storage has grown to $now GB and stays so; $parameters says $storage"
+    storage=$now
+  fi
   az deployment sub "$1" --name "$deployment" --location "$location" --template-file "$here/main.bicep" \
     --parameters "@$parameters" \
     --parameters "environmentName=$environment" "location=$location" "namespace=$namespace" \
     "principalId=$principal_id" "principalType=$principal_type" \
-    "databaseEntraAdministratorId=${STOREFENCE_DATABASE_ADMIN_ID:-$principal_id}" \
-    "databaseEntraAdministratorName=${STOREFENCE_DATABASE_ADMIN_NAME:-$principal_name}" \
-    "databaseEntraAdministratorType=${STOREFENCE_DATABASE_ADMIN_TYPE:-$principal_type}" \
+    "databaseEntraAdministratorId=$database_admin_id" "databaseEntraAdministratorName=$database_admin_name" \
+    "databaseEntraAdministratorType=$database_admin_type" "postgresStorageGB=$storage" \
     ${2:+--output "$2"}
 }
 
@@ -192,13 +297,17 @@ what_if() {
 deploy() {
   say "Deploying infra/main.bicep to $group (20 to 30 minutes the first time)"
   confirm "Deploy?"
+  prepare
   deployment create none
   rm -f "$out/outputs.env"
 }
 
 # The deployment's outputs as variables. Resource Manager changes the case of their names (azurE_LOCATION).
 outputs() {
-  [ -n "${STOREFENCE_ADMIN_URL_VERSION:-}" ] && return
+  # azd has set them for its hooks. Anybody else's variables may be of another environment.
+  case "$command" in
+    azd-*) [ -z "${STOREFENCE_ADMIN_URL_VERSION:-}" ] || return 0 ;;
+  esac
   need az jq
   if [ ! -f "$out/outputs.env" ]; then
     az deployment sub show --name "$deployment" --query properties.outputs --output json |
@@ -220,7 +329,9 @@ tag() {
 
 images() {
   outputs
+  same_subscription
   tag
+  revision=$(git -C "$root" describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null) || revision=unknown
   say "Images $image_tag in $AZURE_CONTAINER_REGISTRY_NAME"
   for part in operator gateway; do
     image=storefence-$part:$image_tag
@@ -230,7 +341,7 @@ images() {
     fi
     [ -f "$root/Dockerfile" ] || fail "this checkout has no Dockerfile; push storefence-operator and storefence-gateway:$image_tag to $AZURE_CONTAINER_REGISTRY_ENDPOINT"
     az acr build --registry "$AZURE_CONTAINER_REGISTRY_NAME" --image "$image" --target "$part" \
-      --file "$root/Dockerfile" "$root"
+      --build-arg "REVISION=$revision" --file "$root/Dockerfile" "$root"
   done
 }
 
@@ -240,13 +351,18 @@ public_url() {
 
 entra() {
   say "Microsoft Entra ID"
+  resource=
+  if [ "$verified" = true ] && [ -n "$host" ]; then
+    resource=$(public_url)/mcp
+  fi
   if [ -n "$app_client_id" ]; then
-    printf 'STOREFENCE_AUDIENCE=%s\nSTOREFENCE_SCOPE=%s\n' "$app_client_id" "api://$app_client_id/Retail.Query" >"$out/entra.env"
-    echo "The registration $app_client_id is yours: it is left alone"
+    uri=${resource:-api://$app_client_id}
+    printf 'STOREFENCE_AUDIENCE=%s\nSTOREFENCE_SCOPE=%s\n' "$app_client_id" "$uri/Retail.Query" >"$out/entra.env"
+    echo "The registration $app_client_id is yours: it is left alone. $uri must be one of its identifier URIs (docs/entra.md)"
     return
   fi
-  if [ "$verified" = true ] && [ -n "$host" ]; then
-    "$here/entra-app.sh" --name "$app_name" --output "$out/entra.env" --resource-uri "$(public_url)/mcp"
+  if [ -n "$resource" ]; then
+    "$here/entra-app.sh" --name "$app_name" --output "$out/entra.env" --resource-uri "$resource"
   else
     "$here/entra-app.sh" --name "$app_name" --output "$out/entra.env"
   fi
@@ -288,6 +404,7 @@ values() {
 
 chart() {
   outputs
+  same_subscription
   say "Chart"
   need kubectl helm kubelogin
   [ -d "$root/charts/storefence" ] || fail "this checkout has no charts/storefence"
@@ -349,15 +466,26 @@ cleanup() {
 azd_preprovision() {
   need az jq azd
   preflight
+  prepare
   principal
-  [ -n "${STOREFENCE_DATABASE_ADMIN_ID:-}" ] || azd env set STOREFENCE_DATABASE_ADMIN_ID "$principal_id"
-  [ -n "${STOREFENCE_DATABASE_ADMIN_NAME:-}" ] || azd env set STOREFENCE_DATABASE_ADMIN_NAME "$principal_name"
-  [ -n "${STOREFENCE_DATABASE_ADMIN_TYPE:-}" ] || azd env set STOREFENCE_DATABASE_ADMIN_TYPE "$principal_type"
+  storage=$(storage_wanted "$here/main.parameters.json")
+  now=$(storage_now)
+  [ "$now" -le "$storage" ] ||
+    fail "the database's storage has grown to $now GB, and Azure does not make it smaller: put $now into postgresStorageGB of infra/main.parameters.json"
+  if [ -z "${STOREFENCE_DATABASE_ADMIN_ID:-}" ]; then
+    azd env set STOREFENCE_DATABASE_ADMIN_ID "$database_admin_id"
+    azd env set STOREFENCE_DATABASE_ADMIN_NAME "$database_admin_name"
+    azd env set STOREFENCE_DATABASE_ADMIN_TYPE "$database_admin_type"
+  fi
   [ -n "${STOREFENCE_PRINCIPAL_TYPE:-}" ] || azd env set STOREFENCE_PRINCIPAL_TYPE "$principal_type"
 }
 
 case "$command" in
-  up) preflight; what_if; deploy; images; entra; values; chart; next ;;
+  azd-postdown) ;;
+  *) subscription ;;
+esac
+case "$command" in
+  up) preflight; register; what_if; deploy; images; entra; values; chart; next ;;
   preflight) preflight ;;
   what-if) need az jq; [ -n "$location" ] || fail "--location is not given"; what_if ;;
   deploy) need az jq; [ -n "$location" ] || fail "--location is not given"; deploy ;;
@@ -366,9 +494,10 @@ case "$command" in
   values) values ;;
   chart) chart ;;
   next) next ;;
+  prepare) need az jq; [ -n "$location" ] || fail "--location is not given"; prepare ;;
   cleanup) cleanup ;;
   azd-preprovision) azd_preprovision ;;
   azd-postprovision) images; entra; values; chart; next ;;
-  azd-postdown) echo "The vaults are soft-deleted; infra/deploy.sh preflight recovers them before the next deployment." ;;
+  azd-postdown) echo "The vaults are soft-deleted; the next deployment of this environment recovers them." ;;
   *) usage >&2; fail "unknown command $command" ;;
 esac

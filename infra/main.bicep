@@ -134,17 +134,9 @@ param postgresSku string = 'Standard_D4ds_v5'
 ])
 param postgresTier string = 'GeneralPurpose'
 
-@description('Storage in GiB; grows by itself.')
-@allowed([
-  32
-  64
-  128
-  256
-  512
-  1024
-  2048
-  4096
-])
+@description('Storage in GiB, 32 or a doubling of it; grows by itself. What it has grown to must be given from then on: the scripts do.')
+@minValue(32)
+@maxValue(32767)
 param postgresStorageGB int = 128
 
 @description('High availability. Burstable sizes have none.')

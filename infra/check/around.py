@@ -83,7 +83,7 @@ def templates(main: Bicep, texts: dict[str, str], scripts: dict[str, str]) -> It
         yield f"infra/templates: nobody gives ${{{unknown}}} a value"
     for script, text in scripts.items():
         for value in sorted(SCRIPT_VALUES & wanted):
-            if not re.search(rf"(?m)(^\s*|env:|printf '|\\n|\"){value} ?=", text):
+            if not re.search(rf"(?m)(^\s*|known\.|printf '|\\n|\"){value} ?=", text):
                 yield f"{script}: does not set {value}"
     for output in sorted(main.outputs):
         if output not in wanted and not all(re.search(rf"\b{output}\b", t) for t in scripts.values()):
@@ -103,6 +103,13 @@ def hooks(azure_yaml: str, shell: str, powershell: str) -> Iterator[str]:
                 yield f"azure.yaml: {hook}.{system}: ./infra/{script} COMMAND is expected, not {run!r}"
             elif not re.search(rf"(?m)^\s+'?{found[1]}'?( \{{|\))", text):
                 yield f"azure.yaml: {hook}.{system}: {script} has no command {found[1]}"
+
+
+def stays_inside(name: str, powershell: str) -> Iterator[str]:
+    """No variable of the environment is set: in PowerShell it would outlive the script."""
+    pattern = r"(?im)^\s*(\$env:\w+\s*=|set-item\b.*\benv:|\[environment\]::setenvironmentvariable).*"
+    for found in re.finditer(pattern, powershell):
+        yield f"{name}: sets a variable of the session: {found[0].strip()}"
 
 
 def same_commands(shell: str, powershell: str) -> Iterator[str]:
@@ -153,6 +160,8 @@ def check(root: Path, main: Bicep) -> Iterator[str]:
     yield from templates(main, texts, scripts)
     yield from hooks((root / "azure.yaml").read_text("utf-8"), scripts["deploy.sh"], scripts["deploy.ps1"])
     yield from same_commands(scripts["deploy.sh"], scripts["deploy.ps1"])
+    for path in sorted(infra.glob("*.ps1")):
+        yield from stays_inside(path.name, path.read_text("utf-8"))
     yield from entra(
         json.loads((infra / "entra/app.json").read_text("utf-8")),
         json.loads((infra / "entra/pre-authorized.json").read_text("utf-8")),

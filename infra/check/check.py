@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import around  # noqa: E402
 import bicep  # noqa: E402
+import expected  # noqa: E402
 from rules import RULES  # noqa: E402
 
 
@@ -26,9 +27,10 @@ def main() -> int:
         return 1
     problems = [problem for rule in RULES for problem in rule(files)]
     problems += around.check(root, files[root / "infra" / "main.bicep"])
+    problems += expected.check(root, files)
     for problem in problems:
         print(problem.replace(f"{root}/", ""))
-    print(f"{len(files)} Bicep files, {len(RULES)} rules and those around them, {len(problems)} problems")
+    print(f"{len(files)} Bicep files, {len(RULES)} rules, those around them, {len(expected.EXPECTED)} things expected, {len(problems)} problems")
     return 1 if problems else 0
 
 

@@ -239,7 +239,7 @@ class Around(unittest.TestCase):
         self.assertIn("no parameter kinds", around.command_line(self.main, "s", '"kinds=$x"')[1][0])
 
     def test_templates(self) -> None:
-        good = {"deploy.sh": "STOREFENCE_HOST=$host\n", "deploy.ps1": "$env:STOREFENCE_HOST = $h\n"}
+        good = {"deploy.sh": "STOREFENCE_HOST=$host\n", "deploy.ps1": "$known.STOREFENCE_HOST = $h\n"}
         self.assertEqual(list(around.templates(self.main, {"v": "${URL} ${STOREFENCE_HOST}"}, good)), [])
         self.assertIn("nobody gives ${MORE}", list(around.templates(self.main, {"v": "${URL} ${MORE}"}, good))[0])
         self.assertIn("output URL is used by no", list(around.templates(self.main, {"v": ""}, good))[0])
@@ -251,6 +251,11 @@ class Around(unittest.TestCase):
         shell, powershell = "  chart) chart ;;\n", "    'chart' { Invoke-Chart }\n"
         self.assertEqual(list(around.hooks(text % "chart", shell, powershell)), [])
         self.assertIn("has no command charts", list(around.hooks(text % "charts", shell, powershell))[0])
+
+    def test_stays_inside(self) -> None:
+        self.assertEqual(list(around.stays_inside("s", "$known.A = $env:A\nif ($env:A -eq 1) { }\n")), [])
+        for line in ("  $env:A = 1", 'Set-Item -Path "env:$key" -Value 1', "$Env:KUBECONFIG= 'x'"):
+            self.assertIn("sets a variable", list(around.stays_inside("s", line))[0])
 
     def test_same_commands(self) -> None:
         shell = 'x\ncase "$command" in\n  chart) chart ;;\n  next) next ;;\n'

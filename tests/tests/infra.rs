@@ -4,9 +4,11 @@
 //! What is not here (the Bicep compiler, PowerShell, Azure itself) is named in `docs/azure.md`.
 
 mod infra {
+    pub mod identity;
     pub mod pipelines;
     pub mod python;
     pub mod scripts;
+    pub mod stage;
 }
 
 use std::path::PathBuf;

@@ -51,7 +51,7 @@ fn digest(parts: &[String]) -> String {
 }
 
 /// What was asked for, or nothing and a line that says why, unless everything is required here.
-fn or_skipped<T>(what: &str, had: Result<T>) -> Result<Option<T>> {
+pub fn or_skipped<T>(what: &str, had: Result<T>) -> Result<Option<T>> {
     match had {
         Ok(had) => Ok(Some(had)),
         Err(error) if std::env::var_os("STOREFENCE_TEST_REQUIRE_ALL").is_some_and(|value| value == "1") => {
@@ -86,6 +86,11 @@ fn patiently<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
         std::thread::sleep(Duration::from_secs(pause));
     }
     attempt()
+}
+
+/// A program that the machine has to bring itself. None, with a line on stdout, where it does not.
+pub fn own_program(name: &str) -> Result<Option<PathBuf>> {
+    or_skipped(name, installed(name).with_context(|| format!("{name} is not installed")))
 }
 
 /// Where a program stands on the PATH or among the system's own.

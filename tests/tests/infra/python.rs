@@ -2,7 +2,8 @@
 
 use std::{fs, path::PathBuf, process::Command, sync::OnceLock};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use storefence_tests::outside::or_skipped;
 
 use crate::root;
 
@@ -40,19 +41,13 @@ pub fn run(command: &mut Command) -> Result<String> {
 }
 
 /// The environment's programs; `None`, said aloud, where Python, venv or the package index is not to be had.
-pub fn bin() -> Option<&'static PathBuf> {
-    match environment() {
-        Ok(bin) => Some(bin),
-        Err(why) => {
-            println!("skipped: no Python environment for infra/check: {why}");
-            None
-        }
-    }
+pub fn bin() -> Result<Option<&'static PathBuf>> {
+    or_skipped("a Python environment for infra/check", environment().as_ref().map_err(|why| anyhow!("{why}")))
 }
 
 #[test]
 fn each_rule_finds_what_breaks_it() -> Result<()> {
-    let Some(bin) = bin() else { return Ok(()) };
+    let Some(bin) = bin()? else { return Ok(()) };
     let text = run(Command::new(bin.join("python")).current_dir(root()).args([
         "-m",
         "unittest",
@@ -66,7 +61,7 @@ fn each_rule_finds_what_breaks_it() -> Result<()> {
 
 #[test]
 fn bicep_parameters_templates_and_hooks_keep_the_rules() -> Result<()> {
-    let Some(bin) = bin() else { return Ok(()) };
+    let Some(bin) = bin()? else { return Ok(()) };
     let text = run(Command::new(bin.join("python")).arg(root().join("infra/check/check.py")))?;
     ensure!(text.trim_end().ends_with(" 0 problems"), "{text}");
     Ok(())
@@ -78,14 +73,14 @@ fn shell_scripts_are_clean() -> Result<()> {
     for script in &scripts {
         run(Command::new("bash").arg("-n").arg(script))?;
     }
-    let Some(bin) = bin() else { return Ok(()) };
+    let Some(bin) = bin()? else { return Ok(()) };
     run(Command::new(bin.join("shellcheck")).args(&scripts))?;
     Ok(())
 }
 
 #[test]
 fn pipelines_fit_their_schemas() -> Result<()> {
-    let Some(bin) = bin() else { return Ok(()) };
+    let Some(bin) = bin()? else { return Ok(()) };
     for (schema, file) in [
         ("vendor.github-workflows", ".github/workflows/ci.yml"),
         ("vendor.dependabot", ".github/dependabot.yml"),
