@@ -49,11 +49,17 @@ fn blocks(markdown: &str, language: &str) -> Vec<String> {
 /// All YAML blocks of the checkout's Markdown, with the page that each stands in.
 #[must_use]
 pub fn yaml_blocks() -> Vec<(PathBuf, String)> {
+    page_blocks("yaml")
+}
+
+/// All blocks of a language in the checkout's Markdown, with the page that each stands in.
+#[must_use]
+pub fn page_blocks(language: &str) -> Vec<(PathBuf, String)> {
     let pages = files(&root(), "md").into_iter();
     pages
         .flat_map(|path| {
             let text = fs::read_to_string(&path).unwrap();
-            blocks(&text, "yaml").into_iter().map(move |block| (path.clone(), block))
+            blocks(&text, language).into_iter().map(move |block| (path.clone(), block))
         })
         .collect()
 }

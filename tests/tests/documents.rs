@@ -12,7 +12,7 @@ use storefence_devstack::{
     tls::Authority,
 };
 use storefence_tenancy::resource::crd;
-use storefence_tests::documents::{files, yaml_blocks};
+use storefence_tests::documents::{files, page_blocks, yaml_blocks};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
@@ -79,6 +79,109 @@ async fn manifests_are_accepted_as_they_stand() {
     }
     assert!(manifests >= 2, "the examples were not found");
     api.shutdown().await;
+}
+
+/// What is wrong with a Mermaid diagram, as far as that can be told without its renderer.
+fn diagram(text: &str) -> Result<(), String> {
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("%%"));
+    let first = lines.next().ok_or("it is empty")?;
+    let (opens, ends, each): (&[&str], &str, fn(&str) -> bool) = match first.split(' ').next() {
+        Some("flowchart") => (&["subgraph "], "end", |_| true),
+        Some("sequenceDiagram") => (&["opt ", "alt ", "loop ", "par ", "critical "], "end", |line| {
+            let message = regex::Regex::new(r"^[a-z]+ ?(-?->>|-?-[)x])[+-]? ?[a-z]+: \S").unwrap();
+            let word = ["participant ", "actor ", "Note ", "else ", "and ", "autonumber"];
+            word.iter().any(|word| line.starts_with(word)) || message.is_match(line)
+        }),
+        other => return Err(format!("{other:?} is no kind of diagram that is used here")),
+    };
+    let (mut depth, mut named, mut used) = (0, Vec::new(), Vec::new());
+    for line in lines {
+        for [open, close] in [["[", "]"], ["(", ")"], ["{", "}"], ["\"", "\""]] {
+            let counts = [open, close].map(|bracket| line.matches(bracket).count());
+            let balanced = if open == close { counts[0] % 2 == 0 } else { counts[0] == counts[1] };
+            balanced.then_some(()).ok_or_else(|| format!("{open} and {close} do not fit together: {line}"))?;
+        }
+        if opens.iter().any(|open| line.starts_with(open)) {
+            depth += 1;
+        } else if line == ends {
+            depth -= 1;
+            (depth >= 0).then_some(()).ok_or("an end too many")?;
+        } else if !each(line) {
+            return Err(format!("not a line of a {first}: {line}"));
+        } else if let Some(name) = line.strip_prefix("participant ") {
+            named.push(name.split(' ').next().unwrap_or_default());
+        } else if let Some((arrow, _)) = line.split_once(": ").filter(|(arrow, _)| arrow.contains("->>")) {
+            used.extend(arrow.split("->>").map(|name| name.trim_end_matches('-')));
+        }
+    }
+    (depth == 0).then_some(()).ok_or(format!("{depth} ends are missing"))?;
+    match used.iter().find(|name| first == "sequenceDiagram" && !named.contains(name)) {
+        Some(name) => Err(format!("{name} is no participant")),
+        None => Ok(()),
+    }
+}
+
+#[test]
+fn diagrams_are_of_a_known_kind_and_whole() {
+    let shown = page_blocks("mermaid");
+    for (path, text) in &shown {
+        diagram(text).unwrap_or_else(|error| panic!("{}: {error}\n{text}", path.display()));
+    }
+    let architecture = shown.iter().filter(|(path, _)| path.ends_with("docs/architecture.md"));
+    assert!(architecture.count() >= 2, "one call and one apply, from end to end");
+    for (text, words) in [
+        ("", "it is empty"),
+        ("pie\n  \"a\" : 1", "no kind of diagram"),
+        ("flowchart LR\n  a[one --> b", "do not fit together"),
+        ("flowchart LR\n  subgraph a\n  b --> c", "ends are missing"),
+        ("flowchart LR\n  end", "an end too many"),
+        ("sequenceDiagram\n  participant a\n  a->>b: asks", "b is no participant"),
+        ("sequenceDiagram\n  participant a\n  a to a", "not a line of"),
+    ] {
+        let error = diagram(text).expect_err(text);
+        assert!(error.contains(words), "{text}: {error}");
+    }
+}
+
+/// Files that people and forges look for, each with what it is for.
+#[test]
+fn what_a_visitor_looks_for_is_there() {
+    for (file, holds) in [
+        ("README.md", "## Install on a cluster"),
+        ("SECURITY.md", "report it privately"),
+        ("CHANGELOG.md", "## Unreleased"),
+        ("CONTRIBUTING.md", "cargo xtask test"),
+        ("LICENSE", "Apache License"),
+        (".editorconfig", "root = true"),
+        ("rust-toolchain.toml", "[toolchain]"),
+    ] {
+        let text = fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+        assert!(text.contains(holds), "{file} does not hold '{holds}'");
+    }
+}
+
+/// The list of decisions has all of them, by their numbers and without a gap.
+#[test]
+fn every_decision_is_in_the_list() {
+    let directory = root().join("docs/decisions");
+    let list = fs::read_to_string(directory.join("README.md")).unwrap();
+    let row = regex::Regex::new(r"(?m)^\| \[(\d{4})\]\((\d{4})(-[a-z0-9-]+\.md)\) \| \S").unwrap();
+    let listed: Vec<(String, String)> =
+        row.captures_iter(&list).map(|found| (found[1].to_owned(), format!("{}{}", &found[2], &found[3]))).collect();
+    for (n, (number, file)) in listed.iter().enumerate() {
+        assert_eq!(*number, format!("{:04}", n + 1), "{file}");
+        assert!(file.starts_with(number.as_str()), "{number} leads to {file}");
+    }
+    let mut present: Vec<String> = files(&directory, "md")
+        .iter()
+        .filter_map(|path| path.file_name()?.to_str().map(str::to_owned))
+        .filter(|name| name != "README.md")
+        .collect();
+    present.sort();
+    assert!(
+        present.len() >= 16 && present == listed.into_iter().map(|(_, file)| file).collect::<Vec<_>>(),
+        "{present:?}"
+    );
 }
 
 #[test]
