@@ -161,3 +161,43 @@ fn dependabot_follows_everything_that_is_pinned() -> Result<()> {
     }
     Ok(())
 }
+
+/// What Azure Pipelines run for a pull request looks and changes nothing.
+#[test]
+fn a_pull_request_changes_nothing_in_azure() -> Result<()> {
+    let pipeline = yaml("infra/pipelines/azure-pipelines.yml")?;
+    let call = Regex::new(r"deploy\.sh ([a-z-]+)")?;
+    let main_only = |item: &Value| {
+        item["condition"].as_str().is_some_and(|condition| {
+            condition.starts_with("and(succeeded(), eq(variables['Build.SourceBranch'], 'refs/heads/main')")
+        })
+    };
+    let mut called = BTreeSet::new();
+    for stage in pipeline["stages"].as_array().context("no stages")?.iter().filter(|stage| !main_only(stage)) {
+        for job in stage["jobs"].as_array().context("no jobs")?.iter().filter(|job| !main_only(job)) {
+            let text = job.to_string();
+            called.extend(call.captures_iter(&text).map(|found| found[1].to_owned()));
+        }
+    }
+    ensure!(called == BTreeSet::from(["preflight".to_owned(), "what-if".to_owned()]), "{called:?}");
+    Ok(())
+}
+
+/// Whatever `deploy.sh` takes from variables stands in the pipeline's list and on the page, but for what azd alone sets.
+#[test]
+fn the_pipelines_variables_are_those_of_the_script() -> Result<()> {
+    let variable = Regex::new(r"\$\{(STOREFENCE_[A-Z_]+):")?;
+    let scripts = read("infra/deploy.sh")? + &read("infra/account.sh")?;
+    let mut known: BTreeSet<_> = variable.captures_iter(&scripts).map(|found| found[1].to_owned()).collect();
+    // An output of the deployment, and two that options and the commit give.
+    for other in ["STOREFENCE_ADMIN_URL_VERSION", "STOREFENCE_NAMESPACE", "STOREFENCE_IMAGE_TAG"] {
+        ensure!(known.remove(other), "{other}");
+    }
+    ensure!(known.len() >= 8, "{known:?}");
+    for path in ["infra/pipelines/azure-pipelines.yml", "docs/azure.md"] {
+        let text = read(path)?;
+        let missing: Vec<_> = known.iter().filter(|name| !text.contains(name.as_str())).collect();
+        ensure!(missing.is_empty(), "{path}: {missing:?}");
+    }
+    Ok(())
+}

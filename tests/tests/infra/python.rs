@@ -69,7 +69,7 @@ fn bicep_parameters_templates_and_hooks_keep_the_rules() -> Result<()> {
 
 #[test]
 fn shell_scripts_are_clean() -> Result<()> {
-    let scripts = ["infra/deploy.sh", "infra/entra-app.sh"].map(|script| root().join(script));
+    let scripts = ["infra/account.sh", "infra/deploy.sh", "infra/entra-app.sh"].map(|script| root().join(script));
     for script in &scripts {
         run(Command::new("bash").arg("-n").arg(script))?;
     }

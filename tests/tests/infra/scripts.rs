@@ -225,7 +225,7 @@ fn powershell_scripts_parse() -> Result<()> {
     if own_program("pwsh")?.is_none() {
         return Ok(());
     }
-    for script in ["deploy.ps1", "entra-app.ps1"] {
+    for script in ["account.ps1", "deploy.ps1", "entra-app.ps1"] {
         let program = format!(
             "$e = $null; [void][System.Management.Automation.Language.Parser]::ParseFile('{}', [ref]$null, [ref]$e); $e; exit $e.Count",
             root().join("infra").join(script).display()
