@@ -15,6 +15,7 @@ use storefence_devstack::{
     stack::{StackFacts, facts::is_alive},
     tls::Authority,
 };
+use storefence_tests::outside::own_program;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
@@ -95,6 +96,13 @@ fn readme_commands() -> Vec<Vec<String>> {
     commands
 }
 
+/// The lines of the README's `bash` blocks: what is shown for a look, with the port that `up` printed in its place.
+fn shown_for_a_look(gateway_url: &str) -> Vec<String> {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let blocks = readme.split("```bash\n").skip(1).map(|block| block.split("```").next().unwrap());
+    blocks.flat_map(str::lines).map(|line| line.replace("http://127.0.0.1:8080", gateway_url)).collect()
+}
+
 #[test]
 fn the_readmes_commands_work_as_they_stand() {
     let newcomer = Newcomer::new(Vec::new());
@@ -114,6 +122,16 @@ fn the_readmes_commands_work_as_they_stand() {
     let json: Value = serde_json::from_slice(&fs::read(newcomer.stack_file()).unwrap()).unwrap();
     for key in ["gatewayUrl", "adminUrl", "kubeconfig", "issuerUrl", "databaseUrl", "keyVaultUrl", "audience", "pids"] {
         assert!(!json[key].is_null(), "{key}");
+    }
+
+    let looks = shown_for_a_look(&facts.gateway_url);
+    assert!(looks.len() == 1 && looks[0].contains(&facts.gateway_url), "another port than in the README: {looks:?}");
+    if own_program("curl").unwrap().is_some() {
+        let output = Command::new("bash").args(["-euc", &looks[0]]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).to_lowercase();
+        assert!(output.status.success(), "{}: {}", looks[0], String::from_utf8_lossy(&output.stderr));
+        assert!(said.starts_with("http/1.1 401") && said.contains("www-authenticate: bearer"), "{said}");
+        assert!(said.contains("/.well-known/oauth-protected-resource"), "where to sign in: {said}");
     }
 
     let mut answers = Vec::new();

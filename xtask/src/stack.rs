@@ -20,9 +20,10 @@ pub fn up(passed: &Passed) -> Result<()> {
     delegate("up", passed)
 }
 
-/// Hands `kind …` over; builds what it is handed to where that is not there yet.
+/// Hands `kind …` over. `kind up` works with the checkout as it is now, so what it is handed to is built anew, as `up` does.
 pub fn kind(passed: &Passed) -> Result<()> {
-    if !build::binary("storefence-devstack").exists() {
+    let up = passed.args.iter().any(|argument| argument == "up");
+    if up || !build::binary("storefence-devstack").exists() {
         build::binaries()?;
     }
     delegate("kind", passed)

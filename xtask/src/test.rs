@@ -72,7 +72,8 @@ fn lint() -> Result<()> {
             .status()
             .is_ok_and(|status| status.success());
         if !present {
-            eprintln!("{component} is not installed: skipped (rustup component add {component})");
+            let required = std::env::var_os("STOREFENCE_TEST_REQUIRE_ALL").is_some_and(|value| value == "1");
+            left_out(component, required)?;
             continue;
         }
         eprintln!("cargo {}", args.join(" "));
@@ -81,6 +82,14 @@ fn lint() -> Result<()> {
             bail!("cargo {} does not pass", args.join(" "));
         }
     }
+    Ok(())
+}
+
+/// As in the tests: said aloud, and an error where everything is required.
+fn left_out(component: &str, required: bool) -> Result<()> {
+    let way = format!("{component} is not installed (rustup component add {component})");
+    ensure!(!required, "{way}, and STOREFENCE_TEST_REQUIRE_ALL is set");
+    eprintln!("skipped: {way}");
     Ok(())
 }
 
@@ -119,6 +128,12 @@ mod tests {
         totals.read("test result: FAILED. 3 passed; 2 failed; 1 ignored; 0 measured; 0 filtered out");
         totals.read("test something ... ok");
         assert_eq!((totals.passed, totals.failed), (17, 2));
+    }
+
+    #[test]
+    fn a_lint_is_left_out_only_where_that_is_allowed() {
+        left_out("clippy", false).unwrap();
+        assert!(left_out("clippy", true).unwrap_err().to_string().contains("rustup component add clippy"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Rendered objects: the Kubernetes types, restricted pods, selectors that match, golden files.
 
+use anyhow::anyhow;
 use k8s_openapi::{
     Resource,
     api::{
@@ -15,6 +16,7 @@ use k8s_openapi::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use storefence_devstack::stack;
+use storefence_tests::outside::or_skipped;
 
 use crate::{
     readme::generated,
@@ -384,8 +386,8 @@ fn helm_lints_the_chart() {
 /// Where `helm` itself is installed it renders the same.
 #[test]
 fn an_installed_helm_renders_the_same() {
-    if !helm_binary() {
-        println!("skipped: helm is not installed");
+    let helm = helm_binary().then_some(()).ok_or_else(|| anyhow!("helm is not installed"));
+    if or_skipped("helm", helm).unwrap_or_else(|error| panic!("{error:#}")).is_none() {
         return;
     }
     for set in SETS {

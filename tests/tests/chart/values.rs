@@ -96,6 +96,48 @@ fn wrong_values_are_refused_in_words() {
     }
 }
 
+/// Maps whose keys are the installation's own: labels, annotations, and what goes into a pod as it stands.
+const FREE: [&str; 10] = [
+    "commonLabels",
+    "annotations",
+    "labels",
+    "podLabels",
+    "podAnnotations",
+    "nodeSelector",
+    "affinity",
+    "requests",
+    "limits",
+    "global",
+];
+
+/// A misspelled key is refused wherever values have keys of ours.
+#[test]
+fn an_unknown_key_is_refused_in_every_map() {
+    fn maps(value: &Value, path: &[String], found: &mut Vec<Vec<String>>) {
+        let Some(map) = value.as_object() else { return };
+        if path.last().is_some_and(|key| FREE.contains(&key.as_str())) {
+            return;
+        }
+        found.push(path.to_vec());
+        for (key, value) in map {
+            maps(value, &[path, std::slice::from_ref(key)].concat(), found);
+        }
+    }
+    if !available() {
+        return;
+    }
+    let mut paths = Vec::new();
+    maps(&defaults(), &[], &mut paths);
+    assert!(paths.len() > 40, "{}", paths.len());
+    let sets: Vec<Value> =
+        paths.iter().map(|path| merge(&values("minimal"), &at(path, json!({"unknown": 1})))).collect();
+    for (path, answer) in paths.iter().zip(render(&sets)) {
+        let path = path.join(".");
+        let error = answer.err().unwrap_or_else(|| panic!("{path}.unknown is accepted"));
+        assert!(error.contains("unknown"), "{path}: {error}");
+    }
+}
+
 /// Each value, changed, changes what is rendered.
 #[test]
 fn every_value_is_used() {

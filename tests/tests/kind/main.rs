@@ -2,6 +2,7 @@
 //! Kubernetes stand-in (or the one of `STOREFENCE_TEST_KUBECONFIG`), and the chart's pods for development run as processes
 //! with what their specs say. What is not shown here is that the images build and that nodes run them.
 
+mod page;
 mod pods;
 mod sign_in;
 
@@ -79,7 +80,10 @@ impl Machine {
     }
 
     fn environment(&self) -> [(&'static str, String); 3] {
-        let path = format!("{}:/usr/bin:/bin", self.path("bin").display());
+        // `kind up` builds first: the compiler stands beside the cargo that runs us.
+        let cargo = PathBuf::from(std::env::var_os("CARGO").unwrap_or_default());
+        let toolchain = cargo.parent().unwrap_or(Path::new("/usr/bin")).display();
+        let path = format!("{}:/usr/bin:/bin:{toolchain}", self.path("bin").display());
         [
             ("PATH", path),
             ("FAKE", self.directory.path().display().to_string()),
@@ -268,7 +272,10 @@ async fn from_nothing_to_a_question_answered() -> Result<()> {
 
     let pages = format!("http://localhost:{sign_in_port}");
     sign_in::sign_in_and_ask(&format!("http://localhost:{gateway_port}"), &pages).await?;
-    run_the_page(&machine, &stack)?;
+    page::run(&machine, &stack).await?;
+    if kubernetes.api.is_some() {
+        page::by_hand(&machine).await?;
+    }
     let status = machine.said(&["kind", "status"])?;
     ensure!(status.contains("retailtenant/zava") && !status.contains("not ready"), "{status}");
     ensure!(machine.refused(&["down", "--stack", &stack])?.contains("cargo xtask kind down"));
@@ -309,80 +316,20 @@ async fn from_nothing_to_a_question_answered() -> Result<()> {
     Ok(())
 }
 
-/// The commands of docs/kind.md's `sh` blocks.
-fn page_commands() -> Result<Vec<String>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no parent")?;
-    let page = fs::read_to_string(root.join("docs/kind.md"))?;
-    let blocks = page.split("```sh\n").skip(1).filter_map(|block| block.split("```").next());
-    Ok(blocks.flat_map(str::lines).map(str::to_owned).collect())
-}
-
-/// Runs those of the page's commands that need neither Docker nor the internet: as they stand, but for where the stack is.
-fn run_the_page(machine: &Machine, stack: &str) -> Result<()> {
-    let mut answers = Vec::new();
-    for command in page_commands()? {
-        let here = command.replace("target/devstack/kind/stack.json", stack);
-        let words: Vec<String> =
-            word().captures_iter(&here).map(|found| found[1].trim_matches('"').to_owned()).collect();
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        match words[..] {
-            ["cargo", "xtask", "ask" | "token", ..] | ["cargo", "xtask", "kind", "status"] => {
-                let said = machine.said(&words[2..])?;
-                answers.push(said);
-            }
-            ["kubectl", "get", "retailtenants"]
-            | ["kubectl", "describe", ..]
-            | ["kubectl", "apply", "--filename", _] => {
-                let kubeconfig = machine.path("kind/kubeconfig");
-                let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no parent")?;
-                let mut kubectl = Command::new("kubectl");
-                kubectl.args(&words[1..]).env("KUBECONFIG", kubeconfig).current_dir(root);
-                match tokio::task::block_in_place(|| kubectl.output()) {
-                    Ok(output) => {
-                        ensure!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr))
-                    }
-                    Err(_) => println!("skipped: kubectl is not installed: {command}"),
-                }
-            }
-            _ => {}
-        }
-    }
-    ensure!(answers.len() >= 5 && answers[0] != answers[1], "different people, different answers: {answers:?}");
-    Ok(())
-}
-
-fn word() -> regex::Regex {
-    regex::Regex::new(r#"("[^"]*"|\S+)"#).unwrap_or_else(|error| panic!("{error}"))
-}
-
-/// What the page shows as done by hand is what was called.
-fn the_page_by_hand(calls: &[String]) -> Result<()> {
-    for command in page_commands()? {
-        let (program, rest) = command.split_once(' ').unwrap_or((&command, ""));
-        let arguments: Vec<&str> = rest.split(' ').filter(|word| !["\\"].contains(word)).collect();
-        if !["docker", "kind", "helm"].contains(&program) {
-            continue;
-        }
-        let verb = arguments[0];
-        let same = calls.iter().any(|call| {
-            let words: Vec<&str> = call.split(' ').collect();
-            // The kubeconfig and the configuration with its ports are this machine's.
-            let known = |word: &&&str| words.contains(*word) || word.ends_with("kind-config.yaml");
-            call.starts_with(&format!("{program} {verb}")) && arguments.iter().filter(known).count() == arguments.len()
-        });
-        ensure!(same, "docs/kind.md: `{command}` is not what was called: {calls:#?}");
-    }
-    Ok(())
-}
-
 /// What was called, in which order, and with what.
 fn order_of_calls(machine: &Machine, [gateway_port, authority_port, sign_in_port]: [u16; 3]) -> Result<()> {
     let calls = machine.calls()?;
+    let head = Command::new("git").args(["rev-parse", "HEAD"]).current_dir(env!("CARGO_MANIFEST_DIR")).output();
+    let head = head.ok().filter(|output| output.status.success());
+    let revision =
+        head.map_or_else(|| "unknown".to_owned(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
     let steps = [
         "docker info",
         "kind get clusters",
         "kind create cluster",
-        "docker build --target operator --tag storefence.local/storefence-operator:dev .",
+        &format!(
+            "docker build --target operator --tag storefence.local/storefence-operator:dev --build-arg REVISION={revision}"
+        ),
         "docker build --target gateway",
         "docker build --target devstack",
         "kind load docker-image --name storefence storefence.local/storefence-operator:dev",
@@ -391,7 +338,7 @@ fn order_of_calls(machine: &Machine, [gateway_port, authority_port, sign_in_port
     let places: Vec<Option<usize>> =
         steps.iter().map(|step| calls.iter().position(|call| call.starts_with(step))).collect();
     ensure!(places.iter().all(Option::is_some) && places.is_sorted(), "{places:?}: {calls:#?}");
-    the_page_by_hand(&calls)?;
+    page::is_what_was_called(&calls)?;
     let helm = calls.last().context("no calls")?;
     for part in ["operator", "gateway", "devstack"] {
         let id =
@@ -414,7 +361,13 @@ fn order_of_calls(machine: &Machine, [gateway_port, authority_port, sign_in_port
     let wanted = [(30080, gateway_port), (30443, authority_port), (30081, sign_in_port)];
     ensure!(ports == wanted.map(|(node, here)| json!([node, here])), "{ports:?}");
     ensure!(mappings.iter().all(|mapping| mapping["listenAddress"] == "127.0.0.1"), "{mappings:?}");
-    ensure!(cluster["nodes"].as_array().is_some_and(|nodes| nodes.len() == 3), "{cluster}");
+    let roles: Vec<&Value> =
+        cluster["nodes"].as_array().context("no nodes")?.iter().map(|node| &node["role"]).collect();
+    ensure!(roles == ["control-plane", "worker", "worker"], "{roles:?}");
+    // The slot for registry mirrors: a directory of the nodes in which containerd looks for each registry's hosts.toml.
+    let patches = cluster["containerdConfigPatches"].as_array().context("no slot for registry mirrors")?;
+    let slot = "[plugins.\"io.containerd.grpc.v1.cri\".registry]\n  config_path = \"/etc/containerd/certs.d\"";
+    ensure!(patches.iter().any(|patch| patch.as_str().is_some_and(|text| text.trim() == slot)), "{patches:?}");
     Ok(())
 }
 

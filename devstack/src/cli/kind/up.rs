@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::Path,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -110,16 +111,26 @@ struct Image {
 }
 
 fn build() -> Result<Vec<Image>> {
+    let revision = format!("REVISION={}", revision());
     PARTS
         .into_iter()
         .map(|part| {
             println!("building the image of the {part}");
             let name = format!("{REGISTRY}/storefence-{part}:{TAG}");
-            DOCKER.run(["build", "--target", part, "--tag", &name, "."])?;
+            DOCKER.run(["build", "--target", part, "--tag", &name, "--build-arg", &revision, "."])?;
             let id = DOCKER.output(["image", "inspect", "--format", "{{.Id}}", &name])?;
             Ok(Image { part, name, id })
         })
         .collect()
+}
+
+/// The commit that the images are labelled with, marked where the checkout differs from it.
+fn revision() -> String {
+    let describe = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"];
+    let output = Command::new("git").args(describe).current_dir(super::root()).output();
+    let said = output.ok().filter(|output| output.status.success()).map(|output| output.stdout);
+    let said = said.and_then(|text| String::from_utf8(text).ok()).map(|text| text.trim().to_owned());
+    said.filter(|text| !text.is_empty()).unwrap_or_else(|| "unknown".to_owned())
 }
 
 fn install(cluster: &Cluster, images: &[Image], gateway_url: &str, sign_in_url: &str, no_model: bool) -> Result<()> {
