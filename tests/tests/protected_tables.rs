@@ -107,11 +107,33 @@ async fn a_listed_table_is_read_by_store_and_an_unlisted_one_by_nobody() -> Resu
     .await?;
     refused(&shared, "head-office", RETURNS).await?;
     admin.batch_execute("REVOKE ALL ON chain.complaints FROM PUBLIC").await?;
+
+    // Nor a table whose job has a policy that is for everybody: it would let every tenant read every row.
+    let everybodys = "SET ROLE chain_owner; CREATE POLICY job ON chain.returns USING (true); RESET ROLE";
+    admin.batch_execute(everybodys).await?;
     list(&shared, json!([{"table": "chain.returns", "storeColumn": "store_id"}]))?;
+    wait_until("the operator says which policy would let everybody read", PATIENCE, || async {
+        Ok(shared.stack.operator().log_text().contains("ALTER POLICY job ON chain.returns TO"))
+    })
+    .await?;
+    refused(&shared, "head-office", RETURNS).await?;
+    let policies = "SELECT array_agg(polname::text) FROM pg_policy WHERE polrelid = 'chain.returns'::regclass";
+    ensure!(admin.query_one(policies, &[]).await?.get::<_, Vec<String>>(0) == ["job"], "nothing is half applied");
+    admin.batch_execute("ALTER POLICY job ON chain.returns TO chain_owner").await?;
+    // Another list, so that the configuration is read again.
+    list(
+        &shared,
+        json!([{"table": "chain.returns", "storeColumn": "store_id"}, {"table": "chain.complaints", "storeColumn": "nothing"}]),
+    )?;
     wait_until("the table is behind the fence", PATIENCE, || async {
         Ok(stores_read(&shared, "head-office").await.is_ok())
     })
     .await?;
+    // The job keeps its policy and sees what it wrote.
+    admin.batch_execute("SET ROLE chain_owner").await?;
+    let rows: i64 = admin.query_one("SELECT count(*) FROM chain.returns", &[]).await?.get(0);
+    admin.batch_execute("RESET ROLE").await?;
+    ensure!(rows == i64::try_from(ids.len())?, "{rows}");
     let managers_own = stores_read(&shared, "seattle-manager").await?;
     ensure!(managers_own.len() == 1 && managers_own[0].contains("Seattle"), "{managers_own:?}");
     // Rows without the join too, and not by a detour.

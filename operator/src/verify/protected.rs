@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, Connection, SqlSafeStr, postgres::PgConnection};
 
 use super::{
     Deviation,
-    expected::{STORE_TABLES, TENANT_TABLES, store_condition, tenant_condition},
+    expected::{ROLES, STORE_TABLES, TENANT_TABLES, store_condition, tenant_condition},
 };
 
 /// Whom a row of a protected table belongs to.
@@ -193,6 +193,18 @@ pub enum ProtectError {
         /// The other relation.
         neighbour: String,
     },
+    /// Policies are joined by OR: another one that binds the readers would let every tenant read what it lets through.
+    #[error(
+        "protected table {table}: policy {policy} is for {roles} as well, so that the tenants would read what it lets through; ALTER POLICY {policy} ON {table} TO the roles of the chain's own jobs"
+    )]
+    OtherPolicy {
+        /// `schema.table`.
+        table: String,
+        /// The policy, quoted where it needs it.
+        policy: String,
+        /// `PUBLIC`, or roles of the fence.
+        roles: String,
+    },
     /// Any other error, a lock that was not to be had in time among them.
     #[error("protected table {table}: {source}")]
     Database {
@@ -219,6 +231,15 @@ const NEIGHBOUR: &str = "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_na
      WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND has_any_column_privilege('fence_reader', c.oid, 'SELECT') \
        AND NOT (c.relrowsecurity AND EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname = 'fence_read')) \
      ORDER BY 1 LIMIT 1";
+
+/// Policies of the table beside ours that are for everybody, for a role of the fence or for a tenant's login. Not only
+/// those that let somebody read: whatever is for one of these is reported, and dropped, once the table is open.
+const OTHER_POLICY: &str = "SELECT quote_ident(p.polname), string_agg(coalesce(r.rolname::text, 'PUBLIC'), ', ' ORDER BY r.rolname) \
+      FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid JOIN pg_namespace n ON n.oid = c.relnamespace, \
+           unnest(p.polroles) AS o(role) LEFT JOIN pg_roles r ON r.oid = o.role \
+     WHERE n.nspname = $1 AND c.relname = $2 AND p.polname <> 'fence_read' \
+       AND (o.role = 0 OR r.rolname = ANY ($3) OR r.rolname IN (SELECT login FROM fence.logins)) \
+     GROUP BY p.polname ORDER BY p.polname LIMIT 1";
 
 /// Puts a table behind the fence in one transaction. The role must have the rights of the table's owner.
 ///
@@ -265,6 +286,12 @@ pub async fn protect(connection: &mut PgConnection, table: &ProtectedTable) -> R
     for statement in statements {
         let run = sqlx::raw_sql(AssertSqlSafe(statement).into_sql_str()).execute(&mut *transaction);
         run.await.map_err(database)?;
+    }
+    // Under the exclusive lock: none can be added before the readers have their right.
+    let other = sqlx::query_as::<_, (String, String)>(OTHER_POLICY).bind(&table.schema).bind(&table.table);
+    let other = other.bind(&ROLES[..]).fetch_optional(&mut *transaction).await.map_err(database)?;
+    if let Some((policy, roles)) = other {
+        return Err(ProtectError::OtherPolicy { table: name, policy, roles });
     }
     if !reader_enters {
         let neighbour = sqlx::query_scalar::<_, String>(NEIGHBOUR).bind(&table.schema);
