@@ -352,7 +352,9 @@ impl Context {
         };
         let claimants: Vec<Claimant> = trigger::claimants(&self.store, &tenant.spec.tenant_id);
         let backends = self.backends.load_full();
-        pass::pass(&Work { backends: &backends, tenant, claimants: &claimants, metrics: &self.metrics }).await
+        let looked_after = |uid: &str| trigger::is_looked_after(&self.store, &tenant.spec.database_ref.name, uid);
+        let (claimants, metrics, looked_after) = (&claimants, &self.metrics, &looked_after);
+        pass::pass(&Work { backends: &backends, tenant, claimants, metrics, looked_after }).await
     }
 
     async fn finalize(&self, object: &Guarded, kubernetes: &KubernetesObject, place: &str) -> End {

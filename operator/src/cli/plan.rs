@@ -110,7 +110,9 @@ pub async fn plan(arguments: PlanArgs) -> Result<ExitCode, CliError> {
         let name = tenant.metadata.name.clone().unwrap_or_default();
         tenant.metadata.uid.get_or_insert_with(|| NEW_UID.to_owned());
         let claimants = [Claimant::of(&tenant)];
-        let work = Work { backends: &backends, tenant: &tenant, claimants: &claimants, metrics: &metrics };
+        let (claimants, metrics) = (&claimants, &metrics);
+        // A preview does not look at the fence.
+        let work = Work { backends: &backends, tenant: &tenant, claimants, metrics, looked_after: &|_| true };
         let preview = preview(&work).await.with_context(|| format!("RetailTenant {name}"))?;
         steps += preview.plan.secrets.len() + preview.plan.database.len() + preview.plan.dependents.len();
         write(format_args!("{}", render(&name, &tenant, &preview)))?;

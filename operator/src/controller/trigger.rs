@@ -6,7 +6,7 @@ use kube::{
     Resource, ResourceExt,
     runtime::reflector::{ObjectRef, Store},
 };
-use storefence_tenancy::resource::ROTATE_ANNOTATION;
+use storefence_tenancy::{RetailTenant, TenantRules, resource::ROTATE_ANNOTATION};
 
 use super::Guarded;
 use crate::reconcile::conflict::Claimant;
@@ -30,6 +30,18 @@ pub fn claimants(store: &Store<Guarded>, tenant_id: &str) -> Vec<Claimant> {
     let objects = store.state();
     let tenants = objects.iter().filter_map(|object| object.0.as_ref().ok());
     tenants.filter(|tenant| tenant.spec.tenant_id == tenant_id).map(Claimant::of).collect()
+}
+
+/// Whether passes look at the logins in this database of the object with this UID: it is there, can be read, and is not
+/// suspended.
+pub fn is_looked_after(store: &Store<Guarded>, database: &str, uid: &str) -> bool {
+    let works = |tenant: &RetailTenant| {
+        let spec = &tenant.spec;
+        !spec.suspend && spec.database_ref.name == database && TenantRules::compile(spec).is_ok()
+    };
+    let objects = store.state();
+    let mut found = objects.iter().filter(|object| object.meta().uid.as_deref() == Some(uid));
+    found.any(|object| object.0.as_ref().is_ok_and(works))
 }
 
 /// The objects that an object's end may set free: those with the same tenantId. An object that cannot be read may have

@@ -2,6 +2,7 @@
 //! whoever asks for it.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -29,14 +30,36 @@ pub enum Mending {
     All,
 }
 
-/// What a look at the whole fence found. Deviations of single logins are left out: they are found, and mended or told,
-/// where that login's tenant is reconciled.
+/// What a look at the whole fence found.
 #[derive(Debug, Default)]
 pub struct FenceLook {
-    /// What makes the fence unsafe for every tenant.
+    /// What makes the fence unsafe for every tenant, whoever looks.
     pub deviations: Arc<[Deviation]>,
     /// What the configuration asks for and is not in place; the fence holds.
     pub missing: Vec<Deviation>,
+    /// What is wrong with single logins.
+    logins: Vec<OfLogin>,
+}
+
+/// A deviation of one tenant's login.
+#[derive(Debug)]
+struct OfLogin {
+    /// UID of the object that the tenant belongs to.
+    owner_uid: String,
+    deviation: Deviation,
+}
+
+impl FenceLook {
+    /// What makes the fence unsafe. What is wrong with a login is left out where passes look after its tenant: they find
+    /// it, and mend or tell it. Nobody else looks at the logins of a tenant that is suspended, or was let go.
+    #[must_use]
+    pub fn deviations(&self, looked_after: impl Fn(&str) -> bool) -> Arc<[Deviation]> {
+        let left: Vec<&OfLogin> = self.logins.iter().filter(|of| !looked_after(&of.owner_uid)).collect();
+        if left.is_empty() {
+            return Arc::clone(&self.deviations);
+        }
+        self.deviations.iter().chain(left.into_iter().map(|of| &of.deviation)).cloned().collect()
+    }
 }
 
 impl Database {
@@ -74,18 +97,33 @@ impl Database {
                 }
             }
         }
-        found.retain(|deviation| !of_a_login(&deviation.object));
-        let of = |severity: Severity| found.iter().filter(move |deviation| deviation.severity == severity).cloned();
-        let found = Arc::new(FenceLook {
-            deviations: of(Severity::Unsafe).collect(),
-            missing: of(Severity::Missing).collect(),
-        });
+        let owners = self.owners(&mut connection, &found).await?;
+        let found = Arc::new(sort(found, &owners));
         if let Some(first) = found.missing.first() {
             let missing = found.missing.len();
             tracing::warn!(database = self.place(), missing, "the configuration asks for more: {first}");
         }
         *last = Some((Instant::now(), Arc::clone(&found)));
         Ok((found, told))
+    }
+
+    /// The tenants' logins that deviations may be about: whom each belongs to.
+    async fn owners(
+        &self,
+        connection: &mut PgConnection,
+        found: &[Deviation],
+    ) -> Result<BTreeMap<String, Owner>, DatabaseError> {
+        let named: Vec<&str> = found.iter().filter_map(|deviation| named_login(&deviation.object)).collect();
+        if named.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let query = sqlx::query_as::<_, (String, String, bool)>(
+            "SELECT l.login::text, t.owner_uid, coalesce(r.rolcanlogin, false) \
+               FROM fence.logins l JOIN fence.tenants t USING (tenant_key) LEFT JOIN pg_roles r ON r.rolname = l.login \
+              WHERE l.login::text = ANY ($1)",
+        );
+        let rows = self.within("fence", query.bind(named).fetch_all(connection)).await?;
+        Ok(rows.into_iter().map(|(login, uid, can_log_in)| (login, Owner { uid, can_log_in })).collect())
     }
 
     /// Runs the remedies of grants, policies and row-level security; gives whether any could be run. What one that ran
@@ -170,30 +208,88 @@ struct Mended<'a> {
     problems: Vec<(&'a ProtectedTable, String)>,
 }
 
-/// Whether an object as `verify` names it is a tenant's login, or a membership of one.
-fn of_a_login(object: &str) -> bool {
-    let words = object.split([' ', '"', ',']);
-    words.into_iter().any(|word| {
-        let hex = word.strip_prefix("sf_").and_then(|rest| rest.strip_suffix("_a").or_else(|| rest.strip_suffix("_b")));
-        hex.is_some_and(|hex| hex.len() == 12 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
-    })
+/// Whom a login belongs to, and whether it lets anybody in.
+struct Owner {
+    uid: String,
+    can_log_in: bool,
+}
+
+/// Tells what concerns all tenants from what concerns the login of one. Only what `fence.logins` has counts as a login,
+/// whatever an object's name looks like.
+fn sort(found: Vec<Deviation>, owners: &BTreeMap<String, Owner>) -> FenceLook {
+    let (mut deviations, mut missing, mut logins) = (Vec::new(), Vec::new(), Vec::new());
+    for deviation in found {
+        let owner = named_login(&deviation.object).and_then(|login| owners.get(login));
+        match (deviation.severity, owner) {
+            (Severity::Unsafe, None) => deviations.push(deviation),
+            (Severity::Missing, None) => missing.push(deviation),
+            // A role that is gone, that may not log in, or that lacks its membership, opens nothing.
+            (Severity::Unsafe, Some(owner)) if owner.can_log_in && deviation.found != NO_MEMBERSHIP => {
+                logins.push(OfLogin { owner_uid: owner.uid.clone(), deviation });
+            }
+            (..) => {}
+        }
+    }
+    FenceLook { deviations: deviations.into(), missing, logins }
+}
+
+/// How `verify` says that a login is not a member of the group.
+const NO_MEMBERSHIP: &str = "none";
+
+/// The role in an object as `verify` names it, where that may be a tenant's login.
+fn named_login(object: &str) -> Option<&str> {
+    let member = || object.strip_prefix("membership of ")?.rsplit_once(" in ").map(|(member, _)| member);
+    object.strip_prefix("login ").or_else(member)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const LOGIN: &str = "sf_0123456789ab_a";
+
+    fn look(object: &str, found: &str, can_log_in: bool) -> FenceLook {
+        let deviation = Deviation {
+            severity: Severity::Unsafe,
+            object: object.to_owned(),
+            found: found.to_owned(),
+            expected: String::new(),
+            remedy: String::new(),
+            mendable: false,
+        };
+        let owner = Owner { uid: "zava".to_owned(), can_log_in };
+        sort(vec![deviation], &[(LOGIN.to_owned(), owner)].into())
+    }
+
     #[test]
-    fn logins_are_told_from_the_rest_of_the_fence() {
-        for object in
-            ["login sf_0123456789ab_a", "role sf_0123456789ab_b", "membership of sf_0123456789ab_a in fence_login"]
-        {
-            assert!(of_a_login(object), "{object}");
+    fn only_a_login_of_a_tenant_that_is_looked_after_is_left_to_its_passes() {
+        for object in [format!("login {LOGIN}"), format!("membership of {LOGIN} in retail_owner")] {
+            let look = look(&object, "attributes BYPASSRLS", true);
+            assert!(look.deviations(|uid| uid == "zava").is_empty(), "{object}");
+            assert_eq!(look.deviations(|_| false).len(), 1, "{object}");
         }
-        for object in
-            ["role fence_reader", "table retail.orders", "function fence.ticket()", "role sf_a", "role sf_xyz_a"]
-        {
-            assert!(!of_a_login(object), "{object}");
+        // Names that look like a login's, or have one in them.
+        for object in [
+            "policy sf_0123456789ab_a on retail.orders",
+            "login sf_ba9876543210_a",
+            "role sf_0123456789ab_a",
+            "table retail.sf_0123456789ab_a",
+            "membership of stranger in sf_0123456789ab_a",
+            "membership of sf_0123456789ab_a in x in retail_owner",
+            "function public.f(sf_0123456789ab_a text)",
+        ] {
+            assert_eq!(look(object, "whatever", true).deviations(|_| true).len(), 1, "{object}");
+        }
+    }
+
+    #[test]
+    fn a_login_that_lets_nobody_in_is_no_danger() {
+        for (object, found, can_log_in) in [
+            (format!("login {LOGIN}"), "no such role", false),
+            (format!("login {LOGIN}"), "attributes BYPASSRLS", false),
+            (format!("membership of {LOGIN} in fence_login"), "none", true),
+        ] {
+            assert!(look(&object, found, can_log_in).deviations(|_| false).is_empty(), "{object} {found}");
         }
     }
 }

@@ -45,6 +45,8 @@ pub struct Work<'a> {
     pub claimants: &'a [Claimant],
     /// Counts what is written.
     pub metrics: &'a Metrics,
+    /// Whether passes look at the logins of the tenant that the object with this UID owns.
+    pub looked_after: &'a (dyn Fn(&str) -> bool + Sync),
 }
 
 /// Brings database and vault to where the spec wants them, or tells what that would take, as its mode says.
@@ -231,15 +233,16 @@ impl Pass<'_> {
     async fn verify_fence(&self, mending: Mending, found: &mut Found) -> Result<Vec<Deviation>, Failure> {
         let (look, mended) = self.database.look_at_fence(mending).await?;
         found.changes.extend(mended);
-        if look.deviations.is_empty() {
+        let deviations = look.deviations(self.work.looked_after);
+        if deviations.is_empty() {
             return Ok(look.missing.clone());
         }
         let words = |deviation: &Deviation| {
             let Deviation { object, found, expected, .. } = deviation;
             format!("{object}: found {found}, expected {expected}")
         };
-        found.stuck.extend(look.deviations.iter().map(words));
-        Err(Failure::Fence(Arc::clone(&look.deviations)))
+        found.stuck.extend(deviations.iter().map(words));
+        Err(Failure::Fence(deviations))
     }
 
     /// What is known of the tenant from before.
