@@ -4,9 +4,10 @@ mod harness;
 
 use std::time::{Duration, Instant};
 
-use harness::{Operator, World, poll, spec, store};
+use harness::{Operator, World, poll, spec, stays, store};
 use storefence_devstack::{
     key_vault::{Effect, FaultRule, Operation},
+    postgres::AdminKind,
     process::Signal,
 };
 
@@ -36,6 +37,39 @@ async fn a_dead_leader_is_replaced_within_twenty_seconds() {
     world.ready("retail", "contoso").await;
     assert!(killed.elapsed() < Duration::from_secs(20), "{:?}\n{}", killed.elapsed(), second.log());
     assert_eq!(second.metric(LEADER).await, 1.0);
+}
+
+/// A database that is added to the configuration is migrated by the one that leads, and not by the one that stands by,
+/// which reads the configuration too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_database_is_migrated_by_the_leader_alone() {
+    let world = World::start().await;
+    let flags = ["--leader-elect", "--lease-duration", "90s"];
+    let mut first = world.operator_with(&flags).await;
+    leads(&first).await;
+    let second = world.operator_with(&flags).await;
+    let archive = world.cluster.create_database("archive", AdminKind::CreateRole).await.unwrap();
+    // The leader is still for a moment, so that only the other one could.
+    first.child.signal(Signal::Stop);
+    let config = std::fs::read_to_string(world.directory.path().join("config.yaml")).unwrap();
+    let (url, ca) = (&archive.admin_tls_url, world.cluster.ca_file().display());
+    let entry = format!("databases:\n- name: archive\n  adminUrl: {url}\n  caFile: {ca}\n- name: retail");
+    world.write("config.yaml", &config.replace("databases:\n- name: retail", &entry));
+    let read = poll(async || second.log().contains("configuration reloaded").then_some(()));
+    assert!(read.await.is_some(), "{}", second.log());
+    let migrated = async || {
+        let client = world.cluster.connect("archive").await.unwrap();
+        let schema = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'fence')";
+        client.query_one(schema, &[]).await.unwrap().get::<_, bool>(0)
+    };
+    stays(Duration::from_secs(2), &migrated).await;
+    assert!(!migrated().await, "{}", second.log());
+
+    first.child.signal(Signal::Cont);
+    let done = poll(async || migrated().await.then_some(()));
+    assert!(done.await.is_some(), "{}", first.log());
+    assert_eq!(second.metric(LEADER).await, 0.0);
+    assert!(!second.log().contains("migrated"), "{}", second.log());
 }
 
 /// The old leader stops in the middle of a pass, with the tenant's lock; the new one works for all others, waits for

@@ -200,6 +200,10 @@ pub async fn run(arguments: Run) -> Result<ExitCode, CliError> {
 /// What fails here is tried again, and told in the status, by the first pass over a tenant of that database.
 pub(super) fn migrate_all(backends: &Backends) {
     for (name, database) in backends.databases() {
+        // A replica that stands by reads its configuration again as well; it comes here once it leads.
+        if database.may_write().is_err() {
+            continue;
+        }
         let (name, database) = (name.to_owned(), Arc::clone(database));
         tokio::spawn(async move {
             if let Err(error) = database.ready().await {

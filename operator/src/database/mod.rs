@@ -231,7 +231,7 @@ impl Database {
     /// Migrates the database, once per process; then gives the salt of its role names.
     ///
     /// # Errors
-    /// The next call tries again.
+    /// The next call tries again. A replica that does not lead migrates nothing.
     pub async fn ready(&self) -> Result<Arc<[u8]>, DatabaseError> {
         if let Some(salt) = self.salt.get() {
             return Ok(Arc::clone(salt));
@@ -245,6 +245,7 @@ impl Database {
     }
 
     async fn migrate(&self) -> Result<Arc<[u8]>, DatabaseError> {
+        self.may_write()?;
         // Over a connection of its own, which the pool's time limits do not bind.
         let mut connection = self.within("connect", self.options.connect()).await?;
         self.within("migrate", connection.ping()).await?;
