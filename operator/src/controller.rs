@@ -370,7 +370,7 @@ impl Context {
                     Ending::Hold => Err(vec![Failure::SuspendedDeletion]),
                     ending => {
                         let uid = invalid.metadata.uid.as_deref().unwrap_or_default();
-                        finalize::finalize_unreadable(&backends, uid, ending).await
+                        finalize::finalize_unreadable(&backends, uid, &raw, ending).await
                     }
                 },
             },

@@ -4,7 +4,7 @@
 mod harness;
 
 use harness::{World, condition_of, poll, spec, stays, store};
-use kube::api::{Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use std::time::Duration;
 use storefence_devstack::{
@@ -14,6 +14,8 @@ use storefence_devstack::{
 use storefence_tenancy::{RetailTenant, resource::ROTATE_ANNOTATION};
 
 const SECRETS: [&str; 2] = ["sf-zava-context-1", "sf-zava-db-a"];
+/// After one rotation.
+const ALL_SECRETS: [&str; 4] = ["sf-zava-context-1", "sf-zava-context-2", "sf-zava-db-a", "sf-zava-db-b"];
 
 fn zava(policy: &str) -> Value {
     let mut spec = spec("zava", &[("Seattle", store(1, 1))]);
@@ -64,8 +66,7 @@ async fn delete_removes_and_the_same_name_works_again(version: u32, kind: AdminK
     assert_eq!(world.text(FENCE_ROWS).await, "0");
     assert_eq!(world.text(ROLES).await, "0");
     assert_eq!(world.text(retail).await, "1 1 1", "rows of retail are never removed");
-    let deleted = ["sf-zava-context-1", "sf-zava-context-2", "sf-zava-db-a", "sf-zava-db-b"];
-    assert_eq!(world.vault.deleted_names(), deleted);
+    assert_eq!(world.vault.deleted_names(), ALL_SECRETS);
     assert_eq!(world.vault.names(), ["sf-zava-context-9"], "what is not marked stays");
     drop(session);
 
@@ -199,6 +200,35 @@ async fn a_vault_that_forbids_deleting_is_named_with_the_database_and_awaited() 
     world.vault.allow(&world.app.object_id, Permissions::officer());
     world.gone("retail", "zava").await;
     assert_eq!(world.vault.deleted_names(), SECRETS);
+}
+
+/// Stored before the schema was tightened: the status still tells which keys there have been.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_cannot_be_read_leaves_no_key_of_any_rotation_behind() {
+    for (policy, left) in [("Delete", vec![]), ("Revoke", vec![ALL_SECRETS])] {
+        let world = World::start().await;
+        let operator = world.operator().await;
+        world.apply("retail", "zava", zava(policy)).await;
+        world.ready("retail", "zava").await;
+        rotate(&world, "one").await;
+        world.loosen().await;
+        let unreadable = Patch::Merge(json!({"spec": {"tenantId": 5}}));
+        world.objects("retail").patch("zava", &PatchParams::default(), &unreadable).await.unwrap();
+        let told = poll(async || {
+            let object = world.objects("retail").get("zava").await.ok()?;
+            let conditions = object.data["status"]["conditions"].as_array()?.clone();
+            conditions.iter().any(|found| found["reason"] == "InvalidSpec").then_some(())
+        });
+        assert!(told.await.is_some(), "{}", operator.log());
+        world.objects("retail").delete("zava", &DeleteParams::default()).await.unwrap();
+        let gone = poll(async || world.objects("retail").get_opt("zava").await.unwrap().is_none().then_some(()));
+        assert!(gone.await.is_some(), "{}", operator.log());
+        assert_eq!(world.vault.names(), left.concat(), "{policy}");
+        for name in world.vault.names() {
+            assert!(world.vault.versions(&name).iter().all(|version| !version.enabled), "{policy}: {name}");
+        }
+        assert_eq!(world.text("SELECT count(*) FROM fence.context_keys").await, "0");
+    }
 }
 
 /// The vault takes its time to delete, and an operator is killed in the middle of it all.

@@ -73,27 +73,37 @@ pub async fn finalize(backends: &Backends, tenant: &RetailTenant, ending: Ending
         Err(failure) => failures.extend(Some(failure).filter(|_| served)),
     }
     match backends.vault(&tenant.spec.key_vault_ref.name) {
-        Ok(vault) => failures.extend(end_secrets(&vault, &tenant_id, uid, &kids(tenant, ending), ending).await.err()),
+        Ok(vault) => {
+            let kids = kids(recorded(tenant), ending);
+            failures.extend(end_secrets(&vault, &tenant_id, uid, &kids, ending).await.err());
+        }
         Err(failure) => failures.extend(Some(failure).filter(|_| served)),
     }
     if failures.is_empty() { Ok(()) } else { Err(failures) }
 }
 
-/// The same for an object that cannot be read: its UID tells in which database it owns what.
+/// The same for an object that cannot be read: its UID tells in which database it owns what, and what can be read of
+/// its status which keys it has had.
 ///
 /// # Errors
 /// The finalizer must stay then.
-pub async fn finalize_unreadable(backends: &Backends, uid: &str, ending: Ending) -> Result<(), Vec<Failure>> {
+pub async fn finalize_unreadable(
+    backends: &Backends,
+    uid: &str,
+    object: &Value,
+    ending: Ending,
+) -> Result<(), Vec<Failure>> {
     if matches!(ending, Ending::Hold | Ending::Leave) {
         return Ok(());
     }
+    let kids = kids(recorded_in(&object["status"]), ending);
     let each = async {
         for (_, database) in backends.databases() {
             database.ready().await?;
             let Some(tenant_id) = database.tenant_of(uid).await? else { continue };
             // The vaults first: once the row is gone, nothing tells which tenant it was.
             for vault in backends.vaults() {
-                end_secrets(vault, &tenant_id, uid, &[1], ending).await?;
+                end_secrets(vault, &tenant_id, uid, &kids, ending).await?;
             }
             end_access(database, &tenant_id, uid, ending).await?;
         }
@@ -102,18 +112,27 @@ pub async fn finalize_unreadable(backends: &Backends, uid: &str, ending: Ending)
     each.await.map_err(|failure| vec![failure])
 }
 
+/// The keys that a status tells of: those in force, and that of a rotation, which may have got as far as its secret.
+fn recorded(tenant: &RetailTenant) -> Vec<u32> {
+    let status = || tenant.status.iter();
+    let credentials = status().flat_map(|status| &status.credentials);
+    let keys = credentials.flat_map(|credentials| &credentials.context_keys).map(|key| key.kid);
+    keys.chain(status().flat_map(|status| &status.rotation).map(|rotation| rotation.kid)).collect()
+}
+
+/// The same of a status that cannot be read as a whole.
+fn recorded_in(status: &Value) -> Vec<u32> {
+    let keys = status["credentials"]["contextKeys"].as_array().into_iter().flatten();
+    let kid = |of: &Value| of["kid"].as_u64().and_then(|kid| u32::try_from(kid).ok());
+    keys.chain([&status["rotation"]]).filter_map(kid).collect()
+}
+
 /// The keys whose secrets may be the object's. Those of finished rotations are disabled already; to delete them, all are
 /// counted up to the newest.
-fn kids(tenant: &RetailTenant, ending: Ending) -> Vec<u32> {
-    let credentials = tenant.status.as_ref().and_then(|status| status.credentials.as_ref());
-    let mut kids = vec![1];
-    kids.extend(credentials.iter().flat_map(|credentials| &credentials.context_keys).map(|key| key.kid));
-    // A rotation may have got as far as the new key's secret.
-    kids.extend(tenant.status.iter().flat_map(|status| &status.rotation).map(|rotation| rotation.kid));
-    if ending == Ending::Delete {
-        let newest = kids.iter().copied().max().unwrap_or(1);
-        kids = (1..=newest).collect();
-    }
+fn kids(recorded: Vec<u32>, ending: Ending) -> Vec<u32> {
+    let newest = recorded.iter().copied().max().unwrap_or(1);
+    let mut kids = if ending == Ending::Delete { (1..=newest).collect() } else { recorded };
+    kids.push(1);
     kids.sort_unstable();
     kids.dedup();
     kids
@@ -180,5 +199,18 @@ mod tests {
             assert_eq!(Ending::of_unreadable(&json!({"spec": spec})), expected, "{spec}");
         }
         assert_eq!(Ending::of_unreadable(&Value::Null), Ending::Revoke);
+    }
+
+    #[test]
+    fn a_status_that_is_damaged_still_tells_of_its_keys() {
+        let status = json!({
+            "credentials": {"contextKeys": [{"kid": 4}, {"kid": "five"}, 6, {"kid": 3, "more": []}]},
+            "rotation": {"kid": 5},
+        });
+        let recorded = recorded_in(&status);
+        assert_eq!(recorded, [4, 3, 5]);
+        assert_eq!(kids(recorded.clone(), Ending::Revoke), [1, 3, 4, 5]);
+        assert_eq!(kids(recorded, Ending::Delete), [1, 2, 3, 4, 5]);
+        assert_eq!(kids(recorded_in(&Value::Null), Ending::Delete), [1]);
     }
 }

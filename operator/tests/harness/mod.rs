@@ -37,6 +37,7 @@ pub const OPERATOR: &str = "storefence-operator";
 /// How long anything may take before a test gives up.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+mod loose;
 mod real;
 
 use real::RealCluster;
