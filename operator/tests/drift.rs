@@ -8,6 +8,7 @@ use std::time::Duration;
 use harness::{OPERATOR, Operator, World, condition_of, poll, spec, stays, store};
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
+use storefence_devstack::key_vault::SecretVersion;
 use storefence_operator::migrate::MIGRATIONS;
 use storefence_tenancy::{
     RetailTenant,
@@ -110,9 +111,19 @@ async fn what_was_changed_by_hand_is_mended_and_told() {
     assert!(operator.metric(found).await >= count as f64);
     assert_eq!(operator.metric(mended).await, operator.metric(found).await);
 
-    // In the vault: the value, the tag, the version.
+    // In the vault: the tag, the value, the version.
     let uid = tenant(&world).await.metadata.uid.unwrap();
     let tags = [("managed-by", "storefence"), ("storefence-uid", uid.as_str())];
+    let value = world.vault.secret("sf-zava-db-a").unwrap().value;
+    let lose: fn(&mut SecretVersion) = |version| version.tags.clear();
+    let change: fn(&mut SecretVersion) =
+        |version| drop(version.tags.insert("storefence-uid".to_owned(), "somebody's".to_owned()));
+    for (secret, tamper) in [("sf-zava-db-a", lose), ("sf-zava-context-1", change)] {
+        world.vault.edit(secret, tamper);
+        recorded(&world, DriftOutcome::Mended, &format!("secret {secret}: tag it")).await;
+        assert_eq!(world.vault.secret(secret).unwrap().tags["storefence-uid"], uid);
+    }
+    assert_eq!(world.vault.secret("sf-zava-db-a").unwrap().value, value, "the password stays");
     world.vault.put("sf-zava-db-a", "nonsense", &tags);
     recorded(&world, DriftOutcome::Mended, "secret sf-zava-db-a: write it with a new password").await;
     world.vault.edit("sf-zava-context-1", |version| version.enabled = false);

@@ -97,12 +97,7 @@ fn secrets(desired: &Desired, observed: &Observed, owners: &Owners<'_>, plan: &m
             SecretState::SoftDeleted { owner: Some(_) } => plan.secrets.extend([recover(), write]),
             SecretState::Live { owner: Some(_), content: SecretContent::Disabled } => plan.secrets.push(write),
             SecretState::Live { owner, content } if owners.owns(owner.as_deref()) => {
-                let usable = match content {
-                    SecretContent::Login => !key,
-                    SecretContent::ContextKey { .. } => key,
-                    SecretContent::Disabled | SecretContent::Unusable => false,
-                };
-                if !usable {
+                if !is_usable(content, key) {
                     plan.secrets.push(write);
                 } else if owner.as_deref() != Some(owners.own) {
                     plan.secrets.push(SecretAction::Tag { name: name.to_owned() });
@@ -110,6 +105,14 @@ fn secrets(desired: &Desired, observed: &Observed, owners: &Owners<'_>, plan: &m
                 if owners.adopted && owner.as_deref() != Some(owners.own) {
                     plan.adopted.insert(name.to_owned());
                 }
+            }
+            // Ours by its version: it has lost its tags, or carries another's UID.
+            SecretState::Live { content, .. }
+                if observed.recorded.contains(name)
+                    && !observed.managers.contains_key(name)
+                    && is_usable(content, key) =>
+            {
+                plan.secrets.push(SecretAction::Tag { name: name.to_owned() });
             }
             SecretState::SoftDeleted { .. } | SecretState::Live { .. } => {
                 adoptable_secret(desired, name, state, observed)?;
@@ -123,6 +126,15 @@ fn secrets(desired: &Desired, observed: &Observed, owners: &Owners<'_>, plan: &m
         }
     }
     Ok(())
+}
+
+/// Whether a secret holds what its name promises.
+fn is_usable(content: &SecretContent, key: bool) -> bool {
+    match content {
+        SecretContent::Login => !key,
+        SecretContent::ContextKey { .. } => key,
+        SecretContent::Disabled | SecretContent::Unusable => false,
+    }
 }
 
 fn adoptable_secret(desired: &Desired, name: &str, state: &SecretState, observed: &Observed) -> Result<(), Failure> {

@@ -515,6 +515,39 @@ fn adoption_checks_what_it_takes() {
 }
 
 #[test]
+fn a_secret_of_a_recorded_version_that_lost_its_tags_is_tagged_again() {
+    let converged = converge(&desired(), &Observed::default());
+    let retagged = |name: &str, owner: Option<&str>, change: &dyn Fn(&mut Observed)| {
+        let mut observed = converged.clone();
+        observed.recorded = ["sf-zava-db-a".to_owned(), "sf-zava-context-1".to_owned()].into();
+        let SecretState::Live { owner: tag, .. } = observed.secrets.get_mut(name).unwrap() else { panic!("{name}") };
+        *tag = owner.map(str::to_owned);
+        change(&mut observed);
+        diff(&desired(), &observed)
+    };
+    for name in ["sf-zava-db-a", "sf-zava-context-1"] {
+        for owner in [None, Some("uid-of-somebody")] {
+            let plan = retagged(name, owner, &|_| {}).unwrap();
+            assert_eq!(plan.secrets, [SecretAction::Tag { name: name.to_owned() }], "{owner:?}");
+            assert!(plan.database.is_empty() && plan.adopted.is_empty(), "{plan:?}");
+            // Nothing of that where it is not beyond doubt that the value is ours.
+            let doubts: [&dyn Fn(&mut Observed); 3] = [
+                &|o| assert!(o.recorded.remove(name)),
+                &|o| drop(o.managers.insert(name.to_owned(), "terraform".to_owned())),
+                &|o| {
+                    let owner = owner.map(str::to_owned);
+                    let content = SecretContent::Unusable;
+                    o.secrets.insert(name.to_owned(), SecretState::Live { owner, content });
+                },
+            ];
+            for doubt in doubts {
+                assert_eq!(retagged(name, owner, doubt).unwrap_err().reason(), Reason::SecretNotOwned);
+            }
+        }
+    }
+}
+
+#[test]
 fn what_a_retained_predecessor_left_is_adopted_with_its_passwords() {
     let mut observed = converge(&desired(), &Observed::default());
     observed.database.fence = Some(FenceRow { owner_uid: PREDECESSOR.into(), enabled: true });

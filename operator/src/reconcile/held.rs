@@ -1,9 +1,12 @@
 //! What the vault holds of one tenant, read: the values that steps need, and what the diff may know of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sha2::{Digest, Sha256};
-use storefence_tenancy::credentials::{ContextKey, HmacPads};
+use storefence_tenancy::{
+    credentials::{ContextKey, HmacPads},
+    resource::Credentials,
+};
 
 use super::{
     desired::Desired,
@@ -68,6 +71,20 @@ impl Held {
             },
         }
     }
+}
+
+/// Secrets whose latest version is one that the status records.
+pub(super) fn recorded(stored: &Stored, credentials: Option<&Credentials>) -> BTreeSet<String> {
+    let slots = credentials.iter().flat_map(|credentials| &credentials.slots);
+    let keys = credentials.iter().flat_map(|credentials| &credentials.context_keys);
+    let known = slots
+        .map(|slot| (&slot.secret_name, &slot.secret_version))
+        .chain(keys.map(|key| (&key.secret_name, &key.secret_version)));
+    let latest = |name: &str, version: &str| match stored.get(name) {
+        Some(Read::Live(secret)) => secret.version.id == version,
+        _ => false,
+    };
+    known.filter(|(name, version)| latest(name, version)).map(|(name, _)| name.clone()).collect()
 }
 
 /// Comparable with what `database::observe` computes of `fence.context_keys`.

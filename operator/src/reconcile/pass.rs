@@ -16,7 +16,7 @@ use super::{
     desired::{CONNECTION_LIMIT, Desired, Input},
     diff::diff,
     drift::{Before, Found},
-    held::{Held, Stored},
+    held::{self, Held, Stored},
     rotation::{Record, Step, View},
     state::{DatabaseState, Observed},
     status::{self, DRIFTED, Done, Outcome, Report, whole_second},
@@ -282,7 +282,8 @@ impl Pass<'_> {
             Read::Live(secret) => Some((name.clone(), secret.manager.clone()?)),
             Read::Absent | Read::SoftDeleted { .. } => None,
         });
-        diff(self.desired, &Observed { database: state, secrets, managers: managers.collect() })
+        let recorded = held::recorded(stored, self.rotation.view.credentials);
+        diff(self.desired, &Observed { database: state, secrets, managers: managers.collect(), recorded })
     }
 
     async fn mend(

@@ -15,6 +15,8 @@ pub struct Observed {
     pub secrets: BTreeMap<String, SecretState>,
     /// Secrets whose tag `managed-by` names somebody else: the secret, and whom.
     pub managers: BTreeMap<String, String>,
+    /// Secrets whose latest version is the one that the status records: what the operator wrote, whatever its tags say.
+    pub recorded: BTreeSet<String>,
 }
 
 /// The database's side.
