@@ -290,6 +290,7 @@ async fn whole(world: World) {
     }
     assert!(problems.is_empty(), "{}:\n{}", world.label, problems.join("\n"));
 
+    unlimited_temporary_files(&world, &mut connection, login).await;
     replaced_functions(&world, &mut connection).await;
     unknown_tables_are_denied_and_reported(&world, &mut connection).await;
     allowed_by_configuration(&world, &mut connection).await;
@@ -318,6 +319,25 @@ async fn replaced_functions(world: &World, connection: &mut PgConnection) {
     assert!(found[0].found.starts_with("SHA-256 of the body"), "{found:#?}");
     superuser.batch_execute(&original).await.unwrap();
     assert_eq!(verify::check(connection, &Expectations::default()).await.unwrap(), []);
+}
+
+/// Nothing can be read because of it, so it is worth a look and no more.
+async fn unlimited_temporary_files(world: &World, connection: &mut PgConnection, login: &str) {
+    let superuser = world.superuser().await;
+    superuser.batch_execute(&format!("ALTER ROLE {login} RESET temp_file_limit")).await.unwrap();
+    let found = verify::check(connection, &Expectations::default()).await.unwrap();
+    let [notice] = &found[..] else { panic!("{found:#?}") };
+    assert_eq!((notice.severity, notice.found.as_str()), (Severity::Notice, "1 logins without temp_file_limit"));
+    let remedy = format!("GRANT SET ON PARAMETER temp_file_limit TO {}", world.database.admin);
+    assert!(notice.remedy.contains(&remedy), "{}", notice.remedy);
+    for (limit, reset) in [
+        ("ALTER DATABASE retail SET temp_file_limit = '1GB'", "ALTER DATABASE retail RESET temp_file_limit"),
+        (&format!("ALTER ROLE {login} SET temp_file_limit = '1GB'"), "SELECT 1"),
+    ] {
+        superuser.batch_execute(limit).await.unwrap();
+        assert_eq!(verify::check(connection, &Expectations::default()).await.unwrap(), [], "{limit}");
+        superuser.batch_execute(reset).await.unwrap();
+    }
 }
 
 async fn unknown_tables_are_denied_and_reported(world: &World, connection: &mut PgConnection) {

@@ -2,11 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use futures::future::join_all;
 use serde_json::json;
-use storefence_devstack::{mcp_client::Revision, stack::StackOptions};
-use storefence_tests::Shared;
+use storefence_devstack::{
+    mcp_client::Revision,
+    postgres::AdminKind,
+    stack::{DatabaseSource, StackOptions},
+};
+use storefence_tests::{Shared, wait_until};
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// The promise is one second beyond the tenant's timeout; the rest is for a machine that does other things as well.
@@ -104,6 +108,56 @@ async fn greedy_statements_end_in_time_and_others_are_served() -> Result<()> {
     for elapsed in crowd {
         ensure!(elapsed? < TIMEOUT + PATIENCE, "one of the crowd waited too long");
     }
+    shared.stop().await;
+    Ok(())
+}
+
+/// Temporary files of one session, where the administrator may limit them: told with the code of the limit, and nothing is
+/// left behind for the next call.
+#[tokio::test(flavor = "multi_thread")]
+async fn temporary_files_are_limited_where_the_administrator_may() -> Result<()> {
+    let shared = Shared::start(|options| {
+        options.database = DatabaseSource::Start { version: Some(18), admin: AdminKind::Superuser };
+        options.manifests = StackOptions::examples()?;
+        // The limit is lowered here by hand, and not to be mended meanwhile.
+        options.operator_env.push(("STOREFENCE_RESYNC".into(), "24h".into()));
+        Ok(())
+    })
+    .await?;
+    let admin = shared.stack.cluster().context("a cluster of our own")?.connect("retail").await?;
+    let limits = "SELECT l.login::text, coalesce((SELECT c FROM pg_db_role_setting s, unnest(s.setconfig) c \
+                  WHERE s.setrole = l.login::text::regrole AND c LIKE 'temp_file_limit=%'), 'none') FROM fence.logins l";
+    let logins = admin.query(limits, &[]).await?;
+    ensure!(logins.len() == 4, "two logins of each tenant");
+    for row in &logins {
+        let (login, limit): (String, String) = (row.get(0), row.get(1));
+        ensure!(limit == "temp_file_limit=1GB", "{login}: {limit}");
+        // A gigabyte is nothing that a test should write.
+        admin.batch_execute(&format!("ALTER ROLE {login} SET temp_file_limit = '1MB'")).await?;
+    }
+    // Sessions from before have the limit of before.
+    let sessions = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename LIKE 'sf\\_%'";
+    admin.query_one(sessions, &[]).await?;
+    let client = shared.client("head-office", Revision::V2026_07_28)?;
+    let ask = |sql: &'static str| client.call_tool("execute_sales_query", json!({"postgresql_query": sql}));
+    let question = "SELECT count(*) FROM orders";
+    wait_until("the gateway has new sessions", PATIENCE * 5, || async {
+        let answer = ask(question).await?;
+        Ok(!answer.is_tool_error() && answer.structured()["rows"][0][0].as_i64() > Some(0))
+    })
+    .await?;
+    for sql in [
+        "SELECT g FROM generate_series(1, 1500000) g ORDER BY md5(g::text)",
+        "SELECT count(*) FROM (SELECT DISTINCT md5(g::text) FROM generate_series(1, 1500000) g) t",
+    ] {
+        let before = ask(question).await?.structured()["rows"].clone();
+        let answer = ask(sql).await?;
+        let told = answer.structured();
+        ensure!(told["code"] == "DATABASE_ERROR" && told["sqlstate"] == "53400", "{sql}: {told}");
+        ensure!(ask(question).await?.structured()["rows"] == before, "the next call differs");
+    }
+    let left = "SELECT count(*) FROM pg_ls_tmpdir()";
+    ensure!(admin.query_one(left, &[]).await?.get::<_, i64>(0) == 0, "files are left");
     shared.stop().await;
     Ok(())
 }

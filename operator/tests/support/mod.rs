@@ -90,6 +90,10 @@ impl World {
                 .unwrap();
         let database = cluster.create_database("retail", kind).await.unwrap();
         let admin = connect(&database.admin_url).await.unwrap();
+        // What an administrator that is no superuser needs for the logins' limit of temporary files.
+        let superuser = cluster.connect(&database.name).await.unwrap();
+        let grant = format!("GRANT SET ON PARAMETER temp_file_limit TO {}", database.admin);
+        superuser.batch_execute(&grant).await.unwrap();
         Self { cluster, database, admin, label: format!("PostgreSQL {version}, {kind:?} administrator") }
     }
 
@@ -116,6 +120,7 @@ impl World {
                      CONNECTION LIMIT 50 PASSWORD '{PASSWORD}'; \
                      ALTER ROLE {login} SET search_path = retail, public; \
                      ALTER ROLE {login} SET statement_timeout = '5s'; \
+                     ALTER ROLE {login} SET temp_file_limit = '1GB'; \
                      GRANT fence_login TO {login} WITH INHERIT TRUE, SET FALSE, ADMIN FALSE"
                 ))
                 .await

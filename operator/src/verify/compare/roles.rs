@@ -1,9 +1,14 @@
 //! Roles, memberships, logins and their settings.
 
+use std::collections::BTreeSet;
+
 use super::Report;
 use crate::{
     reconcile::desired::is_creator,
-    verify::expected::{FORBIDDEN_SETTINGS, LOGIN_SETTINGS, ROLES},
+    verify::{
+        Role, Severity,
+        expected::{FORBIDDEN_SETTINGS, LOGIN_SETTINGS, ROLES},
+    },
 };
 
 impl Report<'_> {
@@ -173,6 +178,28 @@ impl Report<'_> {
                 ),
                 _ => {}
             }
+        }
+        self.temporary_files();
+    }
+
+    /// Told once for all logins: there may be thousands.
+    fn temporary_files(&mut self) {
+        let limits = self.snapshot.settings.iter().filter(|kept| kept.setting.starts_with("temp_file_limit="));
+        let limited: BTreeSet<Option<&str>> = limits.map(|kept| kept.role.as_deref()).collect();
+        let lets_in = |role: &&Role| role.attributes.iter().any(|attribute| attribute == "LOGIN");
+        let roles = self.snapshot.roles.iter().filter(lets_in).map(|role| role.name.as_str());
+        let open = roles.filter(|name| self.is_login(name) && !limited.contains(&Some(name))).count();
+        if open > 0 && !limited.contains(&None) {
+            self.add_as(
+                Severity::Notice,
+                format!("database {}", self.snapshot.database),
+                format!("{open} logins without temp_file_limit"),
+                "a limit of the temporary files of one session, which the operator sets where it may",
+                format!(
+                    "as superuser: GRANT SET ON PARAMETER temp_file_limit TO {}; where nobody may, set the server's own",
+                    self.snapshot.observer
+                ),
+            );
         }
     }
 }
