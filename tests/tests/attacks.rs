@@ -42,6 +42,33 @@ const PROBE: &str = "SELECT (SELECT count(*) FROM orders), (SELECT sum(total_amo
     (SELECT string_agg(store_name, ',' ORDER BY store_name) FROM stores), (SELECT count(*) FROM customers),
     (SELECT count(*) FROM products), (SELECT sum(stock_level) FROM inventory)";
 
+/// Damage that lets foreign rows through, and its repair.
+const SEEN_IN_ROWS: [(&str, &str, &str); 3] = [
+    (
+        "policy dropped",
+        "DROP POLICY fence_read ON retail.stores",
+        "CREATE POLICY fence_read ON retail.stores FOR SELECT TO fence_reader USING (store_id = ANY ((SELECT fence.visible_stores())::uuid[]))",
+    ),
+    (
+        "row-level security off",
+        "ALTER TABLE retail.stores DISABLE ROW LEVEL SECURITY",
+        "ALTER TABLE retail.stores ENABLE ROW LEVEL SECURITY",
+    ),
+    ("the reader bypasses", "ALTER ROLE fence_reader BYPASSRLS", "ALTER ROLE fence_reader NOBYPASSRLS"),
+];
+
+/// Believes what the setting says, signed or not. The gateway signs, and its gate refuses `set_config`: the answers stay
+/// right.
+const TRUSTING: &str =
+    "CREATE OR REPLACE FUNCTION fence.visible_stores() RETURNS uuid[] LANGUAGE plpgsql STABLE SECURITY DEFINER
+    PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
+    DECLARE
+        stores text := split_part(split_part(current_setting('fence.context', true), '.', 1), '|', 7);
+    BEGIN
+        IF stores <> '*' THEN RETURN string_to_array(stores, ',')::uuid[]; END IF;
+        RETURN (SELECT array_agg(store_id) FROM fence.tenant_stores WHERE tenant_key = fence.tenant_key());
+    END $$";
+
 struct Caller {
     name: &'static str,
     tenant: &'static str,
@@ -89,20 +116,33 @@ async fn a_broken_fence_is_noticed() -> Result<()> {
         anyhow::Ok(failed)
     };
     ensure!(failures().await? == 0, "whole at first");
-    let policy = "CREATE POLICY fence_read ON retail.stores FOR SELECT TO fence_reader USING (store_id = ANY ((SELECT fence.visible_stores())::uuid[]))";
-    for (what, tamper, repair) in [
-        ("policy dropped", "DROP POLICY fence_read ON retail.stores", policy),
-        (
-            "row-level security off",
-            "ALTER TABLE retail.stores DISABLE ROW LEVEL SECURITY",
-            "ALTER TABLE retail.stores ENABLE ROW LEVEL SECURITY",
-        ),
-        ("the reader bypasses", "ALTER ROLE fence_reader BYPASSRLS", "ALTER ROLE fence_reader NOBYPASSRLS"),
-    ] {
-        admin.batch_execute(tamper).await?;
+    for (what, damage, repair) in SEEN_IN_ROWS {
+        admin.batch_execute(damage).await.context(what)?;
         let noticed = failures().await?;
-        admin.batch_execute(repair).await?;
+        admin.batch_execute(repair).await.context(what)?;
         ensure!(noticed > 0, "{what}: not noticed");
+    }
+    // Where no answer tells, the run ends with what does.
+    let text = |row: tokio_postgres::Row| row.get::<_, String>(0);
+    let login = text(admin.query_one("SELECT login::text FROM fence.logins ORDER BY 1 LIMIT 1", &[]).await?);
+    let body = text(admin.query_one("SELECT pg_get_functiondef('fence.visible_stores()'::regprocedure)", &[]).await?);
+    let membership = format!("GRANT retail_owner TO {login}");
+    let taken_back = format!("REVOKE retail_owner FROM {login}");
+    whole(&shared).await?;
+    for (what, damage, repair) in [
+        ("a function that trusts the setting", TRUSTING, body.as_str()),
+        (
+            "FORCE removed",
+            "ALTER TABLE retail.orders NO FORCE ROW LEVEL SECURITY",
+            "ALTER TABLE retail.orders FORCE ROW LEVEL SECURITY",
+        ),
+        ("a login that is a member of the owner", &membership, &taken_back),
+    ] {
+        admin.batch_execute(damage).await.context(what)?;
+        let noticed = whole(&shared).await.is_err_and(|error| format!("{error:#}").contains("the fence differs"));
+        admin.batch_execute(repair).await.context(what)?;
+        ensure!(noticed, "{what}: not noticed");
+        whole(&shared).await.context(what)?;
     }
     ensure!(failures().await? == 0, "whole again");
     shared.stop().await;
@@ -112,12 +152,10 @@ async fn a_broken_fence_is_noticed() -> Result<()> {
 /// The statements, each with the number of calls that are looked at after it.
 fn parsed() -> Result<Vec<Value>> {
     let mut attacks = Vec::new();
-    for (file, later) in CORPUS.iter().zip([50, 6]) {
-        for line in file.lines() {
-            let mut attack: Value = serde_json::from_str(line)?;
-            attack["later"] = json!(if attack["expect"] == "no-effect" { later } else { 2 });
-            attacks.push(attack);
-        }
+    for line in CORPUS.iter().flat_map(|file| file.lines()) {
+        let mut attack: Value = serde_json::from_str(line)?;
+        attack["later"] = json!(if attack["expect"] == "no-effect" { 50 } else { 2 });
+        attacks.push(attack);
     }
     Ok(attacks)
 }
@@ -207,8 +245,15 @@ async fn corpus(version: u32, admin: AdminKind) -> Result<()> {
     println!("{} statements as {} callers, {compared} answers compared with the oracle", attacks.len(), callers.len());
     ensure!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
     ensure!(compared >= 50, "the gate refuses nearly everything: only {compared} answers were compared");
+    whole(&shared).await?;
     shared.stop().await;
     Ok(())
+}
+
+/// What a run shows, it shows of the fence that ships: one that differs anywhere fails the run, also where no row told.
+async fn whole(shared: &Shared) -> Result<()> {
+    let verified = shared.stack.run_operator(&["verify", "--database", "retail"]).await;
+    verified.map(drop).context("the fence differs from the one that ships")
 }
 
 /// One statement as one caller. True when rows were compared with the oracle's.
