@@ -168,6 +168,10 @@ async fn fill(shared: &Shared, tenant: &Tenant, rng: &mut StdRng) -> Result<()> 
                 "INSERT INTO retail.products (product_id, tenant_key, sku, product_name, category_id, type_id, cost, base_price)
                  VALUES ('{id}', {key}, 'SKU-{c}-{p}', 'Product {c} {p}', '{category}', '{kind}', {price}, {price} * 2);"
             );
+            sql += &format!(
+                "INSERT INTO retail.product_description_embeddings (product_id, tenant_key, description_embedding, model, content_hash)
+                 VALUES ('{id}', {key}, array_fill({price}::real, ARRAY[1536])::vector, 'm{c}', md5('{id}'));"
+            );
             products.push(id);
         }
     }

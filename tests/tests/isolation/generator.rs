@@ -16,7 +16,8 @@ enum Type {
 
 use Type::{Int, Numeric, Text, Time, Uuid};
 
-const TABLES: [(&str, &[(&str, Type)]); 8] = [
+const TABLES: [(&str, &[(&str, Type)]); 10] = [
+    ("tenants", &[("tenant_key", Int), ("tenant_id", Text), ("display_name", Text)]),
     ("stores", &[("store_id", Uuid), ("store_name", Text), ("tenant_key", Int)]),
     (
         "customers",
@@ -48,6 +49,10 @@ const TABLES: [(&str, &[(&str, Type)]); 8] = [
     ),
     ("categories", &[("category_id", Uuid), ("category_name", Text)]),
     ("product_types", &[("type_id", Uuid), ("category_id", Uuid), ("type_name", Text)]),
+    (
+        "product_description_embeddings",
+        &[("product_id", Uuid), ("tenant_key", Int), ("model", Text), ("content_hash", Text)],
+    ),
 ];
 
 #[derive(Clone, Debug)]
@@ -227,6 +232,17 @@ impl<'a> Generator<'a> {
         Source { sql: format!("{table} AS {alias}"), columns }
     }
 
+    /// A table and its column of that kind; nearly every table has one.
+    fn source_with_an_id(&mut self) -> (Source, String) {
+        loop {
+            let source = self.source(0);
+            if let Some(id) = source.columns.iter().find(|column| column.kind == Uuid) {
+                let id = id.name.clone();
+                return (source, id);
+            }
+        }
+    }
+
     /// A join on two columns of one type; on nothing where there is no such pair.
     fn join(&mut self, left: &[Column], right: &Source) -> String {
         let mut pairs = Vec::new();
@@ -295,9 +311,7 @@ impl<'a> Generator<'a> {
         }
         match column.kind {
             Uuid if depth > 0 && self.rng.random_bool(0.5) => {
-                let inner = self.source(0);
-                let other =
-                    inner.columns.iter().find(|other| other.kind == Uuid).expect("every table has an id").name.clone();
+                let (inner, other) = self.source_with_an_id();
                 match self.rng.random_range(0..3) {
                     0 => format!("{name} IN (SELECT {other} FROM {})", inner.sql),
                     1 => format!("NOT EXISTS (SELECT FROM {} WHERE {other} = {name})", inner.sql),
