@@ -5,7 +5,10 @@ mod harness;
 use std::time::{Duration, Instant};
 
 use harness::{World, poll, spec, store};
-use storefence_devstack::postgres::{AdminKind, Cluster, ClusterOptions, Database};
+use storefence_devstack::{
+    key_vault::{Effect, FaultRule, KeyVault, KeyVaultOptions, Permissions},
+    postgres::{AdminKind, Cluster, ClusterOptions, Database},
+};
 
 /// A second server beside the world's.
 struct Second {
@@ -28,11 +31,21 @@ impl Second {
 }
 
 async fn apply_many(world: &World, database: &str, prefix: &str, numbers: std::ops::Range<u64>) -> Vec<String> {
+    apply_with(world, ("databaseRef", database), prefix, numbers).await
+}
+
+/// Tenants with another database or Key Vault than the world's.
+async fn apply_with(
+    world: &World,
+    (field, backend): (&str, &str),
+    prefix: &str,
+    numbers: std::ops::Range<u64>,
+) -> Vec<String> {
     let mut names = Vec::new();
     for number in numbers {
         let name = format!("{prefix}-{number}");
         let mut spec = spec(&name, &[("Seattle", store(number + 1, 1))]);
-        spec["databaseRef"]["name"] = database.into();
+        spec[field]["name"] = backend.into();
         world.apply("retail", &name, spec).await;
         names.push(name);
     }
@@ -81,4 +94,40 @@ async fn a_database_that_never_answers_delays_nobody_elses_tenants() {
     assert_eq!(operator.metric(circuit).await, 0.0);
     let told = poll(async || operator.log().contains("calls go through again").then_some(()));
     assert!(told.await.is_some(), "{}", operator.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vault_that_never_answers_delays_nobody_elses_tenants() {
+    let world = World::start().await;
+    let second = KeyVault::start(&world.authority, &world.entra, KeyVaultOptions::default()).await.unwrap();
+    second.allow(&world.app.object_id, Permissions::officer());
+    let config = std::fs::read_to_string(world.directory.path().join("config.yaml")).unwrap();
+    world.write("config.yaml", &format!("{config}- name: second\n  url: {}\n", second.url()));
+    let timeout = Duration::from_secs(6);
+    let operator = world.operator_with(&["--call-timeout", "6s", "--retry-max", "1h", "--resync", "1h"]).await;
+    let first = apply_with(&world, ("keyVaultRef", "main"), "before", 0..1).await;
+    all_ready(&world, &first).await;
+    let quiet = apply_with(&world, ("keyVaultRef", "second"), "quiet", 100..106).await;
+    let quiet = all_ready(&world, &quiet).await;
+    assert!(second.names().contains(&"sf-quiet-103-db-a".to_owned()), "{:?}", second.names());
+    assert!(world.vault.names().iter().all(|name| !name.contains("quiet")), "each in its own vault");
+
+    world.vault.inject(FaultRule::new(Effect::Hang).always());
+    // More than the passes at a time, so that they fill every place that there is; and they share the database.
+    let stuck = apply_with(&world, ("keyVaultRef", "main"), "stuck", 10..22).await;
+    let others = apply_with(&world, ("keyVaultRef", "second"), "other", 200..206).await;
+    let others = all_ready(&world, &others).await;
+    assert!(others < timeout / 2 + quiet, "{others:?}, without the trouble {quiet:?}\n{}", operator.log());
+
+    let circuit = "storefence_operator_circuit_open{backend=\"key_vault\",name=\"main\"}";
+    let open = poll(async || (operator.metric(circuit).await == 1.0).then_some(()));
+    assert!(open.await.is_some(), "{}", operator.log());
+    let told = world.condition("retail", "stuck-13", "SecretsReady", "False", "KeyVaultUnreachable").await;
+    assert_eq!(harness::condition_of(&told, "Ready").unwrap().reason, "KeyVaultUnreachable");
+    assert_eq!(operator.metric(&circuit.replace("main", "second")).await, 0.0);
+
+    // It closes by itself, and wakes those whose own next look is an hour away.
+    world.vault.clear_faults();
+    all_ready(&world, &stuck).await;
+    assert_eq!(operator.metric(circuit).await, 0.0);
 }

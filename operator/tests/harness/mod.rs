@@ -55,6 +55,8 @@ pub struct World {
     pub cluster: Cluster,
     pub database: Database,
     pub directory: TempDir,
+    /// Whom the operator trusts.
+    pub authority: Authority,
     /// In the place of the stand-in, the cluster of `STOREFENCE_TEST_KUBECONFIG`.
     real: Option<RealCluster>,
 }
@@ -113,7 +115,7 @@ impl World {
         let kube = client(real.as_ref().map_or(&api.kubeconfig(), |real| &real.kubeconfig)).await;
         let directory = tempfile::tempdir().unwrap();
         authority.write_pem(&directory.path().join("ca.pem")).unwrap();
-        let world = Self { kube, api, entra, vault, app, cluster, database, directory, real };
+        let world = Self { kube, api, entra, vault, app, cluster, database, directory, authority, real };
         let stand_in = world.api.kubeconfig_for(OPERATOR).unwrap();
         world.write("kubeconfig", world.real.as_ref().map_or(&stand_in, |real| &real.kubeconfig));
         world.write_config(&world.database.admin_tls_url);
