@@ -5,7 +5,7 @@ mod harness;
 
 use std::time::Duration;
 
-use harness::{World, condition_of, poll, spec, store};
+use harness::{OPERATOR, World, condition_of, poll, spec, store};
 use kube::api::{Patch, PatchParams};
 use rand::Rng;
 use serde_json::json;
@@ -209,10 +209,147 @@ async fn killed_between_any_two_steps_the_next_one_resumes() {
     // Nothing is left over but the pair in force.
     let _operator = world.operator().await;
     world.ready("retail", "zava").await;
-    let found = credentials(&tenant(&world).await);
     assert_eq!(world.text("SELECT count(*) FROM pg_roles WHERE rolname LIKE 'sf\\_%' AND rolcanlogin").await, "1");
-    let names = world.vault.names();
-    let enabled = names.iter().filter(|name| world.vault.secret(name).is_some_and(|secret| secret.enabled));
-    let in_force = [found.context_keys[0].secret_name.clone(), found.slots[0].secret_name.clone()];
-    assert_eq!(enabled.cloned().collect::<Vec<_>>(), in_force);
+    assert_eq!(in_force(&world).await, enabled(&world));
+}
+
+/// The secrets that the status names.
+async fn in_force(world: &World) -> Vec<String> {
+    let found = credentials(&tenant(world).await);
+    let keys = found.context_keys.iter().map(|key| key.secret_name.clone());
+    keys.chain(found.slots.iter().map(|slot| slot.secret_name.clone())).collect()
+}
+
+/// The secrets that somebody could use.
+fn enabled(world: &World) -> Vec<String> {
+    let usable = |name: &String| world.vault.secret(name).is_some_and(|secret| secret.enabled);
+    world.vault.names().into_iter().filter(usable).collect()
+}
+
+/// Where a rotation is: what the status records of it, and whether the end of the overlap has come.
+#[derive(Debug, PartialEq)]
+struct Phase {
+    in_progress: bool,
+    active: u32,
+    keys: usize,
+    over: bool,
+}
+
+impl Phase {
+    fn of(tenant: &RetailTenant) -> Self {
+        let found = credentials(tenant);
+        let over =
+            |end: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Time| end.0 <= k8s_openapi::jiff::Timestamp::now();
+        Self {
+            in_progress: tenant.status.as_ref().is_some_and(|status| status.rotation.is_some()),
+            active: found.active_kid,
+            keys: found.context_keys.len(),
+            over: found.context_keys.iter().filter_map(|key| key.not_after.as_ref()).any(over),
+        }
+    }
+}
+
+/// Where an operator was held when it was killed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Held {
+    Vault(u64),
+    Database,
+    Status,
+    /// Not at all: the phase came to its end.
+    Through,
+}
+
+fn calls(world: &World) -> u64 {
+    use Operation::{Get, GetDeleted, ListVersions, Set, Update};
+    [Get, GetDeleted, ListVersions, Set, Update].map(|operation| world.vault.calls(operation)).iter().sum()
+}
+
+/// Starts an operator that is held at the given call to Key Vault, or before that at a write to the database (with
+/// `locked`) or at the status, and kills it there.
+async fn run_until_held(world: &World, phase: &Phase, at: u64, locked: bool) -> Held {
+    const WAITING: &str = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+    let lock = world.sql().await;
+    if locked {
+        // Who reads the keys goes on, who writes them waits.
+        lock.batch_execute("BEGIN; LOCK TABLE fence.context_keys IN SHARE ROW EXCLUSIVE MODE").await.unwrap();
+    }
+    world.vault.clear_faults();
+    world.vault.reset_calls();
+    world.vault.inject(FaultRule::new(Effect::Hang).after(at).always());
+    world.api.counters().reset();
+    let status = Match::any().user(OPERATOR).verb("patch").resource("retailtenants/status");
+    world.api.faults().delay(status, Duration::from_secs(30));
+    // Nothing that is held is given up before it is found.
+    let operator = world.operator_with(&["--call-timeout", "120s", "--resync", "300ms"]).await;
+    let held = poll(async || {
+        if calls(world) > at {
+            Some(Held::Vault(at))
+        } else if world.api.counters().get("patch", "retailtenants/status") > 0 {
+            Some(Held::Status)
+        } else if locked && world.text(WAITING).await != "0" {
+            Some(Held::Database)
+        } else {
+            (Phase::of(&tenant(world).await) != *phase).then_some(Held::Through)
+        }
+    });
+    let held = held.await.unwrap_or_else(|| panic!("neither held nor through: {phase:?}\n{}", operator.log()));
+    operator.kill();
+    // What it was about to do is not done by its sessions either.
+    let sessions =
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE 'storefence%'";
+    let ended = poll(async || (world.text(sessions).await == "0").then_some(()));
+    assert!(ended.await.is_some(), "sessions of the killed operator are left");
+    world.api.faults().clear();
+    drop(lock);
+    held
+}
+
+/// The same with nothing left to chance: in every phase of a rotation the operator is killed at each call to Key Vault in
+/// turn, with its transaction waiting, and with the status on its way.
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_each_step_in_turn_the_next_one_resumes() {
+    let world = World::start().await;
+    if !world.is_stand_in("killed_at_each_step_in_turn_the_next_one_resumes") {
+        return;
+    }
+    let first = world.operator().await;
+    apply(&world, "720h", "20s").await;
+    first.kill();
+    let old = uri(&world, Slot::A);
+    annotate(&world, "one").await;
+    let mut kills = Vec::new();
+    while !settled(&tenant(&world).await, "one") {
+        let phase = Phase::of(&tenant(&world).await);
+        // With the database's part first held and then done.
+        for locked in [true, false] {
+            for at in 0.. {
+                let held = run_until_held(&world, &phase, at, locked).await;
+                kills.push(held);
+                check(&world).await;
+                if !matches!(held, Held::Vault(_)) {
+                    break;
+                }
+                assert!(at < 40, "{phase:?}: {kills:?}");
+            }
+            if kills.last() != Some(&Held::Database) {
+                break;
+            }
+        }
+        println!("{phase:?}: killed at {kills:?}");
+        kills.clear();
+        // On to the next phase, and not further.
+        world.vault.clear_faults();
+        let operator = world.operator_with(&["--resync", "300ms"]).await;
+        let next = poll(async || {
+            let tenant = tenant(&world).await;
+            (Phase::of(&tenant) != phase || settled(&tenant, "one")).then_some(())
+        });
+        assert!(next.await.is_some(), "{phase:?}\n{}", operator.log());
+        operator.kill();
+    }
+    check(&world).await;
+    assert!(connect(&world, &old).await.is_err(), "the old password is refused");
+    let _operator = world.operator().await;
+    world.ready("retail", "zava").await;
+    assert_eq!(in_force(&world).await, enabled(&world), "nothing is left over but the pair in force");
 }
