@@ -322,13 +322,17 @@ async fn killed_at_each_step_in_turn_the_next_one_resumes() {
         let phase = Phase::of(&tenant(&world).await);
         // With the database's part first held and then done.
         for locked in [true, false] {
-            for at in 0.. {
+            let (mut at, mut again) = (0, false);
+            loop {
                 let held = run_until_held(&world, &phase, at, locked).await;
                 kills.push(held);
                 check(&world).await;
                 if !matches!(held, Held::Vault(_)) {
                     break;
                 }
+                // What this one wrote the next one need not write: another call then has this number.
+                again = !again && world.vault.writes() > 0;
+                at += u64::from(!again);
                 assert!(at < 40, "{phase:?}: {kills:?}");
             }
             if kills.last() != Some(&Held::Database) {
