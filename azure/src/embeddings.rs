@@ -11,7 +11,7 @@ use std::{
 
 use azure_core::credentials::TokenCredential;
 use jiff::{Timestamp, fmt::rfc2822::DateTimeParser};
-use reqwest::{Client, StatusCode, header::HeaderMap};
+use reqwest::{Client, Response, StatusCode, header::HeaderMap};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -28,6 +28,10 @@ const RESOURCE: &str = "https://cognitiveservices.azure.com";
 
 /// The stable version of Azure OpenAI's data plane.
 const API_VERSION: &str = "2024-10-21";
+
+/// Most bytes of an answer for each text. A vector of [`DIMENSIONS`] takes 35 KiB where each number has all its digits, and more
+/// where each has a line of its own.
+const ANSWER_MAX: usize = 128 << 10;
 
 /// Longest part of a service's complaint that is passed on.
 const SAID_MAX: usize = 300;
@@ -205,6 +209,12 @@ impl EmbeddingsError {
             _ => None,
         }
     }
+
+    /// Whether fewer or other texts may fare better.
+    #[must_use]
+    pub const fn is_about_texts(&self) -> bool {
+        matches!(self, Self::Invalid(_) | Self::Unusable(_))
+    }
 }
 
 /// A client of one embeddings service. Cheap to clone.
@@ -250,9 +260,14 @@ impl Embeddings {
         };
         let response = request.send().await.map_err(unavailable)?;
         let (status, headers) = (response.status(), response.headers().clone());
-        let body = response.bytes().await.map_err(unavailable)?;
+        let most = ANSWER_MAX * (inputs.len() + 1);
+        let (body, is_whole) = start(response, most).await.map_err(unavailable)?;
         if status != StatusCode::OK {
             return Err(refused(status, &headers, &body));
+        }
+        if !is_whole {
+            let problem = format!("the answer for {} texts is longer than {most} bytes", inputs.len());
+            return Err(EmbeddingsError::Unusable(problem));
         }
         vectors(&body, inputs.len())
     }
@@ -310,6 +325,19 @@ struct Answer {
 struct Item {
     index: usize,
     embedding: Vec<f32>,
+}
+
+/// The body as far as it is not longer than this, and whether that is all of it: what is read must not grow with what a
+/// service sends.
+async fn start(mut response: Response, most: usize) -> Result<(Vec<u8>, bool), reqwest::Error> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > most {
+            return Ok((body, false));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok((body, true))
 }
 
 /// The vectors in the order of the inputs, whatever order they came in.

@@ -55,7 +55,7 @@ impl Provider {
     fn client(&self, entry: serde_json::Value) -> Embeddings {
         let entry: EmbeddingsEntry = serde_json::from_value(entry).unwrap();
         let config = entry.check(self.directory.path()).unwrap();
-        self.options.embeddings(&config, Duration::from_secs(20)).unwrap()
+        self.options.embeddings(&config, Duration::from_secs(120)).unwrap()
     }
 
     /// With our own identity.
@@ -145,7 +145,8 @@ fn an_interrupted_run_goes_on_where_it_ended() {
         let provider = Provider::start().await;
         let mut connection = seeded(&world).await;
         let contoso = count(&mut connection, CONTOSO).await;
-        for fault in [Fault::Slow(Duration::ZERO), Fault::Slow(Duration::ZERO), Fault::Status(400, "content_filter")] {
+        for fault in [Fault::Slow(Duration::ZERO), Fault::Slow(Duration::ZERO), Fault::Status(403, "PermissionDenied")]
+        {
             provider.api.inject(fault);
         }
         let (azure, all) = (provider.azure(None), options("contoso"));
@@ -157,6 +158,46 @@ fn an_interrupted_run_goes_on_where_it_ended() {
         let rest = embed::run(&mut connection, &azure, &all, &|_| ()).await.unwrap();
         assert_eq!(rest.written, contoso - 32);
         assert_eq!(provider.api.inputs(), contoso, "no text was embedded twice");
+    });
+}
+
+/// The chains share a provider and a run: one text that it does not take must not keep vectors from all others.
+#[test]
+fn a_refused_product_keeps_no_other_from_its_vector() {
+    in_world((16, AdminKind::CreateRole), |world| async move {
+        let provider = Provider::start().await;
+        let mut connection = seeded(&world).await;
+        let contoso = count(&mut connection, CONTOSO).await;
+        // The very first and one far behind, in the order in which they are embedded. And one that is longer than the model
+        // takes, and longer than PostgreSQL keeps the words of.
+        for (places, description) in [
+            ("0, 101", "'Not for the filter'"),
+            ("7", "(SELECT string_agg('word' || i, ' ') FROM generate_series(1, 200000) i)"),
+        ] {
+            let edit = format!(
+                "UPDATE retail.products SET product_description = {description} WHERE product_id IN ( \
+                    SELECT product_id FROM (SELECT product_id, row_number() OVER (ORDER BY product_id) - 1 AS place \
+                        FROM retail.products JOIN retail.tenants USING (tenant_key) WHERE tenant_id = 'contoso') p \
+                     WHERE place IN ({places}))"
+            );
+            sqlx::raw_sql(sqlx::AssertSqlSafe(edit)).execute(&mut connection).await.unwrap();
+        }
+        provider.api.refuse(Some("Not for the filter"));
+        let (azure, all) = (provider.azure(None), options("contoso"));
+        let report = embed::run(&mut connection, &azure, &all, &|_| ()).await.unwrap();
+        assert_eq!((report.written, report.refused, report.products), (contoso - 2, 2, contoso));
+        let filtered = "SELECT count(*) FROM retail.products p WHERE product_description = 'Not for the filter' AND NOT EXISTS \
+            (SELECT FROM retail.product_description_embeddings e WHERE e.product_id = p.product_id)";
+        assert_eq!((count(&mut connection, EMBEDDED).await, count(&mut connection, filtered).await), (contoso - 2, 2));
+
+        // What was cut is up to date all the same, and the next run asks for the refused ones alone.
+        let inputs = provider.api.inputs();
+        let again = embed::run(&mut connection, &azure, &all, &|_| ()).await.unwrap();
+        assert_eq!((again.written, again.refused), (0, 2));
+        assert_eq!(provider.api.inputs(), inputs + 1, "a plain text, to see whether the provider works at all");
+        provider.api.refuse(None);
+        let last = embed::run(&mut connection, &azure, &all, &|_| ()).await.unwrap();
+        assert_eq!((last.written, last.refused), (2, 0));
     });
 }
 
@@ -189,7 +230,9 @@ fn the_provider_says_when_to_come_back() {
         assert_eq!(ends_with(Fault::Throttle(3_600), 1, "EmbeddingsThrottled").await, 1, "an hour is not waited for");
         assert_eq!(ends_with(Fault::Status(503, "busy"), 9, "EmbeddingsUnavailable").await, 3);
         assert_eq!(ends_with(Fault::Status(401, "401"), 9, "EmbeddingsUnauthorized").await, 1);
-        assert_eq!(ends_with(Fault::Garbage, 9, "EmbeddingsUnusable").await, 1);
+        // Nothing is sought by halves where a plain text is refused too.
+        assert_eq!(ends_with(Fault::Garbage, 9, "EmbeddingsUnusable").await, 2);
+        assert_eq!(ends_with(Fault::Status(400, "no such version"), 9, "EmbeddingsRefused").await, 2);
         provider.api.server().set_down(true);
         let error = embed::run(&mut connection, &azure, &all, &|_| ()).await.unwrap_err();
         assert_eq!(error.reason(), "EmbeddingsUnavailable", "{error}");
@@ -223,7 +266,7 @@ fn the_running_operator_keeps_vectors_up_to_date() {
         );
         std::fs::write(&path, config).unwrap();
         // A provider that is away at first costs a round and nothing else.
-        provider.api.inject(Fault::Status(400, "not yet"));
+        provider.api.inject(Fault::Status(401, "not yet"));
         let keeping = tokio::spawn(embed::keep(
             path,
             provider.options.clone(),

@@ -55,6 +55,8 @@ pub enum Fault {
     Status(u16, &'static str),
     /// An answer that is not JSON.
     Garbage,
+    /// An answer of so many bytes, that is JSON as far as it goes.
+    Long(usize),
     /// No answer.
     Hang,
     /// The answer, after a while.
@@ -69,13 +71,21 @@ pub struct EmbeddingsOptions {
     pub public_url: Option<String>,
     /// Name of the one deployment.
     pub deployment: String,
+    /// The one `api-version` that is served; any if not given.
+    pub api_version: Option<String>,
     /// Further DNS names for the server's certificate.
     pub names: Vec<String>,
 }
 
 impl Default for EmbeddingsOptions {
     fn default() -> Self {
-        Self { bind: None, public_url: None, deployment: "text-embedding-3-small".to_owned(), names: Vec::new() }
+        Self {
+            bind: None,
+            public_url: None,
+            deployment: "text-embedding-3-small".to_owned(),
+            api_version: None,
+            names: Vec::new(),
+        }
     }
 }
 
@@ -88,6 +98,7 @@ pub struct EmbeddingsApi {
 struct Shared {
     url: String,
     deployment: String,
+    api_version: Option<String>,
     key: String,
     model: Arc<Model>,
     verifier: Verifier,
@@ -98,6 +109,7 @@ struct Shared {
 struct State {
     allowed: HashSet<String>,
     faults: VecDeque<Fault>,
+    refused: Option<String>,
     calls: u64,
     inputs: u64,
 }
@@ -120,7 +132,7 @@ impl EmbeddingsApi {
         model: Arc<Model>,
         options: EmbeddingsOptions,
     ) -> Result<Self, Error> {
-        let EmbeddingsOptions { bind, public_url, deployment, names } = options;
+        let EmbeddingsOptions { bind, public_url, deployment, api_version, names } = options;
         let listener = match bind {
             Some(Bind::Listener(listener)) => listener,
             Some(Bind::Address(address)) => std::net::TcpListener::bind(address)?,
@@ -131,7 +143,7 @@ impl EmbeddingsApi {
             None => format!("https://{}", listener.local_addr()?),
         };
         let (key, verifier) = (random::password(), entra.verifier());
-        let shared = Arc::new(Shared { url, deployment, key, model, verifier, state: Mutex::default() });
+        let shared = Arc::new(Shared { url, deployment, api_version, key, model, verifier, state: Mutex::default() });
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let tls = authority.server_config(&names)?;
         let server = http::serve(listener, Some(tls), routes::router(Arc::clone(&shared))).await?;
@@ -171,6 +183,11 @@ impl EmbeddingsApi {
     /// Ends every fault.
     pub fn clear_faults(&self) {
         self.shared.lock().faults.clear();
+    }
+
+    /// From now on, requests with a text in which these words stand are refused, as a content filter does; `None` ends it.
+    pub fn refuse(&self, words: Option<&str>) {
+        self.shared.lock().refused = words.map(str::to_owned);
     }
 
     /// Requests by somebody who may, faults included.

@@ -18,6 +18,8 @@ use super::{DIMENSIONS, Embedded, Fault, RESOURCE, Shared};
 
 /// Most texts of one request, as in the service.
 const INPUTS_MAX: usize = 2048;
+/// Most tokens of one text, as in the service. Counted in words, of which none is shorter than a token.
+const TOKENS_MAX: usize = 8191;
 const BODY_MAX: usize = 16 << 20;
 
 pub(super) fn router(shared: Arc<Shared>) -> Router {
@@ -45,7 +47,8 @@ async fn azure(
         let message = "Access denied due to invalid subscription key, token or missing role.";
         return refuse(StatusCode::UNAUTHORIZED, "401", message);
     }
-    if !query.contains_key("api-version") {
+    let version = query.get("api-version");
+    if version.is_none_or(|version| shared.api_version.as_ref().is_some_and(|only| only != version)) {
         return refuse(StatusCode::NOT_FOUND, "404", "Resource not found");
     }
     if deployment != shared.deployment {
@@ -107,6 +110,9 @@ async fn answer(shared: Arc<Shared>, body: &[u8]) -> Response {
             return refuse(status, code, "Injected fault.");
         }
         Some(Fault::Garbage) => return "<html>not JSON</html>".into_response(),
+        Some(Fault::Long(length)) => {
+            return format!("{{\"data\": [{}]}}", " ".repeat(length)).into_response();
+        }
         Some(Fault::Hang) => return std::future::pending().await,
         Some(Fault::Slow(delay)) => tokio::time::sleep(delay).await,
     }
@@ -121,6 +127,14 @@ async fn answer(shared: Arc<Shared>, body: &[u8]) -> Response {
     if inputs.is_empty() || inputs.len() > INPUTS_MAX || inputs.iter().any(String::is_empty) {
         let message = format!("'input' must be 1 to {INPUTS_MAX} texts, none of them empty.");
         return refuse(StatusCode::BAD_REQUEST, "400", &message);
+    }
+    if inputs.iter().any(|text| text.split_whitespace().count() > TOKENS_MAX) {
+        let message = format!("This model's maximum context length is {TOKENS_MAX} tokens.");
+        return refuse(StatusCode::BAD_REQUEST, "400", &message);
+    }
+    let filtered = shared.lock().refused.clone();
+    if filtered.is_some_and(|words| inputs.iter().any(|text| text.contains(&words))) {
+        return refuse(StatusCode::BAD_REQUEST, "content_filter", "The text was filtered.");
     }
     let packed = request.encoding_format.as_deref() == Some("base64");
     let count = inputs.len() as u64;

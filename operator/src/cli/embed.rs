@@ -53,7 +53,15 @@ pub async fn embed(arguments: Embed) -> Result<ExitCode, CliError> {
     let tell = |embed::Progress { written, stale }| tracing::info!(written, of = stale, "embedding");
     let report = embed::run(&mut connection, &provider, &options, &tell).await.context("embed")?;
     let _ = connection.close().await;
-    let embed::Report { written, products } = report;
-    say!("{name}: embedded {written} of {products} products with {}, the others were up to date", provider.model())?;
-    Ok(ExitCode::SUCCESS)
+    let embed::Report { written, products, refused } = report;
+    let model = provider.model();
+    if refused == 0 {
+        say!("{name}: embedded {written} of {products} products with {model}, the others were up to date")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    say!(
+        "{name}: embedded {written} of {products} products with {model}; {refused} that it refused are without a vector: \
+         the log names them"
+    )?;
+    Ok(ExitCode::FAILURE)
 }

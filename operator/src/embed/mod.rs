@@ -2,7 +2,10 @@
 //!
 //! A row is missing, or outdated when the text or the model is another one than at the time it was made. Batches are
 //! written as they come, so a run that was interrupted goes on where it ended.
+//!
+//! A product that the provider refuses stays without a vector, and keeps no other product from its own.
 
+mod batch;
 mod keep;
 mod rows;
 
@@ -67,6 +70,8 @@ pub struct Report {
     pub written: u64,
     /// Products in all.
     pub products: u64,
+    /// Products that the provider refused one by one: their text, or the vector that it has for it.
+    pub refused: u64,
 }
 
 /// Why a run ended early. What it had written stays.
@@ -119,41 +124,22 @@ pub async fn run(
     let model = provider.model();
     let (products, stale) = rows::count(connection, tenant, model).await?;
     let mut progress = Progress { written: 0, stale };
-    let mut after = None;
+    let (mut after, mut refused) = (None, 0);
     loop {
         let batch = rows::stale(connection, tenant, model, after, options.batch).await?;
         // Each product is met once in a run, even if its text changes meanwhile: the run ends.
         let Some(last) = batch.last() else { break };
         after = Some(last.product_id);
-        let texts: Vec<String> = batch.iter().map(|product| product.text.clone()).collect();
-        let vectors =
-            embed(provider, &texts, options.retries).await.map_err(|error| EmbedError::Provider { error, progress })?;
-        rows::write(connection, model, &batch, &vectors).await?;
-        progress.written += batch.len() as u64;
+        let embedded = batch::embed(provider, &batch, options.retries)
+            .await
+            .map_err(|error| EmbedError::Provider { error, progress })?;
+        rows::write(connection, model, &embedded).await?;
+        refused += (batch.len() - embedded.len()) as u64;
+        progress.written += embedded.len() as u64;
         tell(progress);
     }
     if progress.written > 0 {
         rows::analyze(connection).await?;
     }
-    Ok(Report { written: progress.written, products })
-}
-
-async fn embed(provider: &Embeddings, texts: &[String], retries: Retries) -> Result<Vec<Vec<f32>>, EmbeddingsError> {
-    let mut wait = retries.first_wait;
-    let mut attempt = 1;
-    loop {
-        let error = match provider.embed(texts).await {
-            Ok(vectors) => return Ok(vectors),
-            Err(error) => error,
-        };
-        let Some(asked) = error.retry().filter(|_| attempt < retries.attempts) else { return Err(error) };
-        let pause = asked.unwrap_or(wait);
-        if pause > retries.longest_wait {
-            return Err(error);
-        }
-        tracing::warn!(reason = error.reason(), %error, wait_ms = pause.as_millis(), attempt, "embedding is tried again");
-        tokio::time::sleep(pause).await;
-        wait = (wait * 2).min(retries.longest_wait);
-        attempt += 1;
-    }
+    Ok(Report { written: progress.written, products, refused })
 }

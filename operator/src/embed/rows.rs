@@ -3,6 +3,8 @@
 use sqlx::{AssertSqlSafe, Connection, Row, SqlSafeStr, postgres::PgConnection};
 use uuid::Uuid;
 
+use super::batch::Embedded;
+
 /// A product whose vector is missing or outdated.
 pub struct Stale {
     pub product_id: Uuid,
@@ -66,30 +68,30 @@ pub async fn stale(
     rows.iter().map(|row| Ok(Stale { product_id: row.try_get(0)?, text: row.try_get(1)? })).collect()
 }
 
+/// Characters of a text whose words are kept: PostgreSQL refuses a `tsvector` of more than 1 MB.
+const WORDS_MAX: i32 = 100_000;
+
 /// Writes a batch whole or not at all. Products that are gone by now are left out; one whose text has changed keeps the
 /// hash of the text that was embedded, so the next run meets it again.
-pub async fn write(
-    connection: &mut PgConnection,
-    model: &str,
-    batch: &[Stale],
-    vectors: &[Vec<f32>],
-) -> Result<(), sqlx::Error> {
+pub async fn write(connection: &mut PgConnection, model: &str, batch: &[Embedded<'_>]) -> Result<(), sqlx::Error> {
     // real[] becomes a vector on assignment, wherever pgvector's schema is.
     let statement = "INSERT INTO retail.product_description_embeddings \
              (product_id, tenant_key, description_embedding, model, content_hash, search_document) \
          SELECT p.product_id, p.tenant_key, $2::real[], $3, encode(sha256(convert_to($4, 'UTF8')), 'hex'), \
-                setweight(to_tsvector('english', p.product_name || ' ' || p.sku), 'A') || to_tsvector('english', $4) \
+                setweight(to_tsvector('english', left(p.product_name, $5) || ' ' || left(p.sku, $5)), 'A') \
+                    || to_tsvector('english', left($4, $5)) \
            FROM retail.products p WHERE p.product_id = $1 \
          ON CONFLICT (product_id) DO UPDATE SET description_embedding = excluded.description_embedding, \
              model = excluded.model, content_hash = excluded.content_hash, search_document = excluded.search_document, \
              updated_at = now()";
     let mut transaction = connection.begin().await?;
-    for (product, vector) in batch.iter().zip(vectors) {
+    for (product, vector) in batch {
         sqlx::query(statement)
             .bind(product.product_id)
             .bind(vector)
             .bind(model)
             .bind(&product.text)
+            .bind(WORDS_MAX)
             .execute(&mut *transaction)
             .await?;
     }
