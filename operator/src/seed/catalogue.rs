@@ -123,6 +123,6 @@ mod tests {
                 assert!(product.description.len() > product.name.len() + 10, "{product:?}");
             }
         }
-        assert_eq!(Catalogue::of(&SAMPLES[0]).products.len(), 408);
+        assert_eq!(Catalogue::of(&SAMPLES[0]).products.len(), 420);
     }
 }

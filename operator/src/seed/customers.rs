@@ -55,6 +55,9 @@ const LAST: [&str; 50] = [
     "Wong", "Young",
 ];
 
+/// Most days between becoming a customer and the first order.
+const BEFORE: u64 = 60;
+
 /// All customers of a chain.
 #[derive(Debug)]
 pub struct Customers {
@@ -88,15 +91,16 @@ impl Customers {
         (stream.uuid(), self.sample.stores[store].id)
     }
 
-    /// One customer.
-    pub fn customer(&self, number: u64) -> Customer {
+    /// One customer, known since some time before the first order; one without any, since some day of the years.
+    pub fn customer(&self, number: u64, first_order: Option<Date>) -> Customer {
         let (id, store) = self.key(number);
         let mut stream = Stream::new(self.sample.id, "person", number);
         let first_name = *stream.pick(&FIRST);
         let last_name = *stream.pick(&LAST);
         let email = format!("{}.{}.{number}@example.com", first_name.to_lowercase(), last_name.to_lowercase());
         let phone = stream.chance(80).then(|| format!("+1-555-{:07}", stream.below(10_000_000)));
-        let days = i64::try_from(stream.below(super::orders::DAYS)).unwrap_or(0);
-        Customer { id, store, first_name, last_name, email, phone, since: self.as_of.saturating_sub((days + 1).days()) }
+        let (known_by, within) = first_order.map_or((self.as_of, super::orders::DAYS), |day| (day, BEFORE));
+        let days = i64::try_from(stream.below(within)).unwrap_or(0) + 1;
+        Customer { id, store, first_name, last_name, email, phone, since: known_by.saturating_sub(days.days()) }
     }
 }

@@ -121,16 +121,18 @@ pub async fn inventory(
     copy.finish().await
 }
 
-/// Customers.
+/// Customers, with the day of each one's first order.
 pub async fn customers(
     connection: &mut PgConnection,
     customers: &Customers,
+    first_orders: &[Option<Date>],
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<(), SeedError> {
     let columns = "customer_id, primary_store_id, first_name, last_name, email, phone, created_at";
     let mut copy = Copy::start(connection, "customers", columns).await?;
     for number in 0..customers.count {
-        let customer = customers.customer(number);
+        let first_order = usize::try_from(number).ok().and_then(|at| first_orders.get(at).copied()).flatten();
+        let customer = customers.customer(number, first_order);
         let phone = customer.phone.as_deref().unwrap_or("\\N");
         let since = Moment(customer.since, 20 * 3_600);
         copy.row(&[

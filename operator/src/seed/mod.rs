@@ -11,7 +11,7 @@ mod orders;
 mod random;
 mod tenants;
 
-use jiff::{Timestamp, civil::Date, tz::TimeZone};
+use jiff::{Timestamp, ToSpan, civil::Date, tz::TimeZone};
 use sqlx::{Acquire, postgres::PgConnection};
 
 pub use bar::Bar;
@@ -66,15 +66,21 @@ pub struct Options {
     pub tenant: String,
     /// How much of it.
     pub scale: Scale,
-    /// The last day with orders. With today, questions about the last weeks have answers; a fixed day makes every row fixed.
+    /// The last day with orders, which has them until its end. A recent one lets questions about the last weeks have answers;
+    /// a fixed one makes every row fixed.
     pub as_of: Date,
 }
 
 impl Options {
-    /// The sample as of today, UTC.
+    /// The sample up to yesterday, UTC: an order of today could be later than now.
     pub fn new(tenant: impl Into<String>, scale: Scale) -> Self {
-        Self { tenant: tenant.into(), scale, as_of: Timestamp::now().to_zoned(TimeZone::UTC).date() }
+        Self { tenant: tenant.into(), scale, as_of: yesterday(Timestamp::now()) }
     }
+}
+
+/// The last day that is over.
+fn yesterday(now: Timestamp) -> Date {
+    now.to_zoned(TimeZone::UTC).date().saturating_sub(1.days())
 }
 
 /// How far the loading of one table is.
@@ -141,7 +147,7 @@ impl SeedError {
     }
 }
 
-/// Seeds as of today, without telling about the progress.
+/// Seeds up to yesterday, without telling about the progress.
 pub async fn run(connection: &mut PgConnection, tenant: &str, scale: Scale) -> Result<Report, SeedError> {
     run_with(connection, &Options::new(tenant, scale), &|_| ()).await
 }
@@ -175,8 +181,8 @@ pub async fn run_with(
     load::catalogue(&mut transaction, tenant_key, &catalogue).await?;
     load::inventory(&mut transaction, sample, &catalogue).await?;
     let people = customers::Customers::new(sample, customers, options.as_of);
-    load::customers(&mut transaction, &people, progress).await?;
     let sales = orders::Orders::new(sample, &catalogue, &people, orders, options.as_of);
+    load::customers(&mut transaction, &people, &sales.first_days(), progress).await?;
     load::sales(&mut transaction, &sales, progress).await?;
     let report = Report { loaded: true, ..load::counts(&mut transaction, tenant_key).await? };
     transaction.commit().await?;
@@ -187,6 +193,15 @@ pub async fn run_with(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_sample_ends_with_a_day_that_is_over() {
+        let last = |now: &str| yesterday(now.parse().unwrap()).to_string();
+        assert_eq!(
+            (last("2026-03-01T00:00:00Z"), last("2026-01-01T23:59:59Z")),
+            ("2026-02-28".into(), "2025-12-31".into())
+        );
+    }
 
     #[test]
     fn scales_are_read_by_name() {

@@ -85,14 +85,31 @@ impl<'a> Orders<'a> {
         Self { sample, customers, count, days, products }
     }
 
-    /// One order with its lines.
-    pub fn order(&self, number: u64) -> Order {
-        let mut stream = Stream::new(self.sample.id, "order", number);
+    /// The day of each customer's first order, by the customer's number.
+    pub fn first_days(&self) -> Vec<Option<Date>> {
+        let mut first: Vec<Option<Date>> = (0..self.customers.count).map(|_| None).collect();
+        for number in 0..self.count {
+            let (_, customer, day) = self.begin(&mut Stream::new(self.sample.id, "order", number));
+            if let Some(first) = usize::try_from(customer).ok().and_then(|at| first.get_mut(at)) {
+                *first = Some(first.map_or(day, |known| known.min(day)));
+            }
+        }
+        first
+    }
+
+    /// What is drawn first of an order: its identifier, the customer's number, the day.
+    fn begin(&self, stream: &mut Stream) -> (Uuid, u64, Date) {
         let id = stream.uuid();
         // some customers come often: the smaller of two draws
         let customer = stream.below(self.customers.count).min(stream.below(self.customers.count));
+        (id, customer, self.days[bisect(&self.days, stream)].0)
+    }
+
+    /// One order with its lines.
+    pub fn order(&self, number: u64) -> Order {
+        let mut stream = Stream::new(self.sample.id, "order", number);
+        let (id, customer, day) = self.begin(&mut stream);
         let (customer, store) = self.customers.key(customer);
-        let day = self.days[bisect(&self.days, &mut stream)].0;
         // from eight in the morning to nine at night on the Pacific coast, which in UTC runs past midnight
         let second = (16 * 3_600 + stream.below(13 * 3_600)) % 86_400;
         let lines = (0..=stream.weighted(LINES.into_iter())).map(|_| self.line(&mut stream)).collect();
@@ -155,5 +172,54 @@ mod tests {
         assert!((2.4..2.5).contains(&(lines as f64 / 20_000.0)), "{lines}");
         let of = |name: &str| by_store[&sample.stores.iter().find(|store| store.name == name).unwrap().id];
         assert!(of("Online") > of("Seattle") && of("Seattle") > of("Bellevue") && of("Redmond") > of("Spokane"));
+    }
+
+    /// Within a seventh of what the weights say, where a thousand orders and more are counted: a month that comes later in the
+    /// year has a little growth, too.
+    #[test]
+    fn orders_follow_seasons_week_ends_and_growth() {
+        for sample in &SAMPLES {
+            let catalogue = Catalogue::of(sample);
+            let customers = Customers::new(sample, 5_000, date(2026, 6, 30));
+            let orders = Orders::new(sample, &catalogue, &customers, 20_000, date(2026, 6, 30));
+            let days: Vec<Date> = (0..orders.count).map(|number| orders.order(number).day).collect();
+            let count = |of: &dyn Fn(&Date) -> bool| days.iter().filter(|day| of(day)).count() as f64;
+            let near = |what: &str, found: f64, wanted: f64| {
+                assert!((found / wanted - 1.0).abs() < 0.14, "{} {what}: {found:.3}, not {wanted:.3}", sample.id);
+            };
+            let month = |month: i8| {
+                count(&|day| day.month() == month) / sample.seasons[month.unsigned_abs() as usize - 1] as f64
+            };
+            // Each month once in each year; January has a day more than June.
+            near("June against January", month(6) / month(1), 30.0 / 31.0);
+            near("April against October", month(4) / month(10), 30.0 / 31.0);
+            let weekend = count(&|day| day.weekday().to_monday_zero_offset() >= 5) / 2.0;
+            let weekday = count(&|day| day.weekday().to_monday_zero_offset() < 5) / 5.0;
+            near("week-ends", weekend / weekday, 1.5);
+            let year = |back: i64| {
+                let last = date(2026, 6, 30).saturating_sub((back * 365).days());
+                count(&|day| *day <= last && *day > last.saturating_sub(365.days()))
+            };
+            // 100 and eight more in each year: 144 in the middle of the last one, 104 in that of the first.
+            near("the last year against the first", year(0) / year(5), 144.0 / 104.0);
+        }
+    }
+
+    #[test]
+    fn nobody_orders_before_being_a_customer() {
+        let sample = &SAMPLES[0];
+        let catalogue = Catalogue::of(sample);
+        let customers = Customers::new(sample, 1_250, date(2026, 6, 30));
+        let orders = Orders::new(sample, &catalogue, &customers, 5_000, date(2026, 6, 30));
+        let first = orders.first_days();
+        let since: HashMap<Uuid, Date> = (0..customers.count)
+            .map(|number| customers.customer(number, first[usize::try_from(number).unwrap()]))
+            .map(|customer| (customer.id, customer.since))
+            .collect();
+        for number in 0..orders.count {
+            let order = orders.order(number);
+            assert!(since[&order.customer] < order.day, "{order:?}");
+        }
+        assert!(first.iter().any(Option::is_none) && first.iter().filter(|day| day.is_some()).count() > 1_000);
     }
 }

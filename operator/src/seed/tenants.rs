@@ -100,6 +100,11 @@ mod tests {
         assert_eq!(sample("zava").unwrap().rows(Scale::Small), (1_250, 5_000));
         assert_eq!(sample("contoso").unwrap().rows(Scale::Small), (500, 2_000));
         assert_eq!(sample("zava").unwrap().rows(Scale::Zava), (50_000, 200_000));
+        let large = SAMPLES.each_ref().map(|sample| (sample.rows(Scale::Zava), sample.rows(Scale::Large)));
+        for ((customers, orders), tenfold) in large {
+            assert_eq!(tenfold, (customers * 10, orders * 10));
+        }
+        assert_eq!(sample("zava").unwrap().stores.len(), 8);
         assert!(sample("fabrikam").is_none());
     }
 }
