@@ -25,7 +25,7 @@ use self::{
     credentials::Loaded,
     flight::{Bounds, Call, Column, Flight, Search, StatementError, fly},
     pool::{PoolError, Pools},
-    reports::Reports,
+    reports::{Reports, Shape},
     rows::Rows,
 };
 use crate::{
@@ -196,20 +196,21 @@ impl Data {
         bounds: Bounds,
         describe: bool,
     ) -> Result<QueryResult, QueryError> {
-        let sql = statement.sql;
-        if !self.reports.suit(statement) {
-            return self.run(tenant, scope, Call::Select(sql), bounds, describe).await;
+        let (sql, shape) = (statement.sql, Shape::of(tenant, scope, statement));
+        let learn = |result: &QueryResult| {
+            if let Some(shape) = shape {
+                self.reports.learn(shape, result.elapsed);
+            }
+        };
+        if !shape.is_some_and(|shape| self.reports.suit(shape)) {
+            return self.run(tenant, scope, Call::Select(sql), bounds, describe).await.inspect(learn);
         }
         match self.run(tenant, scope, Call::Report(sql), bounds, describe).await {
             // No place in the caller's text is wrong: its columns are such that it cannot be a subquery.
             Err(QueryError::Statement(error)) if error.sqlstate.starts_with("42") && error.position.is_none() => {
                 self.run(tenant, scope, Call::Select(sql), bounds, describe).await
             }
-            Ok(result) => {
-                self.reports.learn(sql, result.elapsed);
-                Ok(result)
-            }
-            other => other,
+            other => other.inspect(learn),
         }
     }
 

@@ -6,17 +6,57 @@ use std::time::Duration;
 
 use moka::sync::Cache;
 use sha2::{Digest, Sha256};
+use storefence_tenancy::{Scope, scope::StoreSet};
 
-use crate::gate::Checked;
+use crate::{
+    gate::{
+        Checked,
+        lexer::{Kind, tokens},
+    },
+    tenants::Tenant,
+};
 
 /// A report that took less gains nothing from workers, and pays for being planned twice.
 const QUICK: Duration = Duration::from_millis(5);
-/// Quick reports that are remembered, and for how long: tables grow.
+/// A statement that took longer is quick no more: it may have other constants, or its tables have grown.
+const SLOW: Duration = Duration::from_millis(50);
+/// Quick reports that are remembered, and for how long.
 const REMEMBERED: (u64, Duration) = (10_000, Duration::from_secs(600));
+
+/// A statement of one caller without its constants: a time in its text, such as that of a dashboard that asks again and
+/// again, makes it no other one. The same statement reads other rows in another chain, or with more stores or fewer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Shape([u8; 32]);
+
+impl Shape {
+    /// Where a statement gathers rows; others are no reports.
+    pub fn of(tenant: &Tenant, scope: &Scope, statement: Checked<'_>) -> Option<Self> {
+        let stores = match scope.stores() {
+            StoreSet::All => 0,
+            StoreSet::Some(ids) => ids.len(),
+        };
+        statement.gathers.then(|| Self::new(tenant.id().as_str(), stores, statement.sql))
+    }
+
+    fn new(tenant: &str, stores: usize, sql: &str) -> Self {
+        let mut hash = Sha256::new().chain_update(tenant).chain_update([0]).chain_update(stores.to_le_bytes());
+        // What the gate let through has tokens.
+        for token in tokens(sql).unwrap_or_default() {
+            match token.kind {
+                Kind::Text | Kind::Number => hash.update([0]),
+                _ => {
+                    hash.update(&sql[token.start..token.end]);
+                    hash.update(b" ");
+                }
+            }
+        }
+        Self(hash.finalize().into())
+    }
+}
 
 /// What is known of statements.
 pub struct Reports {
-    quick: Cache<[u8; 32], ()>,
+    quick: Cache<Shape, ()>,
 }
 
 impl Reports {
@@ -26,37 +66,58 @@ impl Reports {
     }
 
     /// Whether the statement is to run as a report.
-    pub fn suit(&self, statement: Checked<'_>) -> bool {
-        statement.gathers && !self.quick.contains_key(&key(statement.sql))
+    pub fn suit(&self, shape: Shape) -> bool {
+        !self.quick.contains_key(&shape)
     }
 
-    /// Remembers how long a report took.
-    pub fn learn(&self, sql: &str, elapsed: Duration) {
+    /// Remembers how long a statement took, whichever way it ran.
+    pub fn learn(&self, shape: Shape, elapsed: Duration) {
         if elapsed < QUICK {
-            self.quick.insert(key(sql), ());
+            self.quick.insert(shape, ());
+        } else if elapsed > SLOW {
+            self.quick.invalidate(&shape);
         }
     }
-}
-
-fn key(sql: &str) -> [u8; 32] {
-    Sha256::digest(sql).into()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gate;
+
+    const SQL: &str = "SELECT store_id, count(*) FROM orders WHERE order_date > '2026-01-01' GROUP BY 1";
 
     #[test]
     fn a_report_that_was_quick_is_run_as_other_statements_are() {
         let reports = Reports::new();
-        let sql = "SELECT store_id, count(*) FROM orders GROUP BY 1";
-        let suit = |sql| reports.suit(gate::check(sql).expect("let through"));
-        assert!(suit(sql));
-        reports.learn(sql, Duration::from_secs(1));
-        assert!(suit(sql));
-        reports.learn(sql, Duration::from_millis(1));
-        assert!(!suit(sql));
-        assert!(!suit("SELECT order_id FROM orders WHERE order_id = '…'"));
+        let shape = Shape::new("zava", 0, SQL);
+        assert!(reports.suit(shape));
+        reports.learn(shape, Duration::from_secs(1));
+        assert!(reports.suit(shape));
+        reports.learn(shape, Duration::from_millis(1));
+        assert!(!reports.suit(shape));
+        reports.learn(shape, Duration::from_millis(20));
+        assert!(!reports.suit(shape), "a moment's wait changes nothing");
+        reports.learn(shape, Duration::from_secs(1));
+        assert!(reports.suit(shape), "with these constants it is a report again");
+    }
+
+    #[test]
+    fn constants_make_no_other_statement_and_callers_do() {
+        let shape = Shape::new("zava", 0, SQL);
+        for same in [
+            "SELECT store_id,count(*) FROM orders WHERE order_date > $$2025-07-01$$ GROUP BY 2",
+            "SELECT store_id, count(*) /* again */ FROM orders WHERE order_date > E'2026-01-01 12:00:01.5' GROUP BY 1",
+        ] {
+            assert_eq!(Shape::new("zava", 0, same), shape, "{same}");
+        }
+        for other in [
+            "SELECT store_id, count(*) FROM orders WHERE order_date < '2026-01-01' GROUP BY 1",
+            "SELECT store_id, count(*) FROM \"orders\" WHERE order_date > '2026-01-01' GROUP BY 1",
+            "SELECT store_id, count(*) FROM orders WHERE order_date > '2026-01-01' OR order_date > '2026-01-01' GROUP BY 1",
+        ] {
+            assert_ne!(Shape::new("zava", 0, other), shape, "{other}");
+        }
+        assert_ne!(Shape::new("contoso", 8, SQL), shape);
+        assert_ne!(Shape::new("zava", 1, SQL), shape);
     }
 }

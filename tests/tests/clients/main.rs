@@ -1,5 +1,6 @@
 //! Real clients: rmcp's, the official Python SDK and the official TypeScript SDK each connect with a token, list, call,
-//! read a resource and get an error that a program can read. The scripts are in `tests/clients/`.
+//! read a resource and get an error that a program can read. The scripts are in `tests/clients/`. What each tool answers fits
+//! what it declares, by validators that are not ours.
 
 mod rust;
 
@@ -11,8 +12,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
+use storefence_devstack::stack::StackOptions;
 use storefence_tests::{
     Shared, Suite,
     outside::{node, python},
@@ -22,6 +24,42 @@ use storefence_tests::{
 /// A statement that counts, and one that cannot be answered; the scripts have them too.
 const GOOD: &str = "SELECT count(*) AS n FROM orders";
 const BAD: &str = "SELECT nope FROM orders";
+
+/// A call of every tool that works, and one that does not, as the manager of Seattle.
+fn calls() -> Value {
+    let call = |name: &str, is_error: bool, arguments: Value| json!({"name": name, "arguments": arguments, "isError": is_error});
+    let unknown = || json!({"no_such_argument": 1});
+    json!([
+        call(
+            "execute_sales_query",
+            false,
+            json!({"postgresql_query": "SELECT store_name, NULL AS n, 'NaN'::numeric FROM stores"})
+        ),
+        call("execute_sales_query", true, json!({"postgresql_query": BAD})),
+        call("get_multiple_table_schemas", false, json!({})),
+        call("get_multiple_table_schemas", true, json!({"table_names": ["order"]})),
+        call(
+            "semantic_search_products",
+            false,
+            json!({"query_description": "waterproof electrical connectors", "mode": "hybrid"})
+        ),
+        call("semantic_search_products", true, unknown()),
+        call("get_product_recommendations", false, json!({"product": "Rubber Mallet"})),
+        call("get_product_recommendations", false, json!({"product": "Rubber Mallet", "kind": "bought_together"})),
+        call("get_product_recommendations", false, json!({"kind": "trending", "max_results": 3.0})),
+        call("get_product_recommendations", true, json!({"product": "no such product"})),
+        call("get_store_performance", false, json!({"time_period": "ytd"})),
+        // Long before the first order: nothing to compare, and no share of nothing.
+        call("get_store_performance", false, json!({"time_period": "1999-01"})),
+        call("get_store_performance", true, json!({"store": "Redmond"})),
+        call("list_stores", false, json!({})),
+        call("list_stores", true, unknown()),
+        call("get_current_utc_date", false, json!({})),
+        call("get_current_utc_date", true, unknown()),
+        call("whoami", false, json!({})),
+        call("whoami", true, unknown()),
+    ])
+}
 
 /// What a client saw.
 #[derive(Debug, Deserialize)]
@@ -65,7 +103,7 @@ fn script(name: &str) -> PathBuf {
 }
 
 /// Runs a script with a token and reads the line that it prints.
-async fn run(shared: &Shared, mut command: Command) -> Result<Seen> {
+async fn run<T: DeserializeOwned>(shared: &Shared, mut command: Command) -> Result<T> {
     command.env("TOKEN", shared.token("seattle-manager", json!({}))?).env("NO_PROXY", "*");
     let output = tokio::task::spawn_blocking(move || command.output()).await??;
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -80,8 +118,19 @@ async fn python_sdk(shared: Arc<Shared>) -> Result<()> {
     for (mode, version) in [("auto", "2026-07-28"), ("legacy", "2025-11-25")] {
         let mut command = python.command(script("python_sdk.py"));
         command.args([&url(&shared), mode]);
-        run(&shared, command).await?.check(&shared, version).await.context(mode)?;
+        run::<Seen>(&shared, command).await?.check(&shared, version).await.context(mode)?;
     }
+    Ok(())
+}
+
+async fn output_schemas(shared: Arc<Shared>) -> Result<()> {
+    let Some(python) = tokio::task::spawn_blocking(|| python::environment(&["mcp==2.3.0"])).await?? else {
+        return skip("no Python SDK");
+    };
+    let mut command = python.command(script("output_schemas.py"));
+    command.args([&url(&shared), &calls().to_string()]);
+    let wrong: Vec<String> = run(&shared, command).await?;
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
 }
 
@@ -94,15 +143,23 @@ async fn typescript_sdk(shared: Arc<Shared>) -> Result<()> {
     let copy = project.directory().join("typescript_sdk.mjs");
     fs::copy(script("typescript_sdk.mjs"), &copy)?;
     let mut command = project.command(&copy);
-    command.arg(url(&shared));
-    run(&shared, command).await?.check(&shared, "2025-11-25").await
+    command.args([&url(&shared), &calls().to_string()]);
+    run::<Seen>(&shared, command).await?.check(&shared, "2025-11-25").await
 }
 
 fn main() -> ExitCode {
-    let suite = Suite::new(Shared::with_examples).expect("the stack starts");
+    let suite = Suite::new(|| {
+        Shared::start(|options| {
+            options.manifests = StackOptions::examples()?;
+            options.model = true;
+            Ok(())
+        })
+    });
     suite
+        .expect("the stack starts")
         .test("rmcp_in_both_revisions", |s| async move { rust::both_revisions(&s).await })
         .test("the_python_sdk_in_both_revisions", python_sdk)
         .test("the_typescript_sdk", typescript_sdk)
+        .test("answers_and_errors_fit_the_output_schemas", output_schemas)
         .run(Shared::stop)
 }

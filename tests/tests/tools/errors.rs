@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 use storefence_devstack::mcp_client::Revision;
 use storefence_tests::Shared;
 
+use super::every_tool::counted;
+
 /// Code and message of a tool error.
 async fn refused(shared: &Shared, principal: &str, revision: Revision, tool: &str, arguments: &Value) -> Result<Value> {
     let answer = shared.client(principal, revision)?.call_tool(tool, arguments.clone()).await?;
@@ -74,12 +76,16 @@ pub async fn names(shared: &Shared) -> Result<()> {
         ("SELECT total_amount FROM retail.orders", "42703", "order_items.total_amount"),
         ("SELECT count(*) FROM retail.order_item", "42P01", "retail.order_items"),
         ("SELECT count(*) FROM custommers", "42P01", "retail.customers"),
+        // Zava sells fences: such a name is none of the machinery's.
+        ("SELECT fence_revenu FROM retail.order_items", "42703", ""),
+        ("SELECT fences.order_dat FROM retail.orders fences", "42703", "orders.order_date"),
     ] {
         let arguments = json!({"postgresql_query": sql});
         let said = refused(shared, "redmond-manager", Revision::V2026_07_28, "execute_sales_query", &arguments).await?;
         ensure!(said["code"] == "DATABASE_ERROR" && said["sqlstate"] == json!(sqlstate), "{sql}: {said}");
         let found = said["suggestions"].as_array().is_some_and(|names| names.first() == Some(&json!(near)));
         ensure!(near.is_empty() || found, "{sql}: {said}");
+        ensure!(said["message"].as_str().is_some_and(|text| text.ends_with("does not exist")), "{sql}: {said}");
     }
     Ok(())
 }
@@ -106,10 +112,13 @@ pub async fn unreadable(shared: &Shared) -> Result<()> {
     let set = "UPDATE retail.order_items SET total_amount = $2::text::numeric WHERE order_item_id = $1";
     shared.database.execute(set, &[&id, &"NaN"]).await?;
     let arguments = json!({"time_period": "90d"});
+    let before = counted(shared, "get_store_performance", "MCP_ERROR").await?;
     let said = refused(shared, "head-office", Revision::V2026_07_28, "get_store_performance", &arguments).await;
     shared.database.execute(set, &[&id, &amount]).await?;
     let said = said?;
     ensure!(said["code"] == "MCP_ERROR" && said["sqlstate"].is_null(), "{said}");
     ensure!(!said.to_string().contains("NaN"), "{said}");
+    let after = counted(shared, "get_store_performance", "MCP_ERROR").await?;
+    ensure!((after - before - 1.0).abs() < 0.5, "MCP_ERROR is not counted");
     Ok(())
 }

@@ -102,16 +102,20 @@ pub async fn arguments(shared: &Shared) -> Result<()> {
     Ok(())
 }
 
+async fn metrics(shared: &Shared) -> Result<String> {
+    let url = format!("{}/metrics", shared.stack.facts().admin_url);
+    Ok(shared.stack.http().get(url).send().await?.text().await?)
+}
+
+/// Errors of a tool with this code so far.
+pub async fn counted(shared: &Shared, tool: &str, code: &str) -> Result<f64> {
+    let name = format!("mcp_tool_errors_total{{code=\"{code}\",gen_ai_tool_name=\"{tool}\"}} ");
+    let text = metrics(shared).await?;
+    Ok(text.lines().find_map(|line| line.strip_prefix(&name)?.trim().parse().ok()).unwrap_or(0.0))
+}
+
 /// Each error counts under its tool and code, and under no word that a caller chose.
-pub async fn counted(shared: &Shared) -> Result<()> {
-    let metrics = async || -> Result<String> {
-        let url = format!("{}/metrics", shared.stack.facts().admin_url);
-        Ok(shared.stack.http().get(url).send().await?.text().await?)
-    };
-    let count = |text: &str, tool: &str, code: &str| {
-        let name = format!("mcp_tool_errors_total{{code=\"{code}\",gen_ai_tool_name=\"{tool}\"}} ");
-        text.lines().find_map(|line| line.strip_prefix(&name)?.trim().parse::<f64>().ok()).unwrap_or(0.0)
-    };
+pub async fn by_code(shared: &Shared) -> Result<()> {
     let query = "execute_sales_query";
     let endless = "SELECT count(*) FROM generate_series(1,1000000) a, generate_series(1,1000000) b";
     for (tool, arguments, code) in [
@@ -121,12 +125,12 @@ pub async fn counted(shared: &Shared) -> Result<()> {
         ("get_store_performance", json!({"store": "Redmond"}), "AUTHORIZATION_ERROR"),
         ("semantic_search_products", json!({"query_description": "glue"}), "UNAVAILABLE"),
     ] {
-        let before = count(&metrics().await?, tool, code);
+        let before = counted(shared, tool, code).await?;
         let answer = shared.client("seattle-manager", Revision::V2026_07_28)?.call_tool(tool, arguments).await?;
         ensure!(answer.structured()["code"] == code, "{}", answer.message);
-        ensure!((count(&metrics().await?, tool, code) - before - 1.0).abs() < 0.5, "{tool} {code} is not counted");
+        ensure!((counted(shared, tool, code).await? - before - 1.0).abs() < 0.5, "{tool} {code} is not counted");
     }
     shared.client("seattle-manager", Revision::V2026_07_28)?.call_tool("my_own_word", json!({})).await?;
-    ensure!(!metrics().await?.contains("my_own_word"), "a caller's word is a label");
+    ensure!(!metrics(shared).await?.contains("my_own_word"), "a caller's word is a label");
     Ok(())
 }

@@ -196,6 +196,12 @@ pub async fn one_store(shared: &Shared) -> Result<()> {
 
 pub async fn insights(shared: &Shared) -> Result<()> {
     let answer = call(shared, "head-office", "get_store_performance", json!({"time_period": "90d"})).await?;
+    for (principal, stores, period) in
+        ROLES.into_iter().flat_map(|(principal, stores)| ["7d", "90d", "ytd"].map(|period| (principal, stores, period)))
+    {
+        let answer = call(shared, principal, "get_store_performance", json!({"time_period": period})).await?;
+        mover(shared, stores, &answer).await.with_context(|| format!("{principal} {period}"))?;
+    }
     let insights = answer["insights"].as_array().context("insights")?;
     ensure!(insights.len() >= 4 && insights.iter().all(|insight| insight["figures"].is_object()), "{insights:?}");
     let (now, before) = (&answer["figures"]["revenue"], &answer["previous"]["figures"]["revenue"]);
@@ -204,5 +210,34 @@ pub async fn insights(shared: &Shared) -> Result<()> {
         "{}",
         insights[0]
     );
+    Ok(())
+}
+
+/// The category that moved most, in money, is sought among all of both periods: not among those of the answer.
+async fn mover(shared: &Shared, stores: &[&str], answer: &Value) -> Result<()> {
+    let window = |period: &Value| {
+        let (from, to) = (period["from"].as_str().unwrap_or_default(), period["to"].as_str().unwrap_or_default());
+        format!("coalesce(sum(i.total_amount) FILTER (WHERE o.order_date >= '{from}' AND o.order_date < '{to}'), 0)")
+    };
+    let sql = format!(
+        "SELECT c.category_name AS category, {} AS revenue, {} AS before FROM categories c JOIN products p USING (category_id)
+           JOIN order_items i USING (product_id) JOIN orders o USING (store_id, order_id) GROUP BY 1",
+        window(&answer["period"]),
+        window(&answer["previous"]["period"])
+    );
+    let moved = |row: &Value| (row["revenue"].as_f64().unwrap_or(0.0) - row["before"].as_f64().unwrap_or(0.0)).abs();
+    let most =
+        rows(shared, stores, &sql).await?.into_iter().max_by(|a, b| moved(a).total_cmp(&moved(b))).context("none")?;
+    let said =
+        answer["insights"].as_array().into_iter().flatten().find(|insight| {
+            insight["text"].as_str().is_some_and(|text| text.contains("moved most among the categories"))
+        });
+    if answer["figures"]["orders"] == 0 {
+        return Ok(());
+    }
+    let figures = &said.with_context(|| format!("nothing is said of {most}"))?["figures"];
+    for field in ["category", "revenue", "before"] {
+        ensure!(near(&figures[field], &most[field]), "{figures}, not {most}");
+    }
     Ok(())
 }

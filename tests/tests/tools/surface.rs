@@ -2,7 +2,10 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use storefence_devstack::mcp_client::{Answer, McpClient, Revision};
+use storefence_devstack::{
+    mcp_client::{Answer, McpClient, Revision},
+    stack::StackOptions,
+};
 use storefence_tests::Shared;
 
 use super::administrator::{call, rows};
@@ -52,12 +55,10 @@ pub async fn definitions(shared: &Shared) -> Result<()> {
                 tool["outputSchema"]["anyOf"][0]["required"].as_array().is_some_and(|all| !all.is_empty()),
                 "{name}"
             );
-            let described = |schema: &Value| {
-                schema["properties"].as_object().into_iter().flatten().all(|(_, field)| {
-                    field["description"].is_string() || field["enum"].is_array() || field["default"].is_number()
-                })
-            };
-            ensure!(described(&tool["inputSchema"]), "{name}: an argument without a description");
+            for (field, schema) in tool["inputSchema"]["properties"].as_object().into_iter().flatten() {
+                let said = schema["description"].as_str().is_some_and(|text| text.len() > 10);
+                ensure!(said, "{name}: nothing says what {field} is for");
+            }
         }
     }
     // What a tool promises to answer, it answers.
@@ -77,6 +78,22 @@ pub async fn definitions(shared: &Shared) -> Result<()> {
             ensure!(answer.get(field).is_some(), "{tool} promises {field}: {answer}");
         }
     }
+    Ok(())
+}
+
+/// The suites strip it, to see what the database says now: that the examples have it is seen here.
+pub fn examples_keep_answers() -> Result<()> {
+    let mut chains = Vec::new();
+    for (file, manifest) in StackOptions::examples()? {
+        for document in serde_saphyr::from_multiple::<Value>(&manifest)? {
+            if document["kind"] == "RetailTenant" {
+                ensure!(document["spec"]["gateway"]["cacheTtl"] == "5m", "{file}: {}", document["spec"]["gateway"]);
+                chains.push(document["spec"]["tenantId"].as_str().unwrap_or_default().to_owned());
+            }
+        }
+    }
+    chains.sort();
+    ensure!(chains == ["contoso", "zava"], "{chains:?}");
     Ok(())
 }
 
@@ -195,6 +212,15 @@ async fn completions(shared: &Shared, client: &McpClient) -> Result<()> {
     let categories = rows(shared, &[], "SELECT category_name FROM categories ORDER BY 1").await?;
     let names: Vec<_> = categories.iter().map(|row| row["category_name"].clone()).collect();
     ensure!(ask("category", "").await? == json!(names), "categories");
+    // Another chain has its own, and none of these.
+    let contoso = shared.client("contoso-head-office", Revision::V2026_07_28)?;
+    let params =
+        json!({"ref": {"type": "ref/prompt", "name": "top_products"}, "argument": {"name": "category", "value": ""}});
+    let theirs = send(&contoso, "completion/complete", params, None).await?.result()["completion"]["values"].clone();
+    let of_contoso = "SELECT json_agg(category_name ORDER BY category_name)::text FROM retail.categories \
+                      JOIN retail.tenants USING (tenant_key) WHERE tenant_id = 'contoso'";
+    let expected: String = shared.database.query_one(of_contoso, &[]).await?.get(0);
+    ensure!(theirs == serde_json::from_str::<Value>(&expected)? && theirs != json!(names), "{theirs}, not {expected}");
     ensure!(ask("period", "m").await? == json!(["mtd"]), "periods");
     let table = json!({"ref": {"type": "ref/resource", "uri": "storefence://schema/{table}"}, "argument": {"name": "table", "value": "order"}});
     let tables = send(client, "completion/complete", table, None).await?;

@@ -51,7 +51,7 @@ impl Fields {
     /// A whole number within bounds, or `default`.
     pub fn whole(&mut self, field: &str, bounds: (u32, u32), default: u32) -> Result<u32, ToolError> {
         let Some(value) = self.0.remove(field) else { return Ok(default) };
-        let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
+        let number = value.as_u64().and_then(|number| u32::try_from(number).ok()).or_else(|| integral(&value));
         number
             .filter(|number| (bounds.0..=bounds.1).contains(number))
             .ok_or_else(|| malformed(field, &value, &format!("a whole number from {} to {}", bounds.0, bounds.1)))
@@ -64,6 +64,13 @@ impl Fields {
         let texts = items.and_then(|items| items.iter().map(|item| item.as_str().map(str::to_owned)).collect());
         texts.map(Some).ok_or_else(|| malformed(field, &value, &format!("an array of 1 to {most} strings")))
     }
+}
+
+/// A number such as 20.0, which is an integer to JSON Schema (2020-12, section 6.1.1) and which some clients write.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // what is cast is whole and in the range
+fn integral(value: &Value) -> Option<u32> {
+    let number = value.as_f64().filter(|number| number.fract() == 0.0)?;
+    (0.0..=f64::from(u32::MAX)).contains(&number).then_some(number as u32)
 }
 
 /// The complaint about a value: field, value, allowed form.
@@ -111,7 +118,19 @@ mod tests {
     fn numbers_words_and_lists() {
         let whole = |value: Value| fields(value, &["n"])?.whole("n", (1, 5), 3);
         assert_eq!((whole(json!({})), whole(json!({"n": 5}))), (Ok(3), Ok(5)));
-        for bad in [json!(0), json!(6), json!(-1), json!(1.5), json!("2"), json!(4_294_967_297_u64)] {
+        assert_eq!(whole(json!({"n": 4.0})), Ok(4));
+        assert_eq!(fields(json!({"n": -0.0}), &["n"]).and_then(|mut fields| fields.whole("n", (0, 5), 3)), Ok(0));
+        for bad in [
+            json!(0),
+            json!(6),
+            json!(-1),
+            json!(1.5),
+            json!(6.0),
+            json!(-1.0),
+            json!(1e300),
+            json!("2"),
+            json!(4_294_967_297_u64),
+        ] {
             let error = whole(json!({"n": bad})).expect_err("refused");
             assert_eq!(error.message, format!("n is {bad}; a whole number from 1 to 5 is expected"));
         }

@@ -6,7 +6,10 @@ use jiff::Timestamp;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Caller, Code, Services, ToolError, failure};
+use super::{
+    Caller, Code, Services, ToolError,
+    failure::{self, Author},
+};
 use crate::performance::Statement;
 
 /// Runs a statement of ours for a tool, with what the caller may see, and returns the one value of its one row.
@@ -14,7 +17,7 @@ pub async fn document(services: &Services, caller: &Caller, tool: &str, sql: &st
     services.metrics.queries.with_label_values(&[tool]).inc();
     let work = services.data.own(&caller.tenant, &caller.scope, sql);
     let rows = services.performance.measure(&services.data, caller, tool, Statement::Own(sql), work).await;
-    let rows = rows.map_err(|error| failure::told(caller, error, sql))?;
+    let rows = rows.map_err(|error| failure::told(caller, error, Author::Gateway(tool)))?;
     let mut row: Vec<Value> = serde_json::from_str(&rows.json).unwrap_or_default();
     if rows.count == 1 && row.len() == 1 {
         return Ok(row.remove(0));

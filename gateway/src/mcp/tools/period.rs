@@ -85,7 +85,8 @@ impl Period {
                 .ok_or_else(|| malformed(field, &Value::String(text.to_owned()), form))
         };
         let (first, last) = (day("from", from)?, day("to", to)?);
-        let form = format!("a day from {first} on, at most {LONGEST} days later");
+        let latest = first.checked_add((LONGEST - 1).days()).unwrap_or(Date::MAX);
+        let form = format!("a day from {first} to {latest}, which makes {LONGEST} days,");
         let wrong = || malformed("to", &Value::String(to.to_owned()), &form);
         let length = first.until(last).map_err(|_| wrong())?.get_days() + 1;
         if !(1..=LONGEST).contains(&length) {
@@ -96,9 +97,10 @@ impl Period {
         Self::between(&format!("{first}/{last}"), start, end.min(now), length.days(), now).ok_or_else(wrong)
     }
 
-    /// `None` where the period has not begun, or does not fit the calendar.
+    /// `None` where the period begins later, or does not fit the calendar.
     fn between(name: &str, from: Zoned, to: Timestamp, back: Span, now: Timestamp) -> Option<Self> {
-        if from.timestamp() >= now {
+        // A period that begins this very second is empty, as it is a second later where nothing was sold.
+        if from.timestamp() > now {
             return None;
         }
         let end = to.to_zoned(TimeZone::UTC);
@@ -203,6 +205,10 @@ mod tests {
         let period = Period::days("2025-05-01", "2025-05-10", now()).expect("a period");
         assert_eq!(shown(period.current), "2025-05-01T00:00:00Z 2025-05-11T00:00:00Z");
         assert_eq!(shown(period.previous), "2025-04-21T00:00:00Z 2025-05-01T00:00:00Z");
+        let longest = Period::days("2024-03-01", "2025-03-01", now()).expect("366 days");
+        assert_eq!(shown(longest.current), "2024-03-01T00:00:00Z 2025-03-02T00:00:00Z");
+        let longer = Period::days("2024-03-01", "2025-03-02", now()).expect_err("367 days");
+        assert!(longer.message.contains("a day from 2024-03-01 to 2025-03-01, which makes 366 days"), "{longer}");
         for (from, to, field) in [
             ("2025-05-01", "2025-04-30", "to"),
             ("2024-01-01", "2025-05-01", "to"),
@@ -213,6 +219,20 @@ mod tests {
             let error = Period::days(from, to, now()).expect_err(from);
             assert!(error.message.starts_with(&format!("{field} is ")), "{error}");
         }
+    }
+
+    #[test]
+    fn a_period_that_begins_this_second_is_empty() {
+        let midnight: Timestamp = "2026-04-01T00:00:00Z".parse().expect("a time");
+        let new_year: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
+        for (name, now) in [("mtd", midnight), ("qtd", midnight), ("2026-Q2", midnight), ("ytd", new_year)] {
+            let period = Period::named(name, now).expect(name);
+            assert_eq!((period.current.from, period.current.to), (now, now), "{name}");
+            assert_eq!(period.previous.from, period.previous.to, "{name}");
+        }
+        assert!(Period::days("2026-04-01", "2026-04-01", midnight).is_ok());
+        assert!(Period::named("2026-05", midnight).is_err());
+        assert!(Period::names(midnight).iter().all(|name| Period::named(name, midnight).is_ok()));
     }
 
     #[test]

@@ -9,7 +9,8 @@ use serde_json::json;
 use super::{
     Caller, Code, Services, Tool, ToolError, ToolOutput,
     arguments::Fields,
-    definition, failure,
+    definition,
+    failure::{self, Author},
     schema::{Schemas, nearest},
 };
 use crate::{data::QueryResult, gate, performance::Statement};
@@ -109,7 +110,7 @@ impl Tool for SalesQuery {
             let answer = match answer {
                 Ok(answer) => answer,
                 Err(error) => {
-                    let mut error = failure::told(caller, error, sql);
+                    let mut error = failure::told(caller, error, Author::Caller(sql));
                     error.suggestions = self.suggestions(services, caller, &error, sql).await;
                     return Err(error);
                 }

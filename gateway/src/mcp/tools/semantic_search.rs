@@ -1,13 +1,19 @@
 //! `semantic_search_products`.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
 use futures::future::BoxFuture;
 use rmcp::model::{JsonObject, Tool as Definition};
 use serde::{Deserialize, Serialize};
-use serde_json::{json, value::RawValue};
+use serde_json::{Value, json, value::RawValue};
 
-use super::{Caller, Code, Services, Tool, ToolError, ToolOutput, arguments::Fields, definition, failure};
+use super::{
+    Caller, Code, Services, Tool, ToolError, ToolOutput,
+    arguments::Fields,
+    definition,
+    failure::{self, Author},
+    own,
+};
 use crate::{data::flight::Search, performance::Statement, questions::QuestionError};
 
 const NAME: &str = "semantic_search_products";
@@ -133,11 +139,14 @@ impl Tool for SemanticSearch {
             let max_rows = max_rows.min(caller.tenant.limits.max_rows);
             let work = services.data.search(&caller.tenant, &caller.scope, &search, max_rows);
             let rows = services.performance.measure(&services.data, caller, NAME, Statement::Search, work).await;
-            let rows = rows.map_err(|error| failure::told(caller, error, NAME))?;
+            let rows = rows.map_err(|error| failure::told(caller, error, Author::Gateway(NAME)))?;
             let products: Vec<Row> = serde_json::from_str(&format!("[{}]", rows.json)).map_err(|error| {
                 tracing::error!(correlation_id = %caller.correlation, %error, "the fence's answer to a search cannot be read");
                 ToolError::new(Code::Internal, format!("{NAME} could not read the database's answer"))
             })?;
+            if products.is_empty() {
+                none_embedded(services, caller).await?;
+            }
             render(products.into_iter().map(Product::from).collect())
         })
     }
@@ -161,18 +170,37 @@ fn read(arguments: JsonObject) -> Result<(String, u32, u32, Mode), ToolError> {
 }
 
 fn away(caller: &Caller, error: &QuestionError) -> ToolError {
-    let message = match error {
+    let (message, wait) = match error {
         QuestionError::NotConfigured => {
-            "semantic search is not configured here; find products by their words with execute_sales_query, for example \
-             WHERE product_name ILIKE '%connector%'"
+            let message = "semantic search is not configured here; find products by their words with execute_sales_query, \
+                           for example WHERE product_name ILIKE '%connector%'";
+            (message, None)
         }
         QuestionError::Provider(error) => {
             tracing::error!(correlation_id = %caller.correlation, reason = error.reason(), %error, "a question could not be embedded");
-            "semantic search is not available at the moment; try again later, or find products by their words with \
-             execute_sales_query"
+            let message = "semantic search is not available at the moment; try again later, or find products by their \
+                           words with execute_sales_query";
+            (message, error.retry().flatten())
         }
     };
-    ToolError::new(Code::Unavailable, message)
+    ToolError { retry_after_seconds: wait.map(seconds), ..ToolError::new(Code::Unavailable, message) }
+}
+
+/// Whole seconds, none too few.
+fn seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+}
+
+/// Why nothing was found where no product has been embedded yet, which is another matter than nothing being alike.
+async fn none_embedded(services: &Services, caller: &Caller) -> Result<(), ToolError> {
+    let model = own::text(services.questions.model());
+    let any = format!("SELECT EXISTS (SELECT FROM retail.product_description_embeddings WHERE model = {model}) AS any");
+    if own::document(services, caller, NAME, &any).await? == Value::Bool(true) {
+        return Ok(());
+    }
+    let message = "no product of the chain can be found by meaning yet: the operator has not embedded them with the model in \
+                   force; find products by their words with execute_sales_query";
+    Err(ToolError::new(Code::Unavailable, message))
 }
 
 /// One line of `fence.search_products`. Amounts pass unread, to the last digit.

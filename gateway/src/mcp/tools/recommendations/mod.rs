@@ -13,7 +13,9 @@ use serde_json::{Value, json, value::RawValue};
 use super::{
     Caller, Code, Services, Tool, ToolError, ToolOutput,
     arguments::{Fields, malformed},
-    definition, failure, own,
+    definition,
+    failure::{self, Author},
+    own,
     semantic_search::{Product, Row},
 };
 use crate::{data::flight::Search, performance::Statement};
@@ -59,8 +61,9 @@ impl Default for Recommendations {
                 "type": "object",
                 "properties": {
                     "product": {"type": "string", "description": "Name, SKU or product_id; part of a name will do if only one product has it. May be left out with kind trending"},
-                    "kind": {"type": "string", "enum": KINDS.map(|(word, _)| word), "default": "similar"},
-                    "max_results": {"type": "integer", "minimum": 1, "maximum": 50, "default": 10},
+                    "kind": {"type": "string", "enum": KINDS.map(|(word, _)| word), "default": "similar",
+                        "description": "similar: for the same purpose; bought_together: in the same orders of your stores; trending: sold more than in the 30 days before"},
+                    "max_results": {"type": "integer", "minimum": 1, "maximum": 50, "default": 10, "description": "Most products of the answer"},
                 },
                 "additionalProperties": false,
             }),
@@ -229,7 +232,7 @@ async fn by_meaning(
     // One more: the product itself is the nearest.
     let work = services.data.search(&caller.tenant, &caller.scope, &search, most + 1);
     let rows = services.performance.measure(&services.data, caller, NAME, Statement::Search, work).await;
-    let rows = rows.map_err(|error| failure::told(caller, error, NAME))?;
+    let rows = rows.map_err(|error| failure::told(caller, error, Author::Gateway(NAME)))?;
     let near: Vec<Row> = serde_json::from_str(&format!("[{}]", rows.json)).map_err(|error| {
         tracing::error!(correlation_id = %caller.correlation, %error, "the fence's answer to a search cannot be read");
         ToolError::new(Code::Internal, format!("{NAME} could not read the database's answer"))

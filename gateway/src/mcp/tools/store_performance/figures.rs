@@ -77,6 +77,9 @@ pub struct Report {
     pub products: Vec<Seller>,
     /// The best categories.
     pub categories: Vec<Seller>,
+    /// Of all categories with revenue in the period or in the one before, the one whose revenue moved most, in money: a
+    /// percentage would always find the smallest.
+    pub category_mover: Option<Seller>,
     /// By day.
     pub days: Vec<Day>,
     /// How many products are out of stock, per store.

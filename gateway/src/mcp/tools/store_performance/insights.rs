@@ -30,8 +30,11 @@ pub fn insights(report: &Report) -> Vec<Value> {
     found.extend(orders_or_size(report));
     found.extend(leader("category", &report.categories, now.revenue));
     found.extend(leader("store", &report.stores, now.revenue).filter(|_| report.stores.len() > 1));
-    found.extend(mover("category", &report.categories));
-    found.extend(mover("store", &report.stores).filter(|_| report.stores.len() > 1));
+    found.extend(report.category_mover.as_ref().and_then(|most| mover("category", most)));
+    // Every store in scope is among them, whether it sold or not.
+    let by = |store: &&Seller| (store.revenue - store.previous_revenue).abs();
+    let store = report.stores.iter().max_by(|a, b| by(a).total_cmp(&by(b))).filter(|_| report.stores.len() > 1);
+    found.extend(store.and_then(|most| mover("store", most)));
     if let Some(share) = now.returning_percent() {
         let text = format!("{share} % of the customers had bought before this period.");
         found.push(insight(&text, json!({"returningCustomers": now.returning, "customers": now.customers})));
@@ -77,12 +80,15 @@ fn leader(what: &str, sellers: &[Seller], total: f64) -> Option<Value> {
     Some(insight(&text, json!({what: first.name, "revenue": round(first.revenue), "sharePercent": share})))
 }
 
-/// The one whose revenue moved most, in money: a percentage would always find the smallest.
-fn mover(what: &str, sellers: &[Seller]) -> Option<Value> {
-    let by = |seller: &&Seller| (seller.revenue - seller.previous_revenue).abs();
-    let most = sellers.iter().max_by(|a, b| by(a).total_cmp(&by(b)))?;
-    let change = change(most.revenue, most.previous_revenue).filter(|change| change.abs() >= NOTABLE)?;
-    let text = format!("{} moved most among the {}: it {}.", most.name, plural(what), moved(change));
+/// What to say of the one whose revenue moved most.
+fn mover(what: &str, most: &Seller) -> Option<Value> {
+    let how = match change(most.revenue, most.previous_revenue) {
+        Some(change) if change.abs() < NOTABLE => return None,
+        Some(change) => moved(change),
+        None if most.revenue > 0.0 => "sold nothing in the period before".to_owned(),
+        None => return None,
+    };
+    let text = format!("{} moved most among the {}: it {how}.", most.name, plural(what));
     let figures = json!({what: most.name, "revenue": round(most.revenue), "before": round(most.previous_revenue)});
     Some(insight(&text, figures))
 }
@@ -120,6 +126,7 @@ mod tests {
             "stores": [seller("Seattle", 120.0, 100.0)],
             "products": [],
             "categories": [seller("A", 80.0, 20.0), seller("B", 40.0, 80.0)],
+            "categoryMover": seller("A", 80.0, 20.0),
             "days": [{"date": "2026-01-01", "revenue": 20.0, "orders": 1}, {"date": "2026-01-02", "revenue": 100.0, "orders": 3}],
             "stockOutCount": 2,
             "stockOuts": [{"store": "Seattle", "name": "Drill", "sku": "x", "unitsSold": 3}],
@@ -144,6 +151,26 @@ mod tests {
             ]
         );
         assert_eq!(found[0]["figures"], json!({"revenue": 120.0, "before": 100.0, "changePercent": 20.0}));
+    }
+
+    #[test]
+    fn what_moved_most_may_be_new_or_gone() {
+        let said = |revenue: f64, before: f64| {
+            let mut report = report(4);
+            report.category_mover =
+                serde_json::from_value(json!({"name": "C", "revenue": revenue, "previousRevenue": before}))
+                    .expect("one");
+            let found = insights(&report);
+            found
+                .iter()
+                .filter_map(|insight| insight["text"].as_str())
+                .find(|text| text.contains("moved most"))
+                .map(str::to_owned)
+        };
+        assert_eq!(said(0.0, 90.0).as_deref(), Some("C moved most among the categories: it fell by 100 %."));
+        let new = "C moved most among the categories: it sold nothing in the period before.";
+        assert_eq!(said(90.0, 0.0).as_deref(), Some(new));
+        assert_eq!((said(90.0, 90.1), said(0.0, 0.0)), (None, None));
     }
 
     #[test]

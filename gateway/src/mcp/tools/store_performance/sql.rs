@@ -66,6 +66,12 @@ SELECT json_build_object(
                    coalesce(sum(total_amount) FILTER (WHERE name = 'yearBefore'), 0) AS year_before
               FROM line GROUP BY category_id) l
           JOIN retail.categories c USING (category_id) WHERE l.revenue IS NOT NULL ORDER BY l.revenue DESC, c.category_name LIMIT {TOP}) r),
+    'categoryMover', (SELECT row_to_json(r) FROM (
+        SELECT c.category_name AS name, l.revenue, l.previous AS \"previousRevenue\" FROM (
+            SELECT category_id, coalesce(sum(total_amount) FILTER (WHERE name = 'current'), 0) AS revenue,
+                   coalesce(sum(total_amount) FILTER (WHERE name = 'previous'), 0) AS previous
+              FROM line GROUP BY category_id) l
+          JOIN retail.categories c USING (category_id) ORDER BY abs(l.revenue - l.previous) DESC, c.category_name LIMIT 1) r),
     'days', (SELECT coalesce(json_agg(json_build_object('date', d.day, 'revenue', coalesce(l.current, 0), 'orders', coalesce(n.orders, 0),
             'previousRevenue', coalesce(l.previous, 0), 'yearBeforeRevenue', coalesce(l.year_before, 0)) ORDER BY d.day), '[]')
       FROM (SELECT g::date AS day, g::date - ({from} AT TIME ZONE 'UTC')::date AS place
