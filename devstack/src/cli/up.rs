@@ -193,3 +193,28 @@ pub(crate) fn instructions(facts: &StackFacts, options: &str) -> String {
         principals = names.join(", "),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    /// What the stack does without the model is another test's matter.
+    #[test]
+    fn the_model_is_left_out_where_that_is_said() {
+        let options = |more: &[&str]| {
+            let line = ["up", "--stack", "/tmp/somewhere/stack.json"].iter().chain(more);
+            stack_options(Line::try_parse_from(line).unwrap().options).unwrap()
+        };
+        assert!(options(&[]).model);
+        let without = options(&["--no-model"]);
+        assert!(!without.model && without.seed && without.manifests.len() == 2);
+    }
+}

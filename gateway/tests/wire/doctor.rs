@@ -1,18 +1,26 @@
 //! `storefence-gateway doctor` and `/readyz?verbose`: each part is broken, and its line says so.
 
-use std::{process::Output, sync::Arc};
+use std::{process::Output, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use storefence_devstack::{entra::principals, key_vault::Permissions, postgres::SslMode};
+use storefence_devstack::{
+    embeddings::{EmbeddingsApi, EmbeddingsOptions, Model},
+    entra::principals,
+    key_vault::Permissions,
+    postgres::SslMode,
+};
 use storefence_tenancy::credentials::{Slot, database_secret_name};
+use storefence_tests::skip;
 
 use crate::{
     Tests,
+    quota_shared::RedisServer,
     world::{World, ZAVA, free_port},
 };
 
 pub fn tests(tests: &mut Tests) {
+    tests.add("the_doctor_finds_embeddings_and_redis_well", around);
     tests.add("the_doctor_names_what_is_broken_and_what_to_do", doctor);
     tests.add("readyz_verbose_tells_what_the_doctor_finds", verbose);
 }
@@ -138,6 +146,41 @@ async fn doctor(world: Arc<World>) -> Result<()> {
     let empty = empty.to_str().context("a path")?.to_owned();
     let text = fails("config.yaml", &["--tenants", &empty], "tenants", &["no RetailTenant is served"]).await?;
     line(&text, "skip", "database", &[])?;
+    Ok(())
+}
+
+/// What a gateway may do without, and has here.
+async fn around(world: Arc<World>) -> Result<()> {
+    let model = tokio::task::spawn_blocking(|| Model::shared(&|line| println!("{line}"))).await??;
+    let api = EmbeddingsApi::start(&world.authority, &world.entra, model, EmbeddingsOptions::default()).await?;
+    std::fs::write(world.path("embeddings-key"), api.api_key())?;
+    let config = std::fs::read_to_string(world.path("config.yaml"))?;
+    let embeddings = format!(
+        "embeddings: {{provider: azureOpenAI, endpoint: '{}', deployment: {}, apiKeyFile: embeddings-key}}\n",
+        api.url(),
+        api.deployment()
+    );
+    std::fs::write(world.path("config-well.yaml"), config + &embeddings)?;
+    let redis = RedisServer::start(&world).await?;
+    let url = redis.as_ref().map(RedisServer::url);
+    let more: Vec<&str> = url.iter().flat_map(|url| ["--redis-url", url.as_str()]).collect();
+    let mut examined = examine(&world, "config-well.yaml", &more).await?;
+    // The server may take a moment to listen.
+    for _ in 0..100 {
+        if examined.0 == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        examined = examine(&world, "config-well.yaml", &more).await?;
+    }
+    let (code, text) = examined;
+    ensure!(code == 0 && !text.contains("FAIL"), "{text}");
+    line(&text, "ok", "embeddings", &[api.deployment()])?;
+    match redis {
+        Some(_) => line(&text, "ok", "redis", &[])?,
+        None => return skip("no redis-server: its line was not seen"),
+    }
+    ensure!(api.calls() > 0, "the provider was not asked");
     Ok(())
 }
 

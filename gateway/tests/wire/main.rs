@@ -7,6 +7,7 @@ mod audit;
 mod cache;
 mod cache_shared;
 mod cancel;
+mod codes;
 mod directory;
 mod doctor;
 mod granted;
@@ -90,6 +91,7 @@ fn main() -> Result<ExitCode> {
     limits::tests(&mut tests);
     tls::tests(&mut tests);
     audit::tests(&mut tests);
+    codes::tests(&mut tests);
     quota::tests(&mut tests);
     quota_shared::tests(&mut tests);
     traces::tests(&mut tests);

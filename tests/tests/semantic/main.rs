@@ -1,6 +1,7 @@
 //! Semantic search through the whole stack, with a real model: what is asked for ranks first, and nobody sees more than
 //! the rows of their chain and the stock of their stores.
 
+mod rmcp_client;
 mod similar;
 mod transcript;
 
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         })
         .test("similar_products_are_alike_in_meaning", |s| async move { similar::by_meaning(&s).await })
         .test("without_vectors_similar_products_are_of_a_kind", |s| async move { similar::without_vectors(&s).await })
+        .test("the_question_of_zava_through_rmcp_as_three_roles", |s| async move { rmcp_client::question(&s).await })
         .test("rows_threshold_and_order_are_as_asked", |s| async move { bounds(&s).await })
         .test("signs_choose_what_vectors_would", |s| async move { recall(&s).await })
         .test("hybrid_finds_exact_words_too", |s| async move { hybrid(&s).await })
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         .test("stock_is_that_of_the_callers_stores", |s| async move { stock(&s).await })
         .test("the_tool_describes_itself_and_refuses_wrong_arguments", |s| async move { arguments(&s).await })
         .test("a_provider_that_is_away_is_said_and_leaves_the_rest_working", |s| async move { away(&s).await })
+        .test("where_no_product_has_a_vector_that_is_said", |s| async move { none_embedded(&s).await })
         .test("an_edited_product_is_found_after_embed", |s| async move { edited(&s).await })
         .test("without_a_model_it_says_that_it_is_not_configured", |_| async move { unconfigured().await })
         .run(Shared::stop)
@@ -256,6 +259,18 @@ async fn away(shared: &Shared) -> Result<()> {
         ensure!(!text.contains("127.0.0.1") && !text.contains("deployments"), "{text}");
         Ok(())
     };
+    // When to come back is passed on where the provider says so, in whole seconds.
+    for (fault, seconds) in [
+        (Fault::Throttle(60), json!(60)),
+        (Fault::ThrottleMillis(1_500), json!(2)),
+        (Fault::Status(500, "500"), Value::Null),
+    ] {
+        api.inject(fault.clone());
+        let answer =
+            call(shared, "head-office", json!({"query_description": format!("come back after {fault:?}")})).await?;
+        ensure!(answer.structured()["code"] == "UNAVAILABLE", "{fault:?}: {answer:?}");
+        ensure!(answer.structured()["retryAfterSeconds"] == seconds, "{fault:?}: {}", answer.structured());
+    }
     for fault in [Fault::Throttle(60), Fault::Status(500, "500"), Fault::Garbage, Fault::Hang] {
         api.inject(fault.clone());
         let begun = std::time::Instant::now();
@@ -272,6 +287,30 @@ async fn away(shared: &Shared) -> Result<()> {
         Ok(!call(shared, "head-office", again.clone()).await?.is_tool_error())
     })
     .await?;
+    Ok(())
+}
+
+/// Nothing is alike, or nothing has been compared: two answers.
+async fn none_embedded(shared: &Shared) -> Result<()> {
+    let query = json!({"query_description": "a question about the price of tea", "similarity_threshold": 100});
+    ensure!(find(shared, "head-office", query.clone()).await?.is_empty(), "something is that much alike");
+    let zava = "tenant_key = (SELECT tenant_key FROM retail.tenants WHERE tenant_id = 'zava')";
+    let model: String = shared
+        .database
+        .query_one("SELECT DISTINCT model FROM retail.product_description_embeddings", &[])
+        .await?
+        .get(0);
+    let set = format!("UPDATE retail.product_description_embeddings SET model = $1 WHERE {zava}");
+    shared.database.execute(&set, &[&"another model"]).await?;
+    let answer = call(shared, "head-office", query.clone()).await;
+    let contoso = find(shared, "contoso-head-office", query.clone()).await;
+    shared.database.execute(&set, &[&model]).await?;
+    let answer = answer?;
+    let said = answer.structured();
+    ensure!(answer.is_tool_error() && said["code"] == "UNAVAILABLE", "{answer:?}");
+    ensure!(said["message"].as_str().is_some_and(|text| text.contains("not embedded them")), "{said}");
+    ensure!(contoso?.is_empty(), "another chain has its vectors");
+    ensure!(find(shared, "head-office", query).await?.is_empty(), "they are back");
     Ok(())
 }
 

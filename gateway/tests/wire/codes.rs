@@ -1,0 +1,77 @@
+//! Each code of a tool error is one word, the same on the wire, in the metrics and in the audit log.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+
+use crate::{
+    Tests,
+    world::{World, ZAVA, until},
+};
+
+pub fn tests(tests: &mut Tests) {
+    tests.add("each_code_is_one_word_in_metrics_and_audit", codes);
+}
+
+/// Something sold in the first days of the year, for an amount that is no number.
+const UNREADABLE: &str = "SET ROLE retail_loader;
+    WITH chain AS (SELECT tenant_key FROM retail.tenants WHERE tenant_id = 'zava'),
+    category AS (INSERT INTO retail.categories (tenant_key, category_name) SELECT tenant_key, 'FENCES' FROM chain RETURNING category_id, tenant_key),
+    kind AS (INSERT INTO retail.product_types (tenant_key, category_id, type_name) SELECT tenant_key, category_id, 'PICKETS' FROM category RETURNING type_id, category_id, tenant_key),
+    product AS (INSERT INTO retail.products (tenant_key, sku, product_name, category_id, type_id, cost, base_price)
+        SELECT tenant_key, 'ZV-1', 'Picket', category_id, type_id, 1, 2 FROM kind RETURNING product_id)
+    INSERT INTO retail.order_items (order_id, store_id, product_id, quantity, unit_price, discount_percent, discount_amount, total_amount)
+        SELECT o.order_id, o.store_id, p.product_id, 1, 2, 0, 0, 'NaN'
+          FROM product p CROSS JOIN retail.orders o JOIN retail.stores s USING (store_id) WHERE s.store_name = 'Seattle' AND o.order_date < '2026-01-04'";
+const GONE: &str = "RESET ROLE; TRUNCATE retail.order_items, retail.inventory, retail.products, retail.product_types, retail.categories CASCADE";
+
+async fn codes(world: Arc<World>) -> Result<()> {
+    let file = world.path("audit-codes.jsonl");
+    let path = file.display().to_string();
+    let gateway = world.another_gateway("codes", &["--audit-file", &path]).await?;
+    let client = world.client_of(&gateway, "seattle-manager")?;
+    let query = |sql: &str| ("execute_sales_query", json!({"postgresql_query": sql}));
+    let performance = |arguments: Value| ("get_store_performance", arguments);
+    let superuser = world.superuser().await?;
+    superuser.batch_execute(UNREADABLE).await?;
+    let mut provoked = Vec::new();
+    for ((tool, arguments), code) in [
+        (query("DROP TABLE orders"), "VALIDATION_ERROR"),
+        (query("SELECT nope FROM orders"), "DATABASE_ERROR"),
+        (query("SELECT count(*) FROM generate_series(1, 100000) a, generate_series(1, 100000) b"), "QUERY_TIMEOUT"),
+        (performance(json!({"store": "Redmond"})), "AUTHORIZATION_ERROR"),
+        (performance(json!({"from": "2026-01-01", "to": "2026-01-10"})), "MCP_ERROR"),
+        (("semantic_search_products", json!({"query_description": "glue"})), "UNAVAILABLE"),
+    ] {
+        let answer = client.call_tool(tool, arguments).await?;
+        provoked.push((tool, code, answer));
+    }
+    superuser.batch_execute(GONE).await?;
+    for (_, code, answer) in &provoked {
+        ensure!(answer.structured()["code"] == *code, "{code}: {}", answer.message);
+    }
+
+    let limits = ZAVA.object()["spec"]["gateway"].clone();
+    world.patch_spec("zava", json!({"gateway": {"requestsPerMinute": 1}})).await?;
+    let limited = until("a call is refused", Duration::from_secs(20), || async {
+        Ok(client.call_tool("list_stores", json!({})).await?.structured()["code"] == "RATE_LIMITED")
+    })
+    .await;
+    world.patch_spec("zava", json!({"gateway": {"requestsPerMinute": null}})).await?;
+    world.limits(&ZAVA, "seattle-manager", Some(limits)).await?;
+    limited?;
+
+    let mut expected: Vec<_> = provoked.iter().map(|(tool, code, _)| (*tool, *code)).collect();
+    expected.push(("list_stores", "RATE_LIMITED"));
+    let text = std::fs::read_to_string(&file)?;
+    let lines: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    for (tool, code) in expected {
+        let name = format!("mcp_tool_errors_total{{code=\"{code}\",gen_ai_tool_name=\"{tool}\"}}");
+        let counted = world.metric(&gateway, &name).await?;
+        ensure!((counted - 1.0).abs() < 0.5, "{tool} {code}: counted {counted} times");
+        let written = lines.iter().filter(|line| line["tool"] == tool && line["outcome"] == code).count();
+        ensure!(written == 1, "{tool} {code}: {written} lines in {text}");
+    }
+    Ok(())
+}
