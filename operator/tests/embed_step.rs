@@ -47,9 +47,9 @@ async fn an_edited_product_is_embedded_by_the_running_operator() {
     // The provider is away at first: a round is lost, and nothing else.
     api.inject(Fault::Status(401, "not yet"));
 
+    let (code, _, said) = world.run(&["migrate"]);
+    assert_eq!(code, Some(0), "{said}");
     let operator = world.operator_with(&["--resync", "1h", "--embed-interval", "1s"]).await;
-    let migrated = "SELECT count(*) FROM pg_class WHERE oid = to_regclass('retail.product_description_embeddings')";
-    becomes(&world, &operator, "the database is migrated", migrated).await;
     world.execute(PRODUCT).await;
     becomes(
         &world,
