@@ -40,10 +40,13 @@ pub struct Admin {
 impl Admin {
     /// What is still missing, one word each.
     fn waiting_for(&self) -> Vec<&'static str> {
+        let listed = self.tenants.is_synced();
+        // Keys count from the first list on: before it there are no directories, which tells nothing about their keys.
+        let keys = || self.keys.is_ready(&self.tenants.load().directories());
         let parts = [
             ("draining", !self.draining.load(Ordering::Acquire)),
-            ("tenants", self.tenants.is_synced()),
-            ("signing-keys", self.keys.is_ready(&self.tenants.load().directories())),
+            ("tenants", listed),
+            ("signing-keys", !listed || keys()),
         ];
         parts.into_iter().filter_map(|(name, ready)| (!ready).then_some(name)).collect()
     }

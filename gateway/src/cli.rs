@@ -228,9 +228,13 @@ struct ExplainArgs {
     #[arg(long, value_name = "FILE")]
     token_file: PathBuf,
 
-    /// Directory of RetailTenant YAML; the cluster of KUBECONFIG where not given
-    #[arg(long, value_name = "DIR")]
+    /// Directory of RetailTenant YAML; the cluster where not given
+    #[arg(long, value_name = "DIR", conflicts_with = "kubeconfig")]
     tenants: Option<PathBuf>,
+
+    /// Kubeconfig of the cluster that has the RetailTenants; that of KUBECONFIG where not given
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
 
     /// Trust roots in PEM, beside the system's, for the authority
     #[arg(long, env = "STOREFENCE_CA_FILE", value_name = "FILE")]
@@ -358,8 +362,8 @@ fn token_settings(args: TokenArgs) -> Result<TokenSettings, CliError> {
 }
 
 fn explain_settings(args: ExplainArgs) -> Result<explain::Settings, CliError> {
-    let ExplainArgs { token_file, tenants, ca_file, tokens } = args;
-    Ok(explain::Settings { token_file, tenants, ca_file, tokens: token_settings(tokens)? })
+    let ExplainArgs { token_file, tenants, kubeconfig, ca_file, tokens } = args;
+    Ok(explain::Settings { token_file, tenants, kubeconfig, ca_file, tokens: token_settings(tokens)? })
 }
 
 /// From what the user wrote to what runs.

@@ -11,8 +11,9 @@ use std::{
 };
 
 use kube::{
-    Api, Client,
+    Api, Client, Config,
     api::{ApiResource, DynamicObject, ListParams},
+    config::{KubeConfigOptions, Kubeconfig},
 };
 use storefence_azure::CaFileError;
 use storefence_tenancy::{
@@ -21,8 +22,12 @@ use storefence_tenancy::{
 use zeroize::Zeroizing;
 
 use crate::{
-    identity::{Identity, TokenSettings, jwks::KeyStore},
+    identity::{Identity, Reject, TokenSettings, jwks::KeyStore},
     metrics::Metrics,
+    tenants::{
+        directory::Directory,
+        registry::{Applied, Objects, Snapshot, key},
+    },
 };
 
 /// What `explain` needs.
@@ -32,6 +37,8 @@ pub struct Settings {
     pub token_file: PathBuf,
     /// Directory of RetailTenant YAML.
     pub tenants: Option<PathBuf>,
+    /// Whose cluster is asked where there is no directory.
+    pub kubeconfig: Option<PathBuf>,
     /// Extra trust roots.
     pub ca_file: Option<PathBuf>,
     /// Which tokens are accepted.
@@ -47,16 +54,24 @@ pub enum ExplainError {
     /// Trust roots.
     #[error(transparent)]
     CaFile(#[from] CaFileError),
+    /// `--kubeconfig` is of no use.
+    #[error("--kubeconfig: {0}: {1}")]
+    Kubeconfig(String, kube::config::KubeconfigError),
     /// The cluster does not tell its tenants.
-    #[error("RetailTenants cannot be listed: {0}")]
+    #[error(
+        "RetailTenants cannot be listed: {0}; name a cluster with --kubeconfig or KUBECONFIG, or files with --tenants"
+    )]
     Kubernetes(String),
     /// The runtime or the metrics.
     #[error("the process cannot be set up: {0}")]
     Setup(String),
 }
 
-/// A tenant as `explain` sees it: rules, or why there are none.
-type Listed = (String, Result<TenantRules, String>);
+/// The objects as a gateway that starts now would take them, and those that it could not use.
+struct Listed {
+    objects: Objects,
+    broken: Vec<(String, String)>,
+}
 
 /// Prints the explanation; false when the token would not be served by any tenant.
 ///
@@ -73,11 +88,12 @@ pub fn explain(settings: &Settings) -> Result<bool, ExplainError> {
 
 async fn explanation(settings: &Settings) -> Result<(String, bool), ExplainError> {
     let token = read_token(&settings.token_file)?;
-    let tenants = match &settings.tenants {
+    let Listed { objects, broken } = match &settings.tenants {
         Some(directory) => from_directory(directory)?,
-        None => from_cluster().await?,
+        None => from_cluster(settings.kubeconfig.as_deref()).await?,
     };
-    let directories: Vec<_> = tenants.iter().filter_map(|(_, rules)| Some(rules.as_ref().ok()?.directory())).collect();
+    let tenants = objects.snapshot();
+    let directories = tenants.directories();
     let metrics = Arc::new(Metrics::new().map_err(|error| ExplainError::Setup(error.to_string()))?);
     let http = storefence_azure::client(settings.ca_file.as_deref(), Duration::from_secs(5))?;
     let keys = Arc::new(KeyStore::new(settings.tokens.authority.clone(), http, metrics.clone()));
@@ -89,6 +105,9 @@ async fn explanation(settings: &Settings) -> Result<(String, bool), ExplainError
         Ok(principal) => principal,
         Err(reject) => {
             let _ = writeln!(text, "token: rejected ({}): {reject}", reject.reason());
+            if reject == Reject::Directory {
+                text.push_str(&not_served(&objects, &tenants, &broken));
+            }
             return Ok((text, false));
         }
     };
@@ -104,38 +123,56 @@ async fn explanation(settings: &Settings) -> Result<(String, bool), ExplainError
         let verdict = if in_scope { "present" } else { "missing: 403 insufficient_scope" };
         let _ = writeln!(text, "scope {}: {verdict}", words.join(" or "));
     }
-    let mut served = false;
-    for (name, rules) in &tenants {
-        let line = match rules {
-            Err(problem) => format!("cannot be used: {problem}"),
-            Ok(rules) => match Scope::compute(claims, rules) {
-                Err(none) => format!("no access ({}): {none}", none.reason()),
-                Ok(scope) => {
-                    served = in_scope;
-                    let stores = match scope.stores() {
-                        StoreSet::All => "all stores".to_owned(),
-                        StoreSet::Some(ids) => {
-                            let names = ids.iter().map(|id| rules.stores().get(id).map_or("?", |store| &store.name));
-                            format!("stores {}", names.collect::<Vec<_>>().join(", "))
-                        }
-                    };
-                    let tools = match scope.tools() {
-                        ToolSet::All => "all tools".to_owned(),
-                        ToolSet::Some(tools) => {
-                            let names = tools.iter().map(|tool| tool.as_str());
-                            format!("tools {}", names.chain(ToolName::EVERYBODYS).collect::<Vec<_>>().join(", "))
-                        }
-                    };
-                    format!("{}; rules {}; {stores}; {tools}", scope.role(), scope.rules().join(", "))
-                }
-            },
+    let mut granted = Vec::new();
+    for tenant in tenants.tenants() {
+        let scope = Scope::compute(claims, &tenant.rules);
+        let line = match &scope {
+            Err(none) => format!("no access ({}): {none}", none.reason()),
+            Ok(scope) => access(scope, &tenant.rules),
         };
-        let _ = writeln!(text, "tenant {name}: {line}");
+        let _ = writeln!(text, "tenant {}: {line}", tenant.id());
+        granted.extend(scope.is_ok().then(|| format!("/{}/mcp", tenant.id())));
     }
-    if tenants.is_empty() {
+    text.push_str(&not_served(&objects, &tenants, &broken));
+    if granted.len() > 1 {
+        let _ = writeln!(text, "several tenants match: /mcp answers 400; use {}", granted.join(" or "));
+    }
+    Ok((text, in_scope && !granted.is_empty()))
+}
+
+/// What a scope lets its holder see and call.
+fn access(scope: &Scope, rules: &TenantRules) -> String {
+    let stores = match scope.stores() {
+        StoreSet::All => "all stores".to_owned(),
+        StoreSet::Some(ids) => {
+            let names = ids.iter().map(|id| rules.stores().get(id).map_or("?", |store| &store.name));
+            format!("stores {}", names.collect::<Vec<_>>().join(", "))
+        }
+    };
+    let tools = match scope.tools() {
+        ToolSet::All => "all tools".to_owned(),
+        ToolSet::Some(tools) => {
+            let names = tools.iter().map(|tool| tool.as_str());
+            format!("tools {}", names.chain(ToolName::EVERYBODYS).collect::<Vec<_>>().join(", "))
+        }
+    };
+    format!("{}; rules {}; {stores}; {tools}", scope.role(), scope.rules().join(", "))
+}
+
+/// The objects that nobody gets access through, whatever their rules say.
+fn not_served(objects: &Objects, tenants: &Snapshot, broken: &[(String, String)]) -> String {
+    let mut text = String::new();
+    for (name, problem) in broken {
+        let _ = writeln!(text, "tenant {name}: cannot be used: {problem}");
+    }
+    let mut held = objects.held(tenants).filter_map(|(name, held)| Some((name, held?))).peekable();
+    if tenants.is_empty() && broken.is_empty() && held.peek().is_none() {
         text.push_str("there are no RetailTenants\n");
     }
-    Ok((text, served))
+    for (name, held) in held {
+        let _ = writeln!(text, "tenant {name}: not served: {held}");
+    }
+    text
 }
 
 fn read_token(path: &Path) -> Result<Zeroizing<String>, ExplainError> {
@@ -149,49 +186,33 @@ fn read_token(path: &Path) -> Result<Zeroizing<String>, ExplainError> {
     Ok(token)
 }
 
-fn listed(name: String, tenant: Result<RetailTenant, String>) -> Listed {
-    let compiled = tenant.and_then(|tenant| {
-        let problems = |list: Vec<_>| list.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-        TenantRules::compile(&tenant.spec).map_err(|list: Vec<storefence_tenancy::rules::SpecProblem>| problems(list))
-    });
-    let name = compiled.as_ref().map_or(name, |rules| rules.tenant_id().to_string());
-    (name, compiled)
+fn from_directory(path: &Path) -> Result<Listed, ExplainError> {
+    let unreadable = |error| ExplainError::Unreadable(path.display().to_string(), error);
+    let (objects, problems) = Directory::read(path.to_owned()).map_err(unreadable)?;
+    let broken = problems.into_iter().map(|(file, problem)| (file.display().to_string(), problem)).collect();
+    Ok(Listed { objects, broken })
 }
 
-/// Every `*.yaml` and `*.yml` of a directory, one object or several per file.
-fn from_directory(directory: &Path) -> Result<Vec<Listed>, ExplainError> {
-    let unreadable = |path: &Path| {
-        let path = path.display().to_string();
-        move |error| ExplainError::Unreadable(path, error)
+async fn from_cluster(kubeconfig: Option<&Path>) -> Result<Listed, ExplainError> {
+    let failed = |error: &dyn std::fmt::Display| ExplainError::Kubernetes(error.to_string());
+    let config = match kubeconfig {
+        Some(path) => {
+            let unusable = |error| ExplainError::Kubeconfig(path.display().to_string(), error);
+            let kubeconfig = Kubeconfig::read_from(path).map_err(unusable)?;
+            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(unusable)?
+        }
+        None => Config::infer().await.map_err(|error| failed(&error))?,
     };
-    let entries = std::fs::read_dir(directory).map_err(unreadable(directory))?;
-    let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml"));
-    paths.sort();
-    let mut tenants = Vec::new();
-    for path in paths {
-        let text = std::fs::read_to_string(&path).map_err(unreadable(&path))?;
-        let name = path.display().to_string();
-        match serde_saphyr::from_multiple::<serde_json::Value>(&text) {
-            Err(error) => tenants.push((name, Err(error.to_string()))),
-            Ok(documents) => {
-                let ours = documents.into_iter().filter(|document| document["kind"] == "RetailTenant");
-                let parsed = ours.map(|document| serde_json::from_value(document).map_err(|error| error.to_string()));
-                tenants.extend(parsed.map(|tenant| listed(name.clone(), tenant)));
-            }
+    let client = Client::try_from(config).map_err(|error| failed(&error))?;
+    // Untyped, as in the gateway's watch: one object that does not parse must not hide the others.
+    let api: Api<DynamicObject> = Api::all_with(client, &ApiResource::erase::<RetailTenant>(&()));
+    let list = api.list(&ListParams::default()).await.map_err(|error| failed(&error))?;
+    let (mut objects, mut broken) = (Objects::default(), Vec::new());
+    for object in list {
+        let name = key(&object).to_string();
+        if let Applied::Broken(problem) = objects.apply(object) {
+            broken.push((name, problem));
         }
     }
-    Ok(tenants)
-}
-
-async fn from_cluster() -> Result<Vec<Listed>, ExplainError> {
-    let failed = |error: &dyn std::fmt::Display| ExplainError::Kubernetes(error.to_string());
-    let client = Client::try_default().await.map_err(|error| failed(&error))?;
-    let api: Api<DynamicObject> = Api::all_with(client, &ApiResource::erase::<RetailTenant>(&()));
-    let objects = api.list(&ListParams::default()).await.map_err(|error| failed(&error))?;
-    let parsed = objects.into_iter().map(|object| {
-        let name = object.metadata.name.clone().unwrap_or_default();
-        listed(name, object.try_parse().map_err(|error| error.to_string()))
-    });
-    Ok(parsed.collect())
+    Ok(Listed { objects, broken })
 }

@@ -54,3 +54,33 @@ impl Authority {
         format!("{}/organizations/v2.0", self.base)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::Authority;
+
+    #[test]
+    fn addresses_of_every_cloud() {
+        let tid = Uuid::from_u128(0x2f4e_6d8c_1a3b_4c7e_9f0a_b2d4_f6e8_c0a2);
+        for (base, v1) in [
+            ("https://login.microsoftonline.com", "https://sts.windows.net"),
+            ("https://login.microsoftonline.us", "https://sts.windows.net"),
+            ("https://login.partner.microsoftonline.cn", "https://sts.chinacloudapi.cn"),
+            ("https://login.chinacloudapi.cn", "https://sts.chinacloudapi.cn"),
+            ("https://127.0.0.1:8443", "https://127.0.0.1:8443"),
+        ] {
+            for written in [base.to_owned(), format!("{base}/")] {
+                let authority = Authority::new(&written.parse().expect("URL"), None);
+                assert_eq!(authority.v2_issuer(tid), format!("{base}/{tid}/v2.0"));
+                assert_eq!(authority.v1_issuer(tid), format!("{v1}/{tid}/"));
+                assert_eq!(authority.keys_url(tid), format!("{base}/{tid}/discovery/v2.0/keys"));
+                assert_eq!(authority.organizations(), format!("{base}/organizations/v2.0"));
+            }
+        }
+        let base = "https://login.microsoftonline.us".parse().expect("URL");
+        let v1 = "https://sts.example.us/".parse().expect("URL");
+        assert_eq!(Authority::new(&base, Some(&v1)).v1_issuer(tid), format!("https://sts.example.us/{tid}/"));
+    }
+}

@@ -5,16 +5,16 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use futures::StreamExt;
 use jsonwebtoken::{Algorithm, DecodingKey, crypto};
 use serde::Deserialize;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 use uuid::Uuid;
 
 use super::{Reject, authority::Authority, token::Unverified, verify::Issuer};
@@ -65,6 +65,7 @@ pub struct KeyStore {
     metrics: Arc<Metrics>,
     sets: RwLock<HashMap<Uuid, Arc<KeySet>>>,
     generation: AtomicU64,
+    ready: AtomicBool,
     wake: Notify,
 }
 
@@ -72,7 +73,7 @@ pub struct KeyStore {
 struct KeySet {
     keys: ArcSwap<HashMap<String, Key>>,
     state: Mutex<State>,
-    fetching: tokio::sync::Mutex<()>,
+    fetching: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Default)]
@@ -117,7 +118,8 @@ impl KeyStore {
     #[must_use]
     pub fn new(authority: Authority, http: reqwest::Client, metrics: Arc<Metrics>) -> Self {
         let sets = RwLock::default();
-        Self { authority, http, metrics, sets, generation: AtomicU64::new(0), wake: Notify::new() }
+        let (generation, ready, wake) = (AtomicU64::new(0), AtomicBool::new(false), Notify::new());
+        Self { authority, http, metrics, sets, generation, ready, wake }
     }
 
     /// Changes whenever a key appears, disappears or changes; whoever caches a verification keeps it beside.
@@ -138,9 +140,18 @@ impl KeyStore {
     }
 
     /// Whether each of these directories has been tried once, and at least one has keys where there are any: one
-    /// directory that is away must not hold back the others.
+    /// directory that is away must not hold back the others. Once so it stays so: a tenant of a new directory would
+    /// otherwise take every replica out of service at the same moment, until its keys have been asked for.
     #[must_use]
     pub fn is_ready(&self, directories: &[Uuid]) -> bool {
+        let ready = self.ready.load(Ordering::Acquire) || self.has_keys(directories);
+        if ready {
+            self.ready.store(true, Ordering::Release);
+        }
+        ready
+    }
+
+    fn has_keys(&self, directories: &[Uuid]) -> bool {
         let sets = self.sets.read().unwrap_or_else(PoisonError::into_inner);
         let tried = directories.iter().all(|tid| sets.get(tid).is_some_and(|set| locked(&set.state).tried));
         tried && (directories.is_empty() || sets.values().any(|set| !set.keys.load().is_empty()))
@@ -157,7 +168,7 @@ impl KeyStore {
     ///
     /// # Errors
     /// [`Reject`] for a key that is unknown or belongs to another issuer, and for a wrong signature.
-    pub async fn verify(&self, token: &Unverified<'_>, issuer: &Issuer) -> Result<(), Reject> {
+    pub async fn verify(self: &Arc<Self>, token: &Unverified<'_>, issuer: &Issuer) -> Result<(), Reject> {
         let set = self.sets.read().unwrap_or_else(PoisonError::into_inner).get(&issuer.tid).cloned();
         let set = set.ok_or(Reject::Directory)?;
         if let Some(checked) = self.try_verify(&set, token, issuer) {
@@ -179,13 +190,13 @@ impl KeyStore {
         Some(if matches!(valid, Ok(true)) { Ok(()) } else { Err(Reject::Signature) })
     }
 
-    async fn fetch_for_unknown_key(&self, tid: Uuid, set: &KeySet, kid: &str) {
+    async fn fetch_for_unknown_key(self: &Arc<Self>, tid: Uuid, set: &Arc<KeySet>, kid: &str) {
         let paused = |state: &State| state.unknown_key_fetch.is_some_and(|at| at.elapsed() < UNKNOWN_KEY_PAUSE);
         // Those who come while a fetch for them is under way wait for it; those who come later do not even queue.
         if paused(&locked(&set.state)) && set.fetching.try_lock().is_ok() {
             return;
         }
-        let _single_flight = set.fetching.lock().await;
+        let single_flight = set.fetching.clone().lock_owned().await;
         if set.keys.load().contains_key(kid) {
             return;
         }
@@ -196,7 +207,15 @@ impl KeyStore {
             }
             state.unknown_key_fetch = Some(Instant::now());
         }
-        self.refresh(tid, set, "unknown_key").await;
+        // In a task of its own, which outlives this request: anyone can send a token with an unknown key and go away, and
+        // would otherwise take the one fetch of five minutes along, and with it those whose key is new.
+        let (store, set) = (self.clone(), set.clone());
+        let fetch = tokio::spawn(async move {
+            let _single_flight = single_flight;
+            store.refresh(tid, &set, "unknown_key").await;
+        });
+        // It ends in another way only with the process.
+        let _ = fetch.await;
     }
 
     /// Fetches what is due, for ever.
@@ -245,6 +264,8 @@ impl KeyStore {
                 state.failures += 1;
                 state.due = Some(Instant::now() + pause);
                 drop(state);
+                // The background may sleep for an hour yet, and nobody else tries again in the next five minutes.
+                self.wake.notify_one();
                 tracing::warn!(directory = %tid, %error, cause, "signing keys could not be fetched; the last good ones stay");
             }
         }

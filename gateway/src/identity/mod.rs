@@ -245,12 +245,18 @@ impl Identity {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{sync::Arc, time::Duration};
 
     use serde_json::{Map, json};
+    use storefence_devstack::{
+        entra::{Entra, EntraOptions, TokenRequest, principals},
+        tls,
+    };
     use storefence_tenancy::Claims;
+    use uuid::Uuid;
 
-    use super::{CACHE, Principal, cache};
+    use super::{CACHE, Identity, Principal, Reject, TokenSettings, authority::Authority, cache, jwks::KeyStore};
+    use crate::metrics::Metrics;
 
     #[test]
     fn verified_tokens_are_remembered_within_bounds() {
@@ -266,5 +272,56 @@ mod tests {
         }
         cache.run_pending_tasks();
         assert!(cache.entry_count() <= CACHE.0, "{}", cache.entry_count());
+    }
+
+    /// Nobody sends a token with an unknown key here: the hour alone brings the new key, and takes the old one away from
+    /// a token that is remembered under it.
+    #[tokio::test]
+    async fn keys_are_fetched_every_hour_and_a_withdrawn_one_takes_its_tokens_along() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let directory = tempfile::tempdir().expect("a directory");
+        let ca = tls::Authority::new().expect("an authority");
+        ca.write_pem(&directory.path().join("ca.pem")).expect("written");
+        let entra = Entra::start(&ca, EntraOptions::default()).await.expect("started");
+        let tid: Uuid = principals::ZAVA_TENANT_ID.parse().expect("a GUID");
+        let metrics = Arc::new(Metrics::new().expect("metrics"));
+        let http = storefence_azure::client(Some(&directory.path().join("ca.pem")), Duration::from_secs(5));
+        let authority = Authority::new(&entra.url().parse().expect("a URL"), None);
+        let keys = Arc::new(KeyStore::new(authority.clone(), http.expect("a client"), metrics.clone()));
+        let audiences = vec![principals::AUDIENCE.to_owned()];
+        let settings = TokenSettings { audiences, scopes: Vec::new(), authority };
+        let identity = Identity::new(&settings, keys.clone(), &metrics);
+        let fetched = |count: u64| metrics.jwks_fetches.with_label_values(&["refresh", "ok"]).get() >= count;
+        let issue = || entra.issue(&TokenRequest::user(principals::ZAVA_TENANT_ID)).expect("a token");
+        keys.keep(&[tid]);
+        let background = tokio::spawn({
+            let keys = keys.clone();
+            async move { keys.keep_fresh().await }
+        });
+        let waited = async |count: u64| {
+            // By the machine's clock: that of the runtime stands still below, where nobody moves it.
+            while !fetched(count) {
+                tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(5))).await.expect("slept");
+            }
+        };
+        waited(1).await;
+        let old = issue();
+        assert!(identity.verify(&old, |_| true).await.is_ok());
+        entra.rotate_keys().expect("rotated");
+        entra.retire_old_keys();
+        assert!(identity.verify(&old, |_| true).await.is_ok(), "nothing has been fetched yet");
+        // The runtime must not move its clock while an answer is under way: a task that blocks holds it.
+        tokio::time::pause();
+        let (held, release) = std::sync::mpsc::channel::<()>();
+        let holding = tokio::task::spawn_blocking(move || release.recv().is_ok());
+        tokio::time::advance(Duration::from_secs(3590)).await;
+        assert!(!fetched(2), "before the hour is over");
+        tokio::time::advance(Duration::from_secs(20)).await;
+        waited(2).await;
+        assert_eq!(identity.verify(&old, |_| true).await.err(), Some(Reject::UnknownKey));
+        assert!(identity.verify(&issue(), |_| true).await.is_ok(), "a token of the new key");
+        background.abort();
+        drop(held);
+        let _ = holding.await;
     }
 }

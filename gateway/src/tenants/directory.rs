@@ -30,6 +30,8 @@ const FILE_MAX: u64 = 16 * 1024 * 1024;
 type Stamp = (u64, i64, i64, u64);
 /// By the names of the files: of ten thousand their common path would be most of what is held.
 type Stamps = BTreeMap<Arc<OsStr>, Stamp>;
+/// Files that could not be used, in part or at all, and why.
+pub type Problems = Vec<(PathBuf, String)>;
 
 /// The files as last seen, and what they hold.
 pub struct Directory {
@@ -48,6 +50,20 @@ impl Directory {
     /// # Errors
     /// The directory itself cannot be read.
     pub fn open(path: PathBuf) -> io::Result<Self> {
+        let (directory, problems) = Self::first(path)?;
+        report(&problems);
+        Ok(directory)
+    }
+
+    /// Reads it once: its objects, and what is wrong with which file.
+    ///
+    /// # Errors
+    /// The directory itself cannot be read.
+    pub fn read(path: PathBuf) -> io::Result<(Objects, Problems)> {
+        Self::first(path).map(|(directory, problems)| (directory.objects, problems))
+    }
+
+    fn first(path: PathBuf) -> io::Result<(Self, Problems)> {
         let mut directory = Self {
             path,
             stamps: Stamps::new(),
@@ -56,8 +72,8 @@ impl Directory {
             broken: HashSet::new(),
         };
         let stamps = stamps(&directory.path)?;
-        directory.take(stamps);
-        Ok(directory)
+        let problems = directory.take(stamps);
+        Ok((directory, problems))
     }
 
     /// Looks again; true where something has changed.
@@ -65,13 +81,14 @@ impl Directory {
         let stamps = stamps(&self.path)?;
         let changed = stamps != self.stamps;
         if changed {
-            self.take(stamps);
+            report(&self.take(stamps));
         }
         Ok(changed)
     }
 
     /// Reads the files that are new or changed. Reading all of ten thousand for one would take seconds.
-    fn take(&mut self, stamps: Stamps) {
+    fn take(&mut self, stamps: Stamps) -> Problems {
+        let mut problems = Problems::new();
         self.objects.begin_list();
         let mut broken = HashSet::new();
         let mut seen: HashMap<Box<str>, &OsStr> = HashMap::new();
@@ -100,14 +117,14 @@ impl Directory {
                     }
                     for document in documents {
                         if let Applied::Broken(problem) = self.objects.apply(document) {
-                            report(&path, &problem);
+                            problems.push((path.clone(), problem));
                         }
                     }
                     keys
                 }
                 Err(problem) => {
                     broken.insert(name.clone());
-                    report(&path, &problem);
+                    problems.push((path, problem));
                     let keys = known.unwrap_or_default();
                     keys.iter().for_each(|key| self.objects.keep(key));
                     keys
@@ -117,6 +134,7 @@ impl Directory {
         }
         self.objects.end_list();
         (self.stamps, self.held, self.broken) = (stamps, held, broken);
+        problems
     }
 
     /// Follows the directory for ever. One that cannot be read changes nothing.
@@ -147,8 +165,10 @@ impl Directory {
     }
 }
 
-fn report(path: &Path, problem: &str) {
-    tracing::warn!(file = %path.display(), problem, "this file cannot be used; its last good state stays in force");
+fn report(problems: &Problems) {
+    for (path, problem) in problems {
+        tracing::warn!(file = %path.display(), problem, "this file cannot be used; its last good state stays in force");
+    }
 }
 
 fn stamps(directory: &Path) -> io::Result<Stamps> {

@@ -33,6 +33,11 @@ impl Snapshot {
         self.by_directory.get(&directory).map_or(&[], Vec::as_slice)
     }
 
+    /// All tenants, by directory and identifier.
+    pub fn tenants(&self) -> impl Iterator<Item = &Arc<Tenant>> {
+        self.by_directory.values().flatten()
+    }
+
     /// All directories.
     #[must_use]
     pub fn directories(&self) -> Vec<Uuid> {
@@ -60,6 +65,27 @@ struct Entry {
     rules: Option<Rules>,
     serving: Option<Arc<Tenant>>,
     problem: Option<&'static str>,
+    held: Option<Held>,
+}
+
+/// Why an object that can be used is not served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Held {
+    /// `metadata.deletionTimestamp`.
+    #[error("it is being deleted")]
+    Deleting,
+    /// `PolicyVerified` is False.
+    #[error("PolicyVerified is False: not served until the fence is as it was shipped")]
+    Unfenced,
+    /// `Ready` says that another object has what this one asks for.
+    #[error("its condition Ready says Conflict: another RetailTenant has what it asks for")]
+    Conflict,
+    /// The operator has not named a login and a key yet.
+    #[error("its status names no credentials yet: the operator has not provisioned it")]
+    NoCredentials,
+    /// An older object has its `tenantId`.
+    #[error("an older RetailTenant has its tenantId")]
+    Younger,
 }
 
 /// What a spec that compiled says; kept while a later one does not compile.
@@ -108,7 +134,7 @@ impl Names {
 }
 
 /// What an object is known by.
-pub(super) fn key(object: &DynamicObject) -> Box<str> {
+pub(crate) fn key(object: &DynamicObject) -> Box<str> {
     let meta = &object.metadata;
     format!("{}/{}", meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default()).into()
 }
@@ -143,10 +169,11 @@ impl Objects {
         let created = object.metadata.creation_timestamp.as_ref().map_or(i64::MAX, |time| time.0.as_second());
         // An object of the same name that was deleted in between has nothing to say about this one.
         let before = self.entries.remove(&key).filter(|entry| entry.uid == uid);
-        let mut entry = before.unwrap_or(Entry { uid, created, rules: None, serving: None, problem: None });
+        let mut entry = before.unwrap_or(Entry { uid, created, rules: None, serving: None, problem: None, held: None });
         if object.metadata.deletion_timestamp.is_some() {
             entry.serving = None;
             entry.problem = None;
+            entry.held = Some(Held::Deleting);
             self.entries.insert(key, entry);
             return Applied::Good;
         }
@@ -185,6 +212,17 @@ impl Objects {
         snapshot
     }
 
+    /// Each object that can be used, and why it is not served, where it is not.
+    pub fn held<'a>(&'a self, snapshot: &'a Snapshot) -> impl Iterator<Item = (&'a str, Option<Held>)> {
+        self.entries.iter().filter_map(|(key, entry)| {
+            let Some(tenant) = &entry.serving else {
+                return entry.held.filter(|_| entry.problem.is_none()).map(|held| (&**key, Some(held)));
+            };
+            let in_force = snapshot.get(tenant.id()).is_some_and(|served| Arc::ptr_eq(served, tenant));
+            Some((&**key, (!in_force).then_some(Held::Younger)))
+        })
+    }
+
     /// Objects by state: served, waiting, broken.
     #[must_use]
     pub fn counts(&self) -> [(&'static str, usize); 3] {
@@ -221,11 +259,18 @@ impl Entry {
         });
         let outcome = if unfenced && outcome == Applied::Good {
             self.problem = Some("FenceDeviation");
-            Applied::Broken("PolicyVerified is False: not served until the fence is as it was shipped".to_owned())
+            Applied::Broken(Held::Unfenced.to_string())
         } else {
             outcome
         };
-        let credentials = status.and_then(|status| status.credentials.as_ref()).filter(|_| !conflict && !unfenced);
+        let credentials = status.and_then(|status| status.credentials.as_ref());
+        self.held = match credentials {
+            _ if unfenced => Some(Held::Unfenced),
+            _ if conflict => Some(Held::Conflict),
+            None => Some(Held::NoCredentials),
+            Some(_) => None,
+        };
+        let credentials = credentials.filter(|_| self.held.is_none());
         self.serving = match (&self.rules, credentials) {
             (Some(rules), Some(credentials)) => {
                 let tenant = rules.with(CredentialsInForce::from(credentials));
@@ -262,7 +307,7 @@ mod tests {
     use serde_json::{Value, json};
     use storefence_tenancy::TenantId;
 
-    use super::{Applied, Objects, Snapshot};
+    use super::{Applied, Held, Objects, Snapshot};
 
     const DIRECTORY: &str = "2f4e6d8c-1a3b-4c7e-9f0a-b2d4f6e8c0a2";
 
@@ -320,11 +365,14 @@ mod tests {
     #[test]
     fn not_served_without_credentials_in_conflict_unfenced_or_while_deleting() {
         let mut objects = Objects::default();
+        let held = |objects: &Objects| objects.held(&objects.snapshot()).next().map(|(_, held)| held);
         objects.apply(object("a", "zava", |o| o["status"] = json!({})));
         assert!(objects.snapshot().is_empty());
+        assert_eq!(held(&objects), Some(Some(Held::NoCredentials)));
         let ready = |reason: &str| json!([{"type": "Ready", "status": "False", "reason": reason, "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
         objects.apply(object("a", "zava", |o| o["status"]["conditions"] = ready("ConflictingTenant")));
         assert!(objects.snapshot().is_empty());
+        assert_eq!(held(&objects), Some(Some(Held::Conflict)));
         objects.apply(object("a", "zava", |o| o["status"]["conditions"] = ready("DatabaseUnreachable")));
         assert_eq!(objects.snapshot().len(), 1);
         let broken = objects.apply(object("a", "zava", |o| {
@@ -332,10 +380,13 @@ mod tests {
             o["status"]["conditions"][0]["type"] = json!("PolicyVerified");
         }));
         assert!(matches!(broken, Applied::Broken(_)) && objects.snapshot().is_empty());
+        assert_eq!(held(&objects), None, "it was reported as broken");
         objects.apply(object("a", "zava", |_| {}));
         assert_eq!(objects.snapshot().len(), 1, "served again once the fence is whole");
+        assert_eq!(held(&objects), Some(None));
         objects.apply(object("a", "zava", |o| o["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z")));
         assert!(objects.snapshot().is_empty());
+        assert_eq!(held(&objects), Some(Some(Held::Deleting)));
     }
 
     #[test]
@@ -347,7 +398,10 @@ mod tests {
         }));
         objects.apply(object("b", "zava", |o| o["spec"]["displayName"] = json!("older")));
         let zava: TenantId = "zava".parse().expect("id");
-        assert_eq!(objects.snapshot().get(&zava).expect("served").display_name.as_ref(), "older");
+        let snapshot = objects.snapshot();
+        assert_eq!(snapshot.get(&zava).expect("served").display_name.as_ref(), "older");
+        let held: Vec<_> = objects.held(&snapshot).collect();
+        assert_eq!(held, [("default/a", Some(Held::Younger)), ("default/b", None)]);
     }
 
     #[test]

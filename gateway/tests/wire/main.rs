@@ -13,6 +13,8 @@ mod doctor;
 mod granted;
 mod http;
 mod identity;
+mod identity_explain;
+mod identity_keys;
 mod interleaving;
 mod limits;
 mod logging;
@@ -81,6 +83,8 @@ fn main() -> Result<ExitCode> {
     protocol::tests(&mut tests);
     http::tests(&mut tests);
     identity::tests(&mut tests);
+    identity_explain::tests(&mut tests);
+    identity_keys::tests(&mut tests);
     tenants::tests(&mut tests);
     granted::tests(&mut tests);
     logging::tests(&mut tests);
@@ -102,7 +106,7 @@ fn main() -> Result<ExitCode> {
     older::tests(&mut tests);
     directory::tests(&mut tests);
     interleaving::tests(&mut tests);
-    identity::last(&mut tests);
+    identity_keys::last(&mut tests);
     let conclusion = libtest_mimic::run(&arguments, tests.trials);
     if conclusion.has_failed() {
         world.keep_logs(std::path::Path::new(env!("CARGO_TARGET_TMPDIR")));
