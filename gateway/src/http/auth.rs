@@ -23,6 +23,9 @@ use crate::{
     tenants::{Tenant, registry::Snapshot, watch::Tenants},
 };
 
+/// Where a token carries its scopes.
+const SCOPE_CLAIM: &str = "scp";
+
 /// Why a request is not served.
 #[derive(Debug)]
 pub enum Denied {
@@ -35,7 +38,7 @@ pub enum Denied {
         /// Finds the reason in the log.
         correlation: Uuid,
         /// What was looked at.
-        looked_at: BTreeSet<String>,
+        looked_at: Vec<String>,
         /// Whether group membership is unknown and would have mattered.
         overage: bool,
     },
@@ -100,7 +103,10 @@ impl Access {
         // rule that names it, without which it ends below.
         if claims.kind == TokenKind::User && !self.words.iter().any(|word| claims.has_scope(word)) {
             self.metrics.scopes.with_label_values(&["InsufficientScope"]).inc();
-            tracing::info!(correlation_id = %correlation, tid = %claims.tid, oid = %claims.oid, "the token lacks the scope");
+            tracing::info!(
+                correlation_id = %correlation, tid = %claims.tid, oid = %claims.oid, looked_at = SCOPE_CLAIM,
+                "the token lacks the scope"
+            );
             return Err(Denied::Scope(correlation));
         }
         let snapshot = self.tenants.load();
@@ -116,11 +122,12 @@ impl Access {
             Err(Unresolved::None(reasons)) => {
                 self.metrics.scopes.with_label_values(&["NoRule"]).inc();
                 let path_tenant = tenant.unwrap_or_default();
+                let (looked_at, overage) = looked_at(&snapshot, &principal);
+                let looked_at: Vec<_> = looked_at.into_iter().collect();
                 tracing::info!(
                     correlation_id = %correlation, tid = %claims.tid, oid = %claims.oid, path_tenant, ?reasons,
-                    "no principal rule matches the token"
+                    looked_at = looked_at.join(", "), "no principal rule matches the token"
                 );
-                let (looked_at, overage) = looked_at(&snapshot, &principal);
                 Err(Denied::NoRule { correlation, looked_at, overage })
             }
         }
@@ -140,11 +147,11 @@ impl Access {
             }
             Denied::Scope(correlation) => {
                 let message = format!("The access token needs the scope {}", self.words.join(" or "));
-                let body = json!({"error": "insufficient_scope", "message": message, "correlationId": correlation});
+                let claims = [SCOPE_CLAIM];
+                let body = json!({"error": "insufficient_scope", "message": message, "claims": claims, "correlationId": correlation});
                 (StatusCode::FORBIDDEN, Some(Ask::MoreScope), body)
             }
             Denied::NoRule { correlation, looked_at, overage } => {
-                let looked_at: Vec<_> = looked_at.into_iter().collect();
                 let groups = if overage {
                     " The token lists no groups because you are in more groups than a token holds: ask for an app role instead."
                 } else {

@@ -1,15 +1,23 @@
 //! Around MCP: Host and Origin, protected-resource metadata, challenges.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use storefence_devstack::{entra::principals, mcp_client::Revision};
+use storefence_devstack::{
+    entra::{TokenRequest, principals},
+    mcp_client::{Answer, Revision},
+    process::Spawn,
+};
 
-use crate::{Tests, world::World};
+use crate::{
+    Tests,
+    world::{World, free_port, until},
+};
 
 pub fn tests(tests: &mut Tests) {
     tests.add("metadata_documents", metadata);
+    tests.add("metadata_of_a_sovereign_authority", sovereign);
     tests.add("challenges", challenges);
     tests.add("host_and_origin_are_checked", hosts);
     tests.add("http2_and_keep_alive", http2);
@@ -40,6 +48,30 @@ async fn metadata(world: Arc<World>) -> Result<()> {
     Ok(())
 }
 
+/// Not even its keys can be had here; what clients are told follows from the configuration.
+async fn sovereign(world: Arc<World>) -> Result<()> {
+    let (port, admin) = (free_port()?, free_port()?);
+    let url = format!("http://127.0.0.1:{port}");
+    let gateway = Spawn::new(env!("CARGO_BIN_EXE_storefence-gateway"))
+        .args(["run", "--listen", &format!("127.0.0.1:{port}"), "--admin-listen", &format!("127.0.0.1:{admin}")])
+        .args(["--public-url", &url, "--audience", principals::AUDIENCE, "--scope", "Retail.Query", "--config"])
+        .arg(world.path("config.yaml"))
+        .args(["--authority", "https://login.microsoftonline.us", "--credential", "client-secret"])
+        .args(["--azure-tenant-id", principals::ZAVA_TENANT_ID, "--azure-client-id", principals::AUDIENCE, "--tenants"])
+        .arg(world.path("nobody"))
+        .env("AZURE_CLIENT_SECRET", "unused")
+        .log(world.path("sovereign.log"));
+    std::fs::create_dir_all(world.path("nobody"))?;
+    let _gateway = gateway.start()?;
+    let document = format!("{url}/.well-known/oauth-protected-resource/mcp");
+    let get = async || -> Result<Value> { Ok(world.http.get(&document).send().await?.json().await?) };
+    until("it answers", Duration::from_secs(20), || async { Ok(get().await.is_ok()) }).await?;
+    let document = get().await?;
+    let servers = json!(["https://login.microsoftonline.us/organizations/v2.0"]);
+    ensure!(document["authorization_servers"] == servers, "{document}");
+    Ok(())
+}
+
 async fn challenges(world: Arc<World>) -> Result<()> {
     for (path, metadata) in [("/mcp", "/mcp"), ("/zava/mcp", "/zava/mcp"), ("/nobody/mcp", "/nobody/mcp")] {
         let metadata =
@@ -53,25 +85,52 @@ async fn challenges(world: Arc<World>) -> Result<()> {
         ensure!(
             wrong.status == 401
                 && header.starts_with(r#"Bearer error="invalid_token", "#)
-                && header.contains(&metadata),
+                && header.contains(&metadata)
+                && header.contains(scope),
             "{header}"
         );
     }
     // A good token without the scope: another scope would help, another token would not.
     let principal = principals::find("head-office").expect("known");
     for scp in ["Retail.QueryAll", "retail.query", "User.Read openid"] {
-        let request = storefence_devstack::entra::TokenRequest::principal(principal).claim("scp", json!(scp));
+        let request = TokenRequest::principal(principal).claim("scp", json!(scp));
         let token = world.entra.issue(&request)?;
         let answer = world.client(token, "/mcp", Revision::V2026_07_28).send("tools/list", json!({})).await?;
-        let header = answer.headers["www-authenticate"].to_str()?;
-        ensure!(
-            answer.status == 403
-                && header.contains(r#"error="insufficient_scope""#)
-                && header.contains("scope=\"api://"),
-            "{scp}: {header}"
-        );
+        forbidden(&world, &answer)?;
+        let body = &answer.message;
+        ensure!(body["error"] == "insufficient_scope" && body["claims"] == json!(["scp"]), "{scp}: {body}");
+        let line = logged(&world, body)?;
+        ensure!(line["fields"]["looked_at"] == "scp", "{line}");
     }
+    // A token that no rule names: the log says what the answer says, and why.
+    let nobody = world.entra.issue(&TokenRequest::user(principals::ZAVA_TENANT_ID))?;
+    let answer = world.client(nobody, "/mcp", Revision::V2026_07_28).send("tools/list", json!({})).await?;
+    forbidden(&world, &answer)?;
+    let line = logged(&world, &answer.message)?;
+    ensure!(line["fields"]["reasons"] == "[\"NoRule\"]", "{line}");
+    let looked_at: Vec<_> =
+        answer.message["claims"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    ensure!(!looked_at.is_empty() && line["fields"]["looked_at"] == looked_at.join(", "), "{line}");
     Ok(())
+}
+
+/// 403 with all that a client needs to ask for another scope.
+fn forbidden(world: &World, answer: &Answer) -> Result<()> {
+    let header = answer.headers["www-authenticate"].to_str()?;
+    let metadata = format!("{}/.well-known/oauth-protected-resource/mcp", world.gateway.url);
+    let due = format!(
+        r#"Bearer error="insufficient_scope", resource_metadata="{metadata}", scope="api://storefence/Retail.Query""#
+    );
+    ensure!(answer.status == 403 && header == due, "{}: {header}", answer.status);
+    Ok(())
+}
+
+/// The log line that a 403 names.
+fn logged(world: &World, body: &Value) -> Result<Value> {
+    let id = body["correlationId"].as_str().context("an id")?;
+    let log = std::fs::read_to_string(world.path("gateway.log"))?;
+    let line = log.lines().find(|line| line.contains(id)).context("the log does not know the id")?;
+    Ok(serde_json::from_str(line)?)
 }
 
 async fn hosts(world: Arc<World>) -> Result<()> {
