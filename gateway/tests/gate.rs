@@ -33,7 +33,7 @@ fn analysts_statements_pass() {
 
 /// Statements of the corpus that get past the gate: nothing in them is forbidden by name, so the fence answers them with
 /// the caller's own rows, refuses them, or cuts them. A name that appears here or goes from here is a decision.
-const PASSED: [&str; 51] = [
+const PASSED: [&str; 50] = [
     "aggregate_filter",
     "array_slice",
     "base_ctid",
@@ -70,7 +70,6 @@ const PASSED: [&str; 51] = [
     "paren_limit_strip",
     "quoted_paren",
     "recursive_stores",
-    "setseed",
     "tablesample_bernoulli",
     "tablesample_system",
     "temp_files",
@@ -90,7 +89,7 @@ const PASSED: [&str; 51] = [
 #[test]
 fn what_passes_the_gate_is_known() {
     let attacks = attacks();
-    assert!(attacks.len() >= 127, "{}", attacks.len());
+    assert!(attacks.len() >= 248, "{}", attacks.len());
     let passed = attacks.into_iter().filter(|(_, sql)| check(sql).is_ok()).map(|(name, _)| name);
     assert_eq!(passed.collect::<BTreeSet<_>>(), PASSED.map(str::to_owned).into());
 }

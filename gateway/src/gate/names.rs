@@ -57,8 +57,10 @@ pub fn is_aggregate(name: &str) -> bool {
     AGGREGATES.contains(&name) || AGGREGATE_FAMILIES.iter().any(|family| name.starts_with(family))
 }
 
-const CATALOG: [&str; 23] = [
-    "information_schema",
+/// Names of the server's own things become numbers and back, comments and rights become readable. A type of these with an
+/// underscore before it is the array of it; with `in` and the like behind it, the function that reads its text.
+const CATALOG_TYPES: [&str; 12] = [
+    "aclitem",
     "regclass",
     "regcollation",
     "regconfig",
@@ -70,26 +72,64 @@ const CATALOG: [&str; 23] = [
     "regprocedure",
     "regrole",
     "regtype",
+];
+
+const CATALOG: [&str; 37] = [
+    "information_schema",
     "to_regclass",
+    "to_regcollation",
     "to_regnamespace",
+    "to_regoper",
+    "to_regoperator",
     "to_regproc",
     "to_regprocedure",
     "to_regrole",
+    "to_regtype",
+    "to_regtypemod",
+    "aclcontains",
+    "acldefault",
+    "aclexplode",
+    "aclinsert",
+    "aclremove",
+    "hash_aclitem",
+    "hash_aclitem_extended",
+    "makeaclitem",
+    "col_description",
+    "obj_description",
+    "shobj_description",
+    "oidvectortypes",
+    "satisfies_hash_partition",
+    "row_security_active",
     "current_setting",
     "inet_client_addr",
     "inet_client_port",
     "inet_server_addr",
     "inet_server_port",
-    "row_security_active",
+    "mxid_age",
+    "txid_current_snapshot",
+    "txid_snapshot_xip",
+    "txid_snapshot_xmax",
+    "txid_snapshot_xmin",
+    "txid_status",
+    "txid_visible_in_snapshot",
 ];
 
-const SIDE_EFFECT: [&str; 27] = [
+/// Catalogue functions whose names people give to columns, too: refused where they are called.
+const CATALOG_CALLS: [&str; 1] = ["format_type"];
+
+const SIDE_EFFECT: [&str; 32] = [
     "set_config",
+    // It outlives the rollback, and with it one caller would choose the next one's random numbers.
+    "setseed",
+    // They look at the newest version of a row whatever the policies say.
+    "currtid",
+    "currtid2",
     "nextval",
     "currval",
     "setval",
     "lastval",
     "txid_current",
+    "txid_current_if_assigned",
     "lo_close",
     "lo_creat",
     "lo_create",
@@ -109,13 +149,21 @@ const SIDE_EFFECT: [&str; 27] = [
     "loread",
     "lowrite",
     "brin_summarize_new_values",
+    "brin_summarize_range",
     "brin_desummarize_range",
     "gin_clean_pending_list",
 ];
 
-/// Whether an identifier (lower case where it stands without quotes) is refused.
+/// A type of [`CATALOG_TYPES`], its array, or a function that turns it into text or bytes and back.
+fn of_catalog_type(name: &str) -> bool {
+    let plain = name.trim_start_matches('_');
+    let functions = ["in", "out", "recv", "send", "eq"].iter().filter_map(|function| plain.strip_suffix(function));
+    std::iter::once(plain).chain(functions).any(|name| CATALOG_TYPES.contains(&name))
+}
+
+/// Whether an identifier (lower case where it stands without quotes) is refused. `called` says that a parenthesis follows.
 #[must_use]
-pub fn refused(name: &str) -> Option<Why> {
+pub fn refused(name: &str, called: bool) -> Option<Why> {
     if let Some(rest) = name.strip_prefix("pg_") {
         if PG_ALLOWED.contains(&name) {
             return None;
@@ -143,5 +191,6 @@ pub fn refused(name: &str) -> Option<Why> {
         return Some(Why::SqlInText);
     }
     let asks_rights = name.starts_with("has_") && name.ends_with("_privilege");
-    (asks_rights || CATALOG.contains(&name)).then_some(Why::Catalog)
+    let called = called && CATALOG_CALLS.contains(&name);
+    (asks_rights || called || CATALOG.contains(&name) || of_catalog_type(name)).then_some(Why::Catalog)
 }
