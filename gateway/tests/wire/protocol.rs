@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
-use storefence_devstack::mcp_client::Revision;
+use storefence_devstack::mcp_client::{McpClient, Revision};
 
 use crate::{Tests, world::World};
 
@@ -16,6 +16,7 @@ pub fn tests(tests: &mut Tests) {
     tests.add("versions_and_headers_of_the_newer_revision", versions);
     tests.add("only_post_and_no_session_is_asked_for", only_post);
     tests.add("unknown_tools_and_methods", unknown);
+    tests.add("any_replica_answers_a_client_of_the_older_revision", replicas);
 }
 
 fn raw(world: &World, token: &str, version: Option<&str>) -> RequestBuilder {
@@ -247,5 +248,24 @@ async fn unknown(world: Arc<World>) -> Result<()> {
     }
     let removed = world.client_as("head-office")?.send("ping", json!({})).await?;
     ensure!(removed.status == 404 && removed.message["error"]["code"] == -32601, "{}", removed.message);
+    Ok(())
+}
+
+/// A handshake with one replica, calls to another, as behind a balancer that keeps no client at one place.
+async fn replicas(world: Arc<World>) -> Result<()> {
+    let second = world.another_gateway("replica", &[]).await?;
+    let token = world.token("seattle-manager")?;
+    let here = world.client(token.clone(), "/mcp", Revision::V2025_11_25);
+    let url = format!("{}/mcp", second.url);
+    let there = McpClient::new(world.http.clone(), url, Some(token), Revision::V2025_11_25);
+    let answer = here.initialize().await?;
+    ensure!(answer.result()["protocolVersion"] == "2025-11-25", "{}", answer.message);
+    let sql = json!({"postgresql_query": "SELECT count(*) FROM retail.orders"});
+    for client in [&there, &here, &there] {
+        let listed = client.send("tools/list", json!({})).await?;
+        ensure!(listed.result()["tools"].as_array().is_some_and(|tools| tools.len() >= 3), "{}", listed.message);
+        let rows = client.call_tool("execute_sales_query", sql.clone()).await?;
+        ensure!(rows.structured()["rows"] == json!([[7]]), "{}", rows.message);
+    }
     Ok(())
 }
