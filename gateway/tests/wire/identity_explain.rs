@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
+use kube::api::{DeleteParams, DynamicObject, PostParams};
 use serde_json::{Value, json};
 use storefence_devstack::entra::{
     TokenRequest,
@@ -80,10 +81,17 @@ async fn explain(world: Arc<World>) -> Result<()> {
     ensure!(text.contains("contoso.yaml: cannot be used: spec.stores"), "{text}");
     let (_, text) = run(&seattle, Source::Kubeconfig)?;
     ensure!(text.contains("tenant contoso: no access (ForeignDirectory)"), "{text}");
+    let api = world.tenants().await?;
+    let unprovisioned: DynamicObject = serde_json::from_value(of_zava("unprovisioned"))?;
+    api.create(&PostParams::default(), &unprovisioned).await?;
+    let (status, text) = run(&seattle, Source::Kubeconfig)?;
+    api.delete("unprovisioned", &DeleteParams::default()).await?;
+    let words = "tenant default/unprovisioned: not served: its status names no credentials yet";
+    ensure!(status == Some(0) && text.contains(words), "{status:?} {text}");
     not_served(|object| std::fs::write(directory.join("zava.yaml"), object.to_string()), &|| {
         run(&seattle, Source::Files)
     })?;
-    for (name, spec) in [("zava.yaml", ZAVA.object()), ("contoso.yaml", another_of_zava())] {
+    for (name, spec) in [("zava.yaml", ZAVA.object()), ("contoso.yaml", of_zava("contoso"))] {
         std::fs::write(directory.join(name), spec.to_string())?;
     }
     let (status, text) = run(&seattle, Source::Files)?;
@@ -91,10 +99,11 @@ async fn explain(world: Arc<World>) -> Result<()> {
     Ok(())
 }
 
-fn another_of_zava() -> Value {
+/// Another chain with the rules of the first.
+fn of_zava(name: &str) -> Value {
     let mut object = ZAVA.object();
-    object["metadata"]["name"] = json!("contoso");
-    object["spec"]["tenantId"] = json!("contoso");
+    object["metadata"]["name"] = json!(name);
+    object["spec"]["tenantId"] = json!(name);
     object
 }
 
