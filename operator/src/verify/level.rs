@@ -30,7 +30,7 @@ pub struct Revocation {
 }
 
 /// What `strict` revokes. `fence_owner` keeps what the fence itself and the migrator need.
-pub const STRICT: [Revocation; 9] = [
+pub const STRICT: [Revocation; 11] = [
     Revocation {
         functions: &["set_config"],
         closes: "a statement that switches statement_timeout off or work_mem up for itself",
@@ -61,6 +61,16 @@ pub const STRICT: [Revocation; 9] = [
     Revocation {
         functions: &["pg_notify", "pg_export_snapshot", "pg_current_xact_id", "txid_current"],
         closes: "leaving traces outside the transaction: files, transaction ids, a queue shared by all databases",
+        kept_by: &["fence_owner"],
+    },
+    Revocation {
+        functions: &["currtid2"],
+        closes: "counting rows past row-level security, one address after another",
+        kept_by: &["fence_owner"],
+    },
+    Revocation {
+        functions: &["setseed"],
+        closes: "choosing what random() draws, within the statement (the ticket seeds anew for the next one)",
         kept_by: &["fence_owner"],
     },
     Revocation {
