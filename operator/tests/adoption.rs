@@ -166,7 +166,7 @@ async fn what_a_retained_tenant_left_is_taken_over_by_one_of_the_same_name() {
     let refused = world.condition("retail", "zava", "Ready", "False", "RoleExistsNotAdopted").await;
     assert!(message(&refused, "DatabaseReady").contains("adoptionPolicy to Adopt"), "another cluster might serve it");
     let document = serde_json::json!({"apiVersion": "retail.storefence.dev/v1alpha1", "kind": "RetailTenant",
-        "metadata": {"name": "zava", "namespace": "retail"}, "spec": zava("Adopt")});
+        "metadata": {"name": "zava", "namespace": world.namespace("retail")}, "spec": zava("Adopt")});
     let file = world.write("tenant.yaml", &document.to_string());
     let (code, stdout, stderr) = world.run(&["plan", "--file", file.to_str().unwrap()]);
     assert!(code == Some(2) && stdout.contains("takes over sf-zava-db-a"), "{stdout}{stderr}");

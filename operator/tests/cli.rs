@@ -168,7 +168,7 @@ async fn plan_tells_what_would_change_and_changes_nothing() {
     let document = |stores: &[(&str, uuid::Uuid)]| {
         let object = serde_json::json!({
             "apiVersion": "retail.storefence.dev/v1alpha1", "kind": "RetailTenant",
-            "metadata": {"name": "zava", "namespace": "retail"}, "spec": spec("zava", stores),
+            "metadata": {"name": "zava", "namespace": world.namespace("retail")}, "spec": spec("zava", stores),
         });
         serde_saphyr::to_string(&object).unwrap()
     };

@@ -219,7 +219,7 @@ async fn observe_reports_everything_and_writes_nothing() {
 
     // plan says the same, and that it stays undone.
     let document = json!({"apiVersion": "retail.storefence.dev/v1alpha1", "kind": "RetailTenant",
-        "metadata": {"name": "zava", "namespace": "retail"}, "spec": zava(&json!({"mode": "Observe"}))});
+        "metadata": {"name": "zava", "namespace": world.namespace("retail")}, "spec": zava(&json!({"mode": "Observe"}))});
     let file = world.write("tenant.yaml", &document.to_string());
     let (code, stdout, stderr) = world.run(&["plan", "--file", file.to_str().unwrap()]);
     assert_eq!(code, Some(2), "{stderr}");
