@@ -239,7 +239,7 @@ impl Metrics {
             (&self.jwks_fetches, &[&["refresh", "ok"], &["unknown_key", "ok"]]),
             (&self.gate, &[&["ForbiddenName"], &["NotASelect"], &["SeveralStatements"], &["Syntax"]]),
             (&self.cancels, &[&["disconnect"], &["timeout"], &["broken"]]),
-            (&self.connection_events, &[&["opened"], &["closed"], &["recycled"]]),
+            (&self.connection_events, &[&["opened"], &["closed"], &["recycled"], &["abandoned"]]),
             (&self.secrets, &[&["ok"], &["error"]]),
             (&self.embeddings, &[&["ok"]]),
             (
@@ -268,7 +268,7 @@ impl Metrics {
                 counter.with_label_values(values);
             }
         }
-        for state in ["open", "idle", "in_use"] {
+        for state in ["open", "idle", "in_use", "ending"] {
             self.connections.with_label_values(&[state]);
         }
         for state in ["served", "waiting", "broken"] {

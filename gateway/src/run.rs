@@ -66,6 +66,8 @@ const POOL_WAIT: Duration = Duration::from_secs(5);
 const TIDY: Duration = Duration::from_secs(5);
 /// Connections of the admin address: probes and scrapes.
 const ADMIN_CONNECTIONS: usize = 64;
+/// Longest wait, at the end, until statements that were cut off have ended at the server.
+const CANCELLING: Duration = Duration::from_secs(2);
 /// How long after SIGTERM new connections are still taken: load balancers learn from readiness, with a delay.
 const LAME_DUCK: Duration = Duration::from_millis(500);
 
@@ -191,8 +193,8 @@ pub fn run(settings: Settings) -> Result<(), RunError> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(setup)?;
     let done = runtime.block_on(serve(settings));
-    // Tasks that cancel statements at the server get a moment.
-    runtime.shutdown_timeout(Duration::from_secs(3));
+    // Threads that block, on a name's look-up for one, get a moment.
+    runtime.shutdown_timeout(Duration::from_secs(1));
     done
 }
 
@@ -324,7 +326,7 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     let served = public.await;
     // Whatever rmcp still holds ends here, and with it its statement at the server.
     ending.cancel();
-    services.data.pools().close();
+    services.data.pools().close(CANCELLING).await;
     admin_stop.cancel();
     served.map_err(setup)?;
     traces.end().await;

@@ -11,6 +11,7 @@ use tokio_postgres::types::Type;
 
 use super::{
     credentials::Loaded,
+    ending,
     life::Life,
     wire::{End, Reply, ServerError, Wire, WireError, field},
 };
@@ -31,8 +32,6 @@ const SET_UP: &str = "SELECT pg_catalog.to_regprocedure('fence.run_report(text,t
     AND c LIKE 'search\\_path=%')";
 /// Longest wait for a connection to be usable.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest wait for a cancelled statement to end before the socket is closed under it.
-const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The fence's entry points.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -278,26 +277,17 @@ impl Connection {
         self.wire.is_gone()
     }
 
-    /// Ends whatever runs on it, at the server, and closes it. Closing the socket alone would leave the statement
-    /// running: PostgreSQL looks at the socket only when it has something to say.
-    pub fn kill(self, cause: &'static str) {
-        let Self { mut wire, loaded, metrics, open, .. } = self;
+    /// Ends whatever runs on it, at the server, and closes it. Returns when the server has, too.
+    pub async fn end(self, cause: &'static str) {
+        let Self { wire, loaded, ticket, metrics, open, .. } = self;
         metrics.cancels.with_label_values(&[cause]).inc();
-        // Outside a runtime the process is ending, and its sockets with it.
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        runtime.spawn(async move {
-            let _open = open;
-            let cancelling = async {
-                if wire.is_closed() {
-                    return;
-                }
-                if let Err(error) = wire.cancel().send(&loaded.config, &loaded.tls).await {
-                    tracing::warn!(%error, cause, "a statement could not be cancelled at the server");
-                }
-                wire.drain().await;
-            };
-            let _ = tokio::time::timeout(CANCEL_TIMEOUT, cancelling).await;
-        });
+        let ending = metrics.connections.with_label_values(&["ending"]);
+        ending.inc();
+        if !ending::end(wire, &loaded, ticket.pid, cause).await {
+            metrics.connection_events.with_label_values(&["abandoned"]).inc();
+        }
+        ending.dec();
+        drop(open);
     }
 }
 

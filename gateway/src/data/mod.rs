@@ -1,8 +1,12 @@
 //! The data path: a scope and a statement become rows.
 
+mod budget;
+mod circuit;
 pub mod connection;
 pub mod credentials;
+mod ending;
 pub mod flight;
+mod lease;
 pub mod life;
 pub mod pool;
 mod reports;
@@ -114,7 +118,7 @@ impl QueryError {
 
 /// Runs statements.
 pub struct Data {
-    pools: Pools,
+    pools: Arc<Pools>,
     described: Cache<[u8; 32], Arc<Vec<Column>>>,
     reports: Reports,
     metrics: Arc<Metrics>,
@@ -123,14 +127,14 @@ pub struct Data {
 impl Data {
     /// Runs statements over these pools.
     #[must_use]
-    pub fn new(pools: Pools, metrics: Arc<Metrics>) -> Self {
+    pub fn new(pools: Arc<Pools>, metrics: Arc<Metrics>) -> Self {
         let described = Cache::builder().max_capacity(DESCRIBED.0).time_to_live(DESCRIBED.1).build();
         Self { pools, described, reports: Reports::new(), metrics }
     }
 
     /// The pools.
     #[must_use]
-    pub const fn pools(&self) -> &Pools {
+    pub fn pools(&self) -> &Pools {
         &self.pools
     }
 
@@ -163,7 +167,7 @@ impl Data {
         max_rows: u32,
     ) -> Result<Rows, QueryError> {
         let bounds = Bounds { max_rows, max_bytes: OWN.1, timeout: tenant.limits.timeout };
-        Ok(self.run(tenant, scope, Call::Search(search), bounds, false).await?.rows)
+        Ok(self.run(tenant, scope, Call::Search(search), bounds, false, Instant::now()).await?.rows)
     }
 
     /// Runs one statement of the gateway's own, with what the scope may see. No text of a caller may stand in it.
@@ -183,7 +187,7 @@ impl Data {
     /// [`QueryError`].
     pub async fn plan(&self, tenant: &Tenant, scope: &Scope, sql: &str) -> Result<String, QueryError> {
         let bounds = Bounds { max_rows: 1, max_bytes: OWN.1, timeout: PLANNING };
-        let rows = self.run(tenant, scope, Call::Plan(sql), bounds, false).await?.rows;
+        let rows = self.run(tenant, scope, Call::Plan(sql), bounds, false, Instant::now()).await?.rows;
         Ok(rows.text)
     }
 
@@ -196,19 +200,20 @@ impl Data {
         bounds: Bounds,
         describe: bool,
     ) -> Result<QueryResult, QueryError> {
-        let (sql, shape) = (statement.sql, Shape::of(tenant, scope, statement));
+        let (sql, shape, started) = (statement.sql, Shape::of(tenant, scope, statement), Instant::now());
         let learn = |result: &QueryResult| {
             if let Some(shape) = shape {
                 self.reports.learn(shape, result.elapsed);
             }
         };
         if !shape.is_some_and(|shape| self.reports.suit(shape)) {
-            return self.run(tenant, scope, Call::Select(sql), bounds, describe).await.inspect(learn);
+            return self.run(tenant, scope, Call::Select(sql), bounds, describe, started).await.inspect(learn);
         }
-        match self.run(tenant, scope, Call::Report(sql), bounds, describe).await {
-            // No place in the caller's text is wrong: its columns are such that it cannot be a subquery.
+        match self.run(tenant, scope, Call::Report(sql), bounds, describe, started).await {
+            // No place in the caller's text is wrong: its columns are such that it cannot be a subquery. Or it failed late,
+            // by a type that it met at work: so both runs have one deadline.
             Err(QueryError::Statement(error)) if error.sqlstate.starts_with("42") && error.position.is_none() => {
-                self.run(tenant, scope, Call::Select(sql), bounds, describe).await
+                self.run(tenant, scope, Call::Select(sql), bounds, describe, started).await
             }
             other => other.inspect(learn),
         }
@@ -221,9 +226,10 @@ impl Data {
         call: Call<'_>,
         bounds: Bounds,
         describe: bool,
+        started: Instant,
     ) -> Result<QueryResult, QueryError> {
         let span = spans::statement(call.kind(), call.sql());
-        let result = self.flown(tenant, scope, call, bounds, describe).instrument(span.clone()).await;
+        let result = self.flown(tenant, scope, call, bounds, describe, started).instrument(span.clone()).await;
         spans::rows(&span, result.as_ref().map(|result| u64::from(result.rows.count)).map_err(QueryError::code));
         result
     }
@@ -235,8 +241,8 @@ impl Data {
         call: Call<'_>,
         bounds: Bounds,
         describe: bool,
+        started: Instant,
     ) -> Result<QueryResult, QueryError> {
-        let started = Instant::now();
         let result = match self.attempt(tenant, scope, call, bounds, describe, started).await {
             // A connection that the server closed while it lay idle, or credentials that were rotated under it. The
             // transaction is read-only and sent no row, so another attempt repeats nothing.
@@ -273,9 +279,8 @@ impl Data {
         started: Instant,
     ) -> Result<QueryResult, QueryError> {
         // One deadline for all of it: waiting for a connection, opening one, and a second attempt are the caller's time, too.
-        let deadline = (started + bounds.timeout + GRACE).into();
-        let lending = tokio::time::timeout_at(deadline, self.pools.lend(tenant)).await;
-        let mut lease = lending.unwrap_or(Err(PoolError::Busy))?;
+        let deadline = started + bounds.timeout + GRACE;
+        let mut lease = self.pools.lend(tenant, deadline).await?;
         let key = described_as(tenant, call);
         let known = if describe { self.described.get(&key) } else { Some(Arc::default()) };
         let connection = lease.connection();
@@ -283,7 +288,7 @@ impl Data {
         let expires = connection.server_now() + CONTEXT_SECONDS;
         let signed = context::sign(&loaded.key, loaded.kid, tenant.id(), connection.ticket(), expires, scope.stores());
         let flight = fly(connection, &signed, call, bounds, known.is_none());
-        let Ok(flight) = tokio::time::timeout_at(deadline, flight).await else {
+        let Ok(flight) = tokio::time::timeout_at(deadline.into(), flight).await else {
             lease.kill("timeout");
             return Err(QueryError::Timeout(bounds.timeout));
         };

@@ -2,18 +2,19 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, atomic::Ordering},
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwapOption;
-use prometheus::IntGauge;
 use storefence_tenancy::TenantId;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, oneshot};
 
 use super::{
+    budget::Budget,
     connection::{Connection, OpenError},
     credentials::{Loaded, Loader},
+    ending::Endings,
+    lease::{Lease, Opening, Pool, locked},
     life::Span,
 };
 use crate::{metrics::Metrics, tenants::Tenant};
@@ -35,8 +36,8 @@ pub struct PoolSettings {
 
 /// How long a refusal is believed before secrets are read again for the same tenant.
 const RELOAD_PAUSE: Duration = Duration::from_secs(5);
-/// First and longest time for which a database that could not be reached is not tried again.
-const OPEN_CIRCUIT: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+/// How long a call waits for new credentials where the former ones still work.
+const ROTATION_WAIT: Duration = Duration::from_secs(1);
 
 /// Why no connection is to be had. The text is for the log.
 #[derive(Debug, thiserror::Error)]
@@ -72,126 +73,21 @@ impl PoolError {
 pub struct Pools {
     settings: PoolSettings,
     loader: Loader,
-    budget: Arc<Semaphore>,
+    budget: Budget,
     pools: Mutex<HashMap<TenantId, Arc<Pool>>>,
+    endings: Endings,
     metrics: Arc<Metrics>,
 }
 
-/// One tenant's connections.
-struct Pool {
-    slots: Arc<Semaphore>,
-    idle: Mutex<Vec<Idle>>,
-    idle_gauge: IntGauge,
-    loaded: ArcSwapOption<Loaded>,
-    loading: tokio::sync::Mutex<Loading>,
-    circuit: Mutex<Circuit>,
-    used: Mutex<Instant>,
-}
-
-/// A connection that waits for a call.
-struct Idle {
-    connection: Connection,
-    since: Instant,
-    _counted: Counted,
-}
-
-/// One more in a gauge until it is dropped.
-struct Counted(IntGauge);
-
-impl Counted {
-    fn new(gauge: IntGauge) -> Self {
-        gauge.inc();
-        Self(gauge)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
-impl Pool {
-    fn keep(&self, connection: Connection) {
-        let counted = Counted::new(self.idle_gauge.clone());
-        locked(&self.idle).push(Idle { connection, since: Instant::now(), _counted: counted });
-    }
-}
-
-/// When secrets were last read again, and last could not be read.
-#[derive(Default)]
-struct Loading {
-    reloaded: Option<Instant>,
-    failed: Option<Instant>,
-}
-
-#[derive(Default)]
-struct Circuit {
-    failures: u32,
-    open_until: Option<(Instant, String)>,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A connection on loan. Only [`Lease::give_back`] returns it; dropped in any other way it is cancelled and closed.
-pub struct Lease {
-    connection: Option<Connection>,
-    pool: Arc<Pool>,
-    reused: bool,
-    _slot: OwnedSemaphorePermit,
-    _in_use: Counted,
-}
-
-impl Lease {
-    /// Whether the connection has served another call before: it may have died since without anybody noticing.
-    #[must_use]
-    pub const fn is_reused(&self) -> bool {
-        self.reused
-    }
-
-    /// The connection.
-    ///
-    /// # Panics
-    /// Never: it is there until the lease ends.
-    pub fn connection(&mut self) -> &mut Connection {
-        self.connection.as_mut().expect("a lease holds its connection until it ends")
-    }
-
-    /// Returns a connection whose flight completed.
-    pub fn give_back(mut self) {
-        let Some(mut connection) = self.connection.take().filter(|connection| !connection.is_closed()) else { return };
-        connection.life().spend();
-        if connection.is_spent() {
-            connection.retire();
-        } else {
-            self.pool.keep(connection);
-        }
-    }
-
-    /// Cancels what runs and closes.
-    pub fn kill(mut self, cause: &'static str) {
-        if let Some(connection) = self.connection.take() {
-            connection.kill(cause);
-        }
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        // The caller went away in the middle of a flight.
-        if let Some(connection) = self.connection.take() {
-            connection.kill("disconnect");
-        }
-    }
-}
+/// A new connection, with the slot that it takes.
+type Opened = Result<(Connection, OwnedSemaphorePermit), PoolError>;
 
 impl Pools {
     /// Pools without connections.
     #[must_use]
-    pub fn new(settings: PoolSettings, loader: Loader, metrics: Arc<Metrics>) -> Self {
-        Self { settings, loader, budget: Arc::new(Semaphore::new(settings.total)), pools: Mutex::default(), metrics }
+    pub fn new(settings: PoolSettings, loader: Loader, metrics: Arc<Metrics>) -> Arc<Self> {
+        let (budget, pools) = (Budget::new(settings.total), Mutex::default());
+        Arc::new(Self { settings, loader, budget, pools, endings: Endings::default(), metrics })
     }
 
     fn pool(&self, id: &TenantId) -> Arc<Pool> {
@@ -199,37 +95,45 @@ impl Pools {
         if let Some(pool) = pools.get(id) {
             return pool.clone();
         }
-        let pool = Arc::new(Pool {
-            slots: Arc::new(Semaphore::new(self.settings.per_tenant)),
-            idle: Mutex::default(),
-            idle_gauge: self.metrics.connections.with_label_values(&["idle"]),
-            loaded: ArcSwapOption::empty(),
-            loading: tokio::sync::Mutex::default(),
-            circuit: Mutex::default(),
-            used: Mutex::new(Instant::now()),
-        });
+        let pool = Pool::new(self.settings.per_tenant, self.budget.clone(), self.endings.clone(), &self.metrics);
+        let pool = Arc::new(pool);
         pools.insert(id.clone(), pool.clone());
         pool
     }
 
-    /// Lends a connection of the tenant's login that is in force.
+    /// Lends a connection of the tenant's login that is in force. What takes longer than to the deadline, reading secrets
+    /// or opening a connection, goes on without the caller: otherwise a short deadline would never learn that something is
+    /// away, and never get a connection that takes a little longer to open.
     ///
     /// # Errors
     /// [`PoolError`].
-    pub async fn lend(&self, tenant: &Tenant) -> Result<Lease, PoolError> {
+    pub async fn lend(self: &Arc<Self>, tenant: &Tenant, deadline: Instant) -> Result<Lease, PoolError> {
         let started = Instant::now();
         let pool = self.pool(tenant.id());
         *locked(&pool.used) = started;
-        let slot = tokio::time::timeout(self.settings.wait, pool.slots.clone().acquire_owned()).await;
-        let slot = slot.map_err(|_| PoolError::Busy)?.map_err(|_| PoolError::Busy)?;
-        let loaded = self.credentials(&pool, tenant).await?;
-        let (connection, reused) = match take_idle(&pool, &loaded) {
-            Some(connection) => (connection, true),
-            None => (self.open(&pool, tenant, loaded).await?, false),
+        let loaded = self.credentials(&pool, tenant, deadline).await?;
+        let wait_until = deadline.min(started + self.settings.wait);
+        let waiting = tokio::time::timeout_at(wait_until.into(), pool.slots.clone().acquire_owned());
+        let Ok(Ok(slot)) = waiting.await else {
+            // All of them wait for the database, not for statements.
+            let opening = pool.opening.load(Ordering::Acquire) >= self.settings.per_tenant;
+            let silent = || PoolError::Open("connections are being opened and the database does not answer".to_owned());
+            return Err(if opening { silent() } else { PoolError::Busy });
+        };
+        // Others may have come with newer ones while this call waited.
+        let loaded = pool.loaded.load_full().unwrap_or(loaded);
+        let (connection, slot, reused) = match pool.take_idle(&loaded) {
+            Some(connection) => (connection, slot, true),
+            None => {
+                pool.database.check().map_err(PoolError::CircuitOpen)?;
+                let patience = wait_until.saturating_duration_since(Instant::now());
+                let place = self.budget.take(|| self.close_longest_idle(), patience).await.ok_or(PoolError::Busy)?;
+                let (connection, slot) = self.open(&pool, tenant, loaded, (slot, place), deadline).await?;
+                (connection, slot, false)
+            }
         };
         self.metrics.pool_wait.observe(started.elapsed().as_secs_f64());
-        let in_use = Counted::new(self.metrics.connections.with_label_values(&["in_use"]));
-        Ok(Lease { connection: Some(connection), pool, reused, _slot: slot, _in_use: in_use })
+        Ok(Lease::new(connection, pool, reused, slot, &self.metrics))
     }
 
     /// The credentials in force, as far as a call has read them already.
@@ -247,94 +151,122 @@ impl Pools {
     /// another call has just done so.
     pub async fn reload(&self, tenant: &Tenant, refused: &Arc<Loaded>) {
         let pool = self.pool(tenant.id());
-        let mut loading = pool.loading.lock().await;
+        let mut reloaded = pool.loading.lock().await;
         let replaced = pool.loaded.load().as_ref().is_some_and(|loaded| !Arc::ptr_eq(loaded, refused));
-        if replaced || loading.reloaded.is_some_and(|at| at.elapsed() < RELOAD_PAUSE) {
+        if replaced || reloaded.is_some_and(|at| at.elapsed() < RELOAD_PAUSE) {
             return;
         }
-        loading.reloaded = Some(Instant::now());
+        *reloaded = Some(Instant::now());
         match self.loader.load(tenant).await {
             Ok(loaded) => pool.loaded.store(Some(Arc::new(loaded))),
             Err(error) => tracing::warn!(tenant = %tenant.id(), %error, "credentials could not be read again"),
         }
     }
 
-    async fn credentials(&self, pool: &Pool, tenant: &Tenant) -> Result<Arc<Loaded>, PoolError> {
-        let current = |pool: &Pool| pool.loaded.load_full().filter(|loaded| loaded.in_force == tenant.credentials);
-        if let Some(loaded) = current(pool) {
+    async fn credentials(
+        self: &Arc<Self>,
+        pool: &Arc<Pool>,
+        tenant: &Tenant,
+        deadline: Instant,
+    ) -> Result<Arc<Loaded>, PoolError> {
+        let current = || pool.loaded.load_full().filter(|loaded| loaded.in_force == tenant.credentials);
+        if let Some(loaded) = current() {
             return Ok(loaded);
         }
-        let mut loading = pool.loading.lock().await;
-        if let Some(loaded) = current(pool) {
+        // What was read before a rotation works until its overlap ends.
+        let former = pool.loaded.load_full();
+        if let Err(error) = pool.vault.check() {
+            return former.ok_or(PoolError::Credentials(error));
+        }
+        let until = if former.is_some() { deadline.min(Instant::now() + ROTATION_WAIT) } else { deadline };
+        let reading = async {
+            match pool.loading.clone().try_lock_owned() {
+                Ok(guard) => drop(tokio::spawn(self.clone().read(pool.clone(), tenant.clone(), guard)).await),
+                // Another call reads them.
+                Err(_) => drop(pool.loading.lock().await),
+            }
+        };
+        let _ = tokio::time::timeout_at(until.into(), reading).await;
+        if let Some(loaded) = current().or_else(|| pool.loaded.load_full()) {
             return Ok(loaded);
         }
-        let before = pool.loaded.load_full();
-        // A vault that is away is not asked by every call; what was read before a rotation works until its overlap ends.
-        if let (Some(before), Some(at)) = (&before, loading.failed)
-            && at.elapsed() < RELOAD_PAUSE
-        {
-            return Ok(before.clone());
-        }
-        match (self.loader.load(tenant).await, before) {
-            (Ok(loaded), _) => {
-                loading.failed = None;
-                let loaded = Arc::new(loaded);
-                pool.loaded.store(Some(loaded.clone()));
-                Ok(loaded)
+        let slow = || "Key Vault has not answered yet".to_owned();
+        Err(PoolError::Credentials(pool.vault.check().err().unwrap_or_else(slow)))
+    }
+
+    /// Reads what is in force.
+    async fn read(self: Arc<Self>, pool: Arc<Pool>, tenant: Tenant, _guard: OwnedMutexGuard<Option<Instant>>) {
+        match self.loader.load(&tenant).await {
+            Ok(loaded) => {
+                pool.vault.worked();
+                pool.loaded.store(Some(Arc::new(loaded)));
             }
-            (Err(error), Some(before)) => {
-                loading.failed = Some(Instant::now());
-                tracing::warn!(tenant = %tenant.id(), %error, "new credentials could not be read; the former ones stay in use");
-                Ok(before)
+            Err(error) => {
+                pool.vault.failed(error.to_string());
+                let problem = "credentials could not be read";
+                match pool.loaded.load().is_some() {
+                    true => tracing::warn!(tenant = %tenant.id(), %error, "new {problem}; the former ones stay in use"),
+                    false => tracing::warn!(tenant = %tenant.id(), %error, "{problem}"),
+                }
             }
-            (Err(error), None) => Err(PoolError::Credentials(error.to_string())),
         }
     }
 
-    async fn open(&self, pool: &Pool, tenant: &Tenant, loaded: Arc<Loaded>) -> Result<Connection, PoolError> {
-        if let Some((until, error)) = &locked(&pool.circuit).open_until
-            && *until > Instant::now()
-        {
-            return Err(PoolError::CircuitOpen(error.clone()));
+    /// Opens a connection; one that comes after the deadline is kept for the next call.
+    async fn open(
+        self: &Arc<Self>,
+        pool: &Arc<Pool>,
+        tenant: &Tenant,
+        loaded: Arc<Loaded>,
+        (slot, place): (OwnedSemaphorePermit, OwnedSemaphorePermit),
+        deadline: Instant,
+    ) -> Opened {
+        let (sender, receiver) = oneshot::channel();
+        let (pools, pool, tenant) = (self.clone(), pool.clone(), tenant.clone());
+        tokio::spawn(async move {
+            let opening = Opening::new(&pool);
+            let opened = pools.open_now(&pool, &tenant, loaded, place).await;
+            drop(opening);
+            if let Err(Ok((connection, slot))) = sender.send(opened.map(|connection| (connection, slot))) {
+                pool.keep(connection);
+                drop(slot);
+            }
+        });
+        let late = || PoolError::Open("the database did not answer in the time of the statement".to_owned());
+        match tokio::time::timeout_at(deadline.into(), receiver).await {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(_)) | Err(_) => Err(late()),
         }
-        let opened = self.open_once(loaded.clone()).await;
-        let opened = match opened {
-            Err(Opening::Failed(error)) if error.is_refused() => {
+    }
+
+    async fn open_now(
+        &self,
+        pool: &Pool,
+        tenant: &Tenant,
+        loaded: Arc<Loaded>,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Connection, PoolError> {
+        let open = |loaded, place| Connection::open(loaded, self.settings.life.begin(), place, self.metrics.clone());
+        let opened: Result<Connection, OpenError> = match open(loaded.clone(), place).await {
+            Err(error) if error.is_refused() => {
                 self.reload(tenant, &loaded).await;
                 let fresh = pool.loaded.load_full().unwrap_or(loaded);
-                self.open_once(fresh).await
+                let place = self.budget.take(|| self.close_longest_idle(), self.settings.wait).await;
+                open(fresh, place.ok_or(PoolError::Busy)?).await
             }
             other => other,
         };
-        let mut circuit = locked(&pool.circuit);
         match opened {
             Ok(connection) => {
-                *circuit = Circuit::default();
+                pool.database.worked();
                 Ok(connection)
             }
-            Err(Opening::Busy) => Err(PoolError::Busy),
-            Err(Opening::Failed(error)) => {
+            Err(error) => {
                 let error = error.to_string();
-                let pause = OPEN_CIRCUIT.0.saturating_mul(1 << circuit.failures.min(6)).min(OPEN_CIRCUIT.1);
-                circuit.failures += 1;
-                circuit.open_until = Some((Instant::now() + pause, error.clone()));
+                pool.database.failed(error.clone());
                 Err(PoolError::Open(error))
             }
         }
-    }
-
-    async fn open_once(&self, loaded: Arc<Loaded>) -> Result<Connection, Opening> {
-        let budget = match self.budget.clone().try_acquire_owned() {
-            Ok(budget) => budget,
-            Err(_) => {
-                self.close_longest_idle();
-                let waiting = tokio::time::timeout(self.settings.wait, self.budget.clone().acquire_owned());
-                waiting.await.map_err(|_| Opening::Busy)?.map_err(|_| Opening::Busy)?
-            }
-        };
-        Connection::open(loaded, self.settings.life.begin(), budget, self.metrics.clone())
-            .await
-            .map_err(Opening::Failed)
     }
 
     /// Makes room: the tenant that has not used a connection for longest gives one up.
@@ -345,10 +277,7 @@ impl Pools {
             .filter_map(|pool| Some((locked(&pool.idle).first()?.since, pool)))
             .min_by_key(|(since, _)| *since);
         if let Some((_, pool)) = oldest {
-            let mut idle = locked(&pool.idle);
-            if !idle.is_empty() {
-                idle.remove(0);
-            }
+            pool.close_one();
         }
     }
 
@@ -375,24 +304,9 @@ impl Pools {
         });
     }
 
-    /// Closes everything that is idle.
-    pub fn close(&self) {
+    /// Closes everything that is idle, and waits, at most so long, until what still runs has ended at the server.
+    pub async fn close(&self, limit: Duration) {
         locked(&self.pools).clear();
+        self.endings.over(limit).await;
     }
-}
-
-enum Opening {
-    Busy,
-    Failed(OpenError),
-}
-
-/// The connection used last, of the credentials in force; those of former ones are closed on the way.
-fn take_idle(pool: &Pool, loaded: &Arc<Loaded>) -> Option<Connection> {
-    let mut idle = locked(&pool.idle);
-    while let Some(Idle { mut connection, .. }) = idle.pop() {
-        if Arc::ptr_eq(connection.loaded(), loaded) && !connection.is_gone() {
-            return Some(connection);
-        }
-    }
-    None
 }

@@ -19,12 +19,13 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
 use bytes::{Buf, BytesMut};
 use postgres_protocol::message::frontend;
 use rustls::ClientConfig;
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_postgres::{Config, config::TargetSessionAttrs};
 
 pub use self::{
@@ -39,6 +40,8 @@ use self::{
 
 /// Longest message of a connection on which nothing has been asked for yet.
 const SMALL: usize = 256 * 1024;
+/// What is read at a time of an answer that nobody wants.
+const WASTE: usize = 16 * 1024;
 
 /// A connection.
 pub struct Wire {
@@ -179,13 +182,30 @@ impl Wire {
         }
     }
 
-    /// Reads, and throws away, what is still owed, so that the connection can be closed without a statement left behind.
-    pub async fn drain(&mut self) {
-        while !self.closed && !self.steps.is_empty() {
-            if self.group(|_, _| Ok(())).await.is_err() {
-                return;
+    /// Says goodbye, and reads and throws away what comes until the server has closed: only then has its process ended.
+    /// After `patience` our side is closed, too.
+    pub async fn end(mut self, patience: Duration) {
+        frontend::terminate(&mut self.out);
+        // No second goodbye when this is dropped.
+        self.closed = true;
+        let (mut waste, mut leaving, mut left) = (vec![0; WASTE], pin!(tokio::time::sleep(patience)), false);
+        poll_fn(|context| {
+            loop {
+                if self.poll_write(context).is_err() {
+                    self.out.clear();
+                    self.flushing = false;
+                }
+                if !left && (leaving.is_elapsed() || leaving.as_mut().poll(context).is_ready()) {
+                    left = Pin::new(&mut self.stream).poll_shutdown(context).is_ready();
+                }
+                let mut read = ReadBuf::new(&mut waste);
+                match ready!(Pin::new(&mut self.stream).poll_read(context, &mut read)) {
+                    Ok(()) if !read.filled().is_empty() => {}
+                    Ok(()) | Err(_) => return Poll::Ready(()),
+                }
             }
-        }
+        })
+        .await;
     }
 
     /// The next message that is no notice, after what is to be written has been.
