@@ -20,6 +20,10 @@ use storefence_tests::{Shared, wait_until};
 
 /// Stands in statements, and in no other place.
 const STATEMENT: &str = "a_word_of_a_statement";
+/// All, and by name, with longer names than what stays quiet has, what would show bodies, headers and statements.
+const FINEST: &str = "trace,rmcp::transport=trace,rmcp::service=trace,rmcp::handler=trace,hyper::proto=trace,\
+    hyper_util::client=trace,hyper_util::server=trace,reqwest::connect=trace,reqwest::async_impl=trace,\
+    tokio_postgres::connection=trace,tokio_postgres::query=trace,azure_core::http=trace,h2::codec=trace";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -29,7 +33,7 @@ async fn no_secret_stands_in_a_log() -> Result<()> {
             options.manifests = StackOptions::examples()?;
             for env in [&mut options.operator_env, &mut options.gateway_env] {
                 env.push(("STOREFENCE_LOG_FORMAT".to_owned(), format.to_owned()));
-                env.push(("RUST_LOG".to_owned(), "trace".to_owned()));
+                env.push(("RUST_LOG".to_owned(), FINEST.to_owned()));
             }
             for (_, manifest) in &mut options.manifests {
                 *manifest =

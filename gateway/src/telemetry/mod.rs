@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use tracing_subscriber::{
     EnvFilter, Layer,
-    filter::{LevelFilter, filter_fn},
+    filter::{FilterExt, LevelFilter, Targets, filter_fn},
     fmt,
-    layer::SubscriberExt,
+    layer::{Filter, SubscriberExt},
     registry::Registry,
     util::SubscriberInitExt,
 };
@@ -18,10 +18,16 @@ use tracing_subscriber::{
 use self::otlp::{TraceError, TraceSettings, Traces};
 use crate::{cli::LogFormat, metrics::Metrics};
 
-/// Modules whose finer levels show statements, headers or bodies; rmcp warns of every error with its text. They stay quiet
-/// whatever `RUST_LOG` says: SQL text, tokens and rows do not belong in logs.
-const QUIET: [&str; 6] =
-    ["tokio_postgres=info", "rmcp=error", "hyper=info", "hyper_util=info", "reqwest=info", "azure_core=info"];
+/// Modules whose finer levels show statements, headers or bodies; rmcp warns of every error with its text. They and what
+/// is beneath them stay quiet whatever `RUST_LOG` says: SQL text, tokens and rows do not belong in logs.
+const QUIET: [(&str, LevelFilter); 6] = [
+    ("tokio_postgres", LevelFilter::INFO),
+    ("rmcp", LevelFilter::ERROR),
+    ("hyper", LevelFilter::INFO),
+    ("hyper_util", LevelFilter::INFO),
+    ("reqwest", LevelFilter::INFO),
+    ("azure_core", LevelFilter::INFO),
+];
 
 /// Starts logging to standard error.
 pub fn init(format: LogFormat) {
@@ -60,14 +66,61 @@ pub fn init_with_traces(
 }
 
 fn logs(format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync> {
-    let mut filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    for directive in QUIET {
-        if let Ok(directive) = directive.parse() {
-            filter = filter.add_directive(directive);
-        }
-    }
+    let chosen = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = quiet(chosen);
     match format {
         LogFormat::Json => fmt::layer().json().with_writer(std::io::stderr).with_filter(filter).boxed(),
         LogFormat::Text => fmt::layer().with_writer(std::io::stderr).with_filter(filter).boxed(),
+    }
+}
+
+/// What was chosen, without what stays quiet. Two filters: in one the directive for the longer path wins, and
+/// `rmcp::transport=trace` would bring back what `rmcp=error` keeps out.
+fn quiet(chosen: EnvFilter) -> impl Filter<Registry> + Send + Sync + 'static {
+    chosen.and(Targets::new().with_default(LevelFilter::TRACE).with_targets(QUIET))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Write,
+        sync::{Arc, Mutex},
+    };
+
+    use tracing_subscriber::{EnvFilter, Layer, fmt, layer::SubscriberExt};
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().expect("lines").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn no_directive_brings_back_what_stays_quiet() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let chosen = EnvFilter::new("warn,rmcp::transport=trace,hyper::proto::h1=trace,ours=debug,[a_span]=trace");
+        let layer = fmt::layer().with_writer(move || writer.clone()).with_filter(super::quiet(chosen));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            tracing::warn!(target: "rmcp::transport::deep", "hidden");
+            tracing::trace!(target: "rmcp::transport", "hidden");
+            tracing::debug!(target: "hyper::proto::h1::io", "hidden");
+            let _entered = tracing::info_span!(target: "ours", "a_span").entered();
+            tracing::trace!(target: "rmcp", "hidden");
+            tracing::error!(target: "rmcp::transport", "shown 1");
+            tracing::info!(target: "hyper::proto::h1", "shown 2");
+            tracing::debug!(target: "ours::module", "shown 3");
+        });
+        let text = String::from_utf8(lines.0.lock().expect("lines").clone()).expect("text");
+        assert!(!text.contains("hidden"), "{text}");
+        assert_eq!(text.matches("shown").count(), 3, "{text}");
     }
 }
