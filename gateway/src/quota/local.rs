@@ -33,6 +33,8 @@ struct Key {
 struct Bucket {
     per_minute: Option<NonZeroU32>,
     rate: Option<DefaultDirectRateLimiter>,
+    /// Calls that were counted and then refused elsewhere: the next ones are free.
+    returned: AtomicU32,
     running: AtomicU32,
 }
 
@@ -73,7 +75,8 @@ impl Local {
         let [own, all] = keys(tenant, principal);
         // The principal first: what its own quota refuses must not use up the others' share of the tenant's.
         let own = self.take(own, quotas.principal, "principal")?;
-        let all = self.take(all, quotas.tenant, "tenant")?;
+        // And what the tenant's refuses must not use up the principal's.
+        let all = self.take(all, quotas.tenant, "tenant").inspect_err(|_| own.0.give_back())?;
         Ok([own, all])
     }
 
@@ -106,7 +109,9 @@ impl Local {
         if bucket.running.fetch_add(1, Ordering::AcqRel) >= bounds.concurrent {
             return Err(Refusal { scope, kind: "concurrency", retry_after: AFTER_BUSY });
         }
-        if let Some(rate) = &bucket.rate {
+        if let Some(rate) = &bucket.rate
+            && !bucket.has_returned()
+        {
             rate.check().map_err(|not_until| {
                 let retry_after = not_until.wait_time_from(DefaultClock::default().now());
                 Refusal { scope, kind: "rate", retry_after }
@@ -123,7 +128,17 @@ fn keys(tenant: &TenantId, principal: (Uuid, Uuid)) -> [Key; 2] {
 impl Bucket {
     fn new(per_minute: Option<NonZeroU32>) -> Self {
         let rate = per_minute.map(|n| RateLimiter::direct(Quota::per_minute(n)));
-        Self { per_minute, rate, running: AtomicU32::new(0) }
+        Self { per_minute, rate, returned: AtomicU32::new(0), running: AtomicU32::new(0) }
+    }
+
+    /// Takes back a call that was counted.
+    fn give_back(&self) {
+        self.returned.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Uses a call that was taken back, if there is one.
+    fn has_returned(&self) -> bool {
+        self.returned.fetch_update(Ordering::AcqRel, Ordering::Acquire, |calls| calls.checked_sub(1)).is_ok()
     }
 }
 
@@ -160,6 +175,29 @@ mod tests {
         limiter.admit(&other, who(1), quotas).expect("another tenant");
         // Unlimited from the next call on.
         limiter.admit(&tenant, who(1), Quotas { principal: bounds(0, 10), tenant: bounds(0, 10) }).expect("changed");
+    }
+
+    #[test]
+    fn what_the_tenant_refuses_does_not_use_up_the_principals_own() {
+        let limiter = Local::default();
+        let tenant = "zava".parse().expect("id");
+        let who = |n: u128| (Uuid::nil(), Uuid::from_u128(n));
+        let narrow = Quotas { principal: bounds(3, 10), tenant: bounds(1, 10) };
+        limiter.admit(&tenant, who(1), narrow).expect("the tenant's only one");
+        for _ in 0..20 {
+            assert_eq!(limiter.admit(&tenant, who(2), narrow).expect_err("used up").labels(), ["tenant", "rate"]);
+        }
+        let full = Quotas { principal: bounds(3, 10), tenant: bounds(0, 1) };
+        let running = limiter.admit(&tenant, who(1), full).expect("the only one at a time");
+        for _ in 0..20 {
+            assert_eq!(limiter.admit(&tenant, who(2), full).expect_err("busy").labels(), ["tenant", "concurrency"]);
+        }
+        drop(running);
+        let wide = Quotas { principal: bounds(3, 10), tenant: bounds(0, 10) };
+        for _ in 0..3 {
+            limiter.admit(&tenant, who(2), wide).expect("its own three");
+        }
+        assert_eq!(limiter.admit(&tenant, who(2), wide).expect_err("four").labels(), ["principal", "rate"]);
     }
 
     #[test]
