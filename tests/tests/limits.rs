@@ -13,7 +13,10 @@ use storefence_devstack::{
 use storefence_tests::{Shared, wait_until};
 
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// The promise is one second beyond the tenant's timeout; the rest is for a machine that does other things as well.
+/// The promise, beyond the tenant's timeout. Held to by the median of the statements: one may meet a machine that does other
+/// things as well.
+const PROMISED: Duration = Duration::from_secs(1);
+/// For each of them.
 const PATIENCE: Duration = Duration::from_secs(4);
 
 const GREEDY: [(&str, &str); 13] = [
@@ -57,6 +60,7 @@ async fn greedy_statements_end_in_time_and_others_are_served() -> Result<()> {
     let question = json!({"postgresql_query": "SELECT count(*) FROM orders"});
     let expected = bystander.call_tool("execute_sales_query", question.clone()).await?.structured()["rows"].clone();
     ensure!(expected[0][0].as_i64() > Some(0), "{expected}");
+    let mut times = Vec::new();
     for (what, sql) in GREEDY {
         let attack = async {
             let begun = Instant::now();
@@ -70,7 +74,7 @@ async fn greedy_statements_end_in_time_and_others_are_served() -> Result<()> {
                 "{:.300}",
                 answer.message.to_string()
             );
-            anyhow::Ok(code)
+            anyhow::Ok((code, begun.elapsed()))
         };
         let others = async {
             for _ in 0..20 {
@@ -81,10 +85,13 @@ async fn greedy_statements_end_in_time_and_others_are_served() -> Result<()> {
             anyhow::Ok(())
         };
         let (code, others) = tokio::join!(attack, others);
-        let code = code.map_err(|error| error.context(what))?;
+        let (code, elapsed) = code.map_err(|error| error.context(what))?;
         others.map_err(|error| error.context(what))?;
-        println!("{what}: {code}");
+        println!("{what}: {code} after {elapsed:?}");
+        times.push(elapsed);
     }
+    times.sort_unstable();
+    ensure!(times[times.len() / 2] <= TIMEOUT + PROMISED, "as a rule too late: {times:?}");
     // As many at once as the tenant may have, and more: each ends in time, and the other tenant is served meanwhile.
     let crowd = join_all((0..16).map(|_| {
         let attacker = attacker.clone();

@@ -13,7 +13,7 @@ use storefence_tenancy::credentials::Slot;
 
 use crate::{
     Tests,
-    world::{CONTOSO, World, ZAVA, until},
+    world::{CONTOSO, Gateway, World, ZAVA, until},
 };
 
 pub const ACTIVE: &str =
@@ -27,9 +27,11 @@ pub fn tests(tests: &mut Tests) {
     tests.add("a_vault_that_is_away", vault_away);
     tests.add("a_database_that_is_away_fails_fast_and_comes_back", database_away);
     tests.add("sigterm_drains_and_exits_zero", sigterm);
+    tests.add("readiness_names_what_is_missing_and_comes_with_it", readiness);
     tests.add("missing_configuration_stops_the_start_with_its_name", configuration);
     tests.add("metrics_have_their_names_and_bounded_labels", metrics);
     tests.add("secrets_and_tokens_stay_out_of_the_log", logs);
+    tests.add("what_is_logged_is_chosen_by_module", log_levels);
 }
 
 fn call(world: &World, gateway: &str, sql: &str) -> Result<reqwest::RequestBuilder> {
@@ -150,13 +152,41 @@ async fn sigterm(world: Arc<World>) -> Result<()> {
     gateway.child.signal(Signal::Term);
     let status = gateway.child.wait(Duration::from_secs(10)).await?.context("it did not end")?;
     ensure!(status.code() == Some(0), "{status}");
-    until("the statement has ended", Duration::from_secs(3), || async {
-        Ok(database.query_one(ACTIVE, &[]).await?.get::<_, i64>(0) == 0)
-    })
-    .await?;
+    // Cancelled, and not ended later by the server's look at the socket.
+    ensure!(database.query_one(ACTIVE, &[]).await?.get::<_, i64>(0) == 0, "the gateway has ended before the statement");
     let _ = calling.await;
     world.patch_spec("zava", json!({"gateway": ZAVA.object()["spec"]["gateway"]})).await?;
     Ok(())
+}
+
+async fn readiness(world: Arc<World>) -> Result<()> {
+    let waits_for = async |name: &str, what: &str| -> Result<Gateway> {
+        let gateway = world.waiting_gateway(name).await?;
+        until(&format!("it waits for {what}"), Duration::from_secs(20), || async {
+            let answer = world.http.get(format!("{}/readyz", gateway.admin)).send().await?;
+            Ok(answer.status() == 503 && answer.text().await? == format!("not ready: {what}\n"))
+        })
+        .await?;
+        // It lives, and is not to be killed for it.
+        let health = world.http.get(format!("{}/healthz", gateway.admin)).send().await?;
+        ensure!(health.status() == 200, "{health:?}");
+        Ok(gateway)
+    };
+    world.kube.set_down(true);
+    let gateway = waits_for("no-tenants", "tenants").await;
+    world.kube.set_down(false);
+    world.ready(&gateway?).await?;
+
+    world.entra.server().set_down(true);
+    let gateway = waits_for("no-keys", "signing-keys").await;
+    world.entra.server().set_down(false);
+    let gateway = gateway?;
+    // Keys that could not be fetched are asked for again with a growing pause.
+    until("the keys are there", Duration::from_secs(90), || async {
+        Ok(world.http.get(format!("{}/readyz", gateway.admin)).send().await?.status() == 200)
+    })
+    .await?;
+    world.ready(&gateway).await
 }
 
 async fn configuration(world: Arc<World>) -> Result<()> {
@@ -222,6 +252,13 @@ async fn metrics(world: Arc<World>) -> Result<()> {
     ] {
         ensure!(text.contains(name), "{name} is not in\n{text}");
     }
+    // The buckets of the MCP conventions, all of them and no other.
+    let series = "mcp_server_operation_duration_seconds_bucket{error_type=\"\",gen_ai_tool_name=\"execute_sales_query\",mcp_method_name=\"tools/call\",le=\"";
+    let buckets: Vec<&str> =
+        text.lines().filter_map(|line| line.strip_prefix(series)?.split_once('"').map(|(bucket, _)| bucket)).collect();
+    let conventions =
+        ["0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1", "2", "5", "10", "30", "60", "120", "300", "+Inf"];
+    ensure!(buckets == conventions, "{buckets:?}");
     // After all that the tests before this one did: what is documented is there, and what is there is documented.
     let families = reference::families(&text);
     for (name, family) in &families {
@@ -257,9 +294,52 @@ async fn logs(world: Arc<World>) -> Result<()> {
             for secret in &secrets {
                 ensure!(!log.contains(secret.as_str()), "{} holds {secret}", path.display());
             }
+            // Every line a JSON object, whatever happened; the last one of a gateway that runs may be half written.
+            let whole = &log[..log.rfind('\n').map_or(0, |at| at + 1)];
+            for line in whole.lines() {
+                let entry: serde_json::Value =
+                    serde_json::from_str(line).with_context(|| format!("{}: {line}", path.display()))?;
+                let has = |field: &str| entry[field].is_string();
+                let of_the_log = has("timestamp") && has("level") && has("target");
+                ensure!(of_the_log || is_audit(&entry), "{}: {line}", path.display());
+            }
         }
     }
     ensure!(looked_at > 1000, "no log was looked at");
+    Ok(())
+}
+
+/// Audit lines go to standard output, which the tests write into the same file.
+fn is_audit(line: &serde_json::Value) -> bool {
+    line["sequence"].is_u64() && line["hash"].is_string()
+}
+
+async fn log_levels(world: Arc<World>) -> Result<()> {
+    let chosen = "off,storefence_gateway=warn,storefence_gateway::server=info,storefence_gateway::mcp=debug";
+    let gateway = world.gateway_with_environment("levels", &[], &[("RUST_LOG", chosen)]).await?;
+    let client = world.client_of(&gateway, "head-office")?;
+    client.call_tool("execute_sales_query", json!({"postgresql_query": "SELECT no_such_column"})).await?;
+    let log = gateway.child.log_text();
+    let mut seen = std::collections::BTreeSet::new();
+    for line in log.lines() {
+        let entry: serde_json::Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
+        if is_audit(&entry) {
+            continue;
+        }
+        let field = |name: &str| entry[name].as_str().unwrap_or_default().to_owned();
+        seen.insert((field("target"), field("level")));
+    }
+    let of = |module: &str, level: &str| {
+        seen.iter().any(|(target, seen)| target.starts_with(&format!("storefence_gateway::{module}")) && seen == level)
+    };
+    ensure!(of("server", "INFO") && of("mcp", "DEBUG"), "{seen:?}");
+    ensure!(!of("server", "DEBUG"), "{seen:?}");
+    for (target, level) in &seen {
+        let louder = ["storefence_gateway::server", "storefence_gateway::mcp"].iter().any(|of| target.starts_with(of));
+        let expected =
+            target.starts_with("storefence_gateway") && (louder || matches!(level.as_str(), "WARN" | "ERROR"));
+        ensure!(expected, "{level} of {target} was not asked for");
+    }
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use storefence_devstack::mcp_client::Revision;
 
@@ -16,6 +16,7 @@ pub fn tests(tests: &mut Tests) {
     tests.add("columns_are_named_and_numbers_exact", shapes);
     tests.add("answers_are_cut_at_rows_and_bytes", cuts);
     tests.add("errors_concern_the_callers_statement_only", errors);
+    tests.add("details_hints_and_contexts_stay_inside", details);
     tests.add("the_gate_refuses_and_names_the_word", gate);
     tests.add("analyst_statements_run_whole", analyst);
     tests.add("small_tools", small_tools);
@@ -141,6 +142,46 @@ async fn errors(world: Arc<World>) -> Result<()> {
             ensure!(!text.contains(inside), "{sql} tells of {inside}: {text}");
         }
     }
+    Ok(())
+}
+
+/// What PostgreSQL says beside the primary message, as it says it to those who administer it, does not reach the caller.
+async fn details(world: Arc<World>) -> Result<()> {
+    let database = world.superuser().await?;
+    let mut beside = (0, 0, 0);
+    for sql in [
+        "SELECT '{\"a\":'::json",
+        "SELECT '{\"a\" 1}'::jsonb -> 'a'",
+        "SELECT no_such_function('x')",
+        "SELECT store_nam FROM retail.stores",
+        "SELECT '(1'::point, '{1'::int[]",
+        "SELECT '2026-13-45'::date",
+        "SELECT 'x' || 1 / 0",
+        "SELECT to_timestamp('x', 'YYYY-MM-DD')",
+        "SELECT json_object('{a,b,c}')",
+        "SELECT sum(store_name) FROM retail.stores",
+    ] {
+        let error = database.query(sql, &[]).await.err().context(sql)?;
+        let error = error.as_db_error().context(sql)?;
+        let answer = world.query("head-office", sql).await?;
+        ensure!(answer.is_tool_error() && answer.structured()["sqlstate"] == error.code().code(), "{}", answer.message);
+        let text = answer.message.to_string();
+        ensure!(text.contains(&json!(error.message()).to_string().replace('"', "")[..8]), "{sql}: {text}");
+        for (said, count) in
+            [(error.detail(), &mut beside.0), (error.hint(), &mut beside.1), (error.where_(), &mut beside.2)]
+        {
+            let Some(said) = said else { continue };
+            *count += 1;
+            // As it stands in JSON, without the quotes around it.
+            let said = json!(said).to_string();
+            let said = &said[1..said.len() - 1];
+            ensure!(!text.contains(said), "{sql} tells {said}: {text}");
+            for line in said.split("\\n").filter(|line| line.len() > 12) {
+                ensure!(!text.contains(line), "{sql} tells {line}: {text}");
+            }
+        }
+    }
+    ensure!(beside.0 >= 2 && beside.1 >= 2 && beside.2 >= 1, "these statements have too little beside: {beside:?}");
     Ok(())
 }
 

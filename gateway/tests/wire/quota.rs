@@ -94,6 +94,31 @@ async fn quotas(world: Arc<World>) -> Result<()> {
     let answer = calling.await??;
     ensure!(answer.structured()["code"] == "QUERY_TIMEOUT", "{}", answer.message);
     ensure!(!date(&seattle).await?.is_tool_error(), "the call has ended and its place is free");
+
+    // Two at a time of the whole chain: one of each of two principals, and a third is told so.
+    set(json!({"concurrentCalls": 64, "tenantConcurrentCalls": 2})).await?;
+    let before = refusals("tenant", "concurrency").await?;
+    let puget = world.client_as("puget-sound-regional")?;
+    until("a third call of the chain is refused", Duration::from_secs(10), || async {
+        let busy = [&seattle, &redmond].map(|client| {
+            let client = client.clone();
+            tokio::spawn(
+                async move { client.call_tool("execute_sales_query", json!({"postgresql_query": slow})).await },
+            )
+        });
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let answer = date(&puget).await?;
+        let other = date(&contoso).await?;
+        ensure!(!other.is_tool_error(), "another chain is refused: {}", other.message);
+        for calling in busy {
+            calling.await??;
+        }
+        Ok(answer.is_tool_error() && refused(&answer, 1..=1).is_ok())
+    })
+    .await?;
+    ensure!(refusals("tenant", "concurrency").await? > before);
+    ensure!(!date(&puget).await?.is_tool_error(), "the calls have ended and their places are free");
     set(none).await?;
+    set(json!({"tenantConcurrentCalls": null})).await?;
     set(limits).await
 }

@@ -24,6 +24,8 @@ pub fn tests(tests: &mut Tests) {
     tests.add("a_broken_object_disturbs_nobody", broken);
     tests.add("several_tenants_need_a_path", several);
     tests.add("losing_the_kubernetes_api_does_not_stop_service", api_away);
+    tests.add("a_watch_that_is_dropped_resumes", watch_resumes);
+    tests.add("a_chain_that_becomes_invalid_keeps_its_last_good_state", becomes_invalid);
 }
 
 async fn list(world: &World, token: &str, path: &str) -> Result<Answer> {
@@ -161,5 +163,69 @@ async fn api_away(world: Arc<World>) -> Result<()> {
         ensure!(world.rows("seattle-manager", "SELECT count(*) FROM retail.orders").await? == json!([[7]]));
     }
     world.kube.set_down(false);
+    // What changes afterwards arrives.
+    arrives(&world, 17).await
+}
+
+/// Another limit of Zava's, which `whoami` tells of, arrives at the gateway; then the former one again.
+async fn arrives(world: &World, rows: u32) -> Result<()> {
+    let client = world.client_as("seattle-manager")?;
+    let before = ZAVA.object()["spec"]["gateway"]["maxRows"].clone();
+    for rows in [json!(rows), before] {
+        // The API server comes back to us as it does to the gateway: with a moment's delay.
+        until("the object is changed", Duration::from_secs(10), || async {
+            world.patch_spec("zava", json!({"gateway": {"maxRows": rows}})).await.map(|()| true)
+        })
+        .await?;
+        until("the change is in force", Duration::from_secs(60), || async {
+            let me = client.call_tool("whoami", json!({})).await?;
+            Ok(me.structured()["limits"]["maxRows"] == rows)
+        })
+        .await?;
+    }
     Ok(())
+}
+
+async fn watch_resumes(world: Arc<World>) -> Result<()> {
+    arrives(&world, 21).await?;
+    for rows in 22..25 {
+        world.kube.faults().drop_watches();
+        arrives(&world, rows).await?;
+    }
+    // A watch that the server can no longer continue: everything is listed again.
+    world.kube.faults().compact_history();
+    arrives(&world, 25).await?;
+    // And what happened in between is not missed: deleted or changed while there is no watch.
+    world.kube.set_down(true);
+    world.kube.faults().compact_history();
+    world.kube.set_down(false);
+    arrives(&world, 26).await
+}
+
+async fn becomes_invalid(world: Arc<World>) -> Result<()> {
+    let states =
+        async |state: &str| world.metric(&world.gateway, &format!("storefence_tenants{{state=\"{state}\"}}")).await;
+    let (broken, served) = (states("broken").await?, states("served").await?);
+    let seattle = world.token("seattle-manager")?;
+    let before = ZAVA.object()["spec"]["principals"].clone();
+    // As it may come from an API server with a former schema: a rule that names a store which is not there.
+    world.loosen_crd(true).await?;
+    let mut after = before.clone();
+    after.as_array_mut().context("rules")?.push(
+        json!({"name": "astray", "role": "StoreManager", "entraUser": "33333333-3333-4333-8333-333333333333", "stores": ["Atlantis"]}),
+    );
+    let patched = world.patch_spec("zava", json!({"principals": after})).await;
+    world.loosen_crd(false).await?;
+    patched?;
+    until("the object is reported", Duration::from_secs(10), || async { Ok(states("broken").await? == broken + 1.0) })
+        .await?;
+    ensure!(states("served").await? == served, "the chain is no longer served");
+    ensure!(list(&world, &seattle, "/mcp").await?.status == 200);
+    ensure!(world.rows("seattle-manager", "SELECT count(*) FROM retail.orders").await? == json!([[7]]));
+    let log = std::fs::read_to_string(world.path("gateway.log"))?;
+    let told = log.lines().any(|line| line.contains("Atlantis") && line.contains("zava"));
+    ensure!(told, "the log does not say what is wrong with zava");
+    world.patch_spec("zava", json!({"principals": before})).await?;
+    until("the object is whole again", Duration::from_secs(10), || async { Ok(states("broken").await? == broken) })
+        .await
 }

@@ -109,7 +109,18 @@ impl World {
         Ok(gateway)
     }
 
-    async fn ready(&self, gateway: &Gateway) -> Result<()> {
+    /// Another gateway that cannot become ready yet.
+    pub async fn waiting_gateway(&self, name: &str) -> Result<Gateway> {
+        let gateway = Gateway::start(self.directory.path(), &self.entra, &self.client, name, &[], None, &[]).await?;
+        until("the gateway answers", Duration::from_secs(20), || async {
+            Ok(self.http.get(format!("{}/healthz", gateway.admin)).send().await.is_ok())
+        })
+        .await?;
+        Ok(gateway)
+    }
+
+    /// Waits until a gateway is ready and serves both chains.
+    pub async fn ready(&self, gateway: &Gateway) -> Result<()> {
         let url = format!("{}/readyz", gateway.admin);
         let what = format!("{url} is ok; the log is {:?}", gateway.child.log_path());
         until(&what, Duration::from_secs(20), || async {
@@ -229,6 +240,7 @@ impl Gateway {
             Some(most) => Spawn::new("sh").args(["-c", &format!("ulimit -n {most} && exec \"$0\" \"$@\""), gateway]),
             None => Spawn::new(gateway),
         };
+        let spawn = spawn.env("RUST_LOG", "debug");
         let spawn = environment.iter().fold(spawn, |spawn, (name, value)| spawn.env(name, value));
         let child = spawn
             .args(["run", "--log-format", "json", "--config"])
@@ -250,7 +262,6 @@ impl Gateway {
             .args(args)
             .env("AZURE_CLIENT_SECRET", client.secret.as_deref().unwrap_or_default())
             .env("KUBECONFIG", directory.join("kubeconfig"))
-            .env("RUST_LOG", "debug")
             .env("OTEL_BSP_SCHEDULE_DELAY", "100")
             .env("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=wire-tests")
             .log(directory.join(format!("{name}.log")))

@@ -140,6 +140,30 @@ impl World {
         Ok(())
     }
 
+    /// Takes the CEL rules out of the CustomResourceDefinition, or puts them in again.
+    pub async fn loosen_crd(&self, loose: bool) -> Result<()> {
+        fn without_rules(value: &mut Value) {
+            match value {
+                Value::Object(members) => {
+                    members.remove("x-kubernetes-validations");
+                    members.values_mut().for_each(without_rules);
+                }
+                Value::Array(items) => items.iter_mut().for_each(without_rules),
+                _ => {}
+            }
+        }
+        let kind = GroupVersionKind::gvk("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
+        let api: Api<DynamicObject> = Api::all_with(self.kubernetes().await?, &ApiResource::from_gvk(&kind));
+        let mut new = serde_json::to_value(crd())?;
+        if loose {
+            without_rules(&mut new);
+        }
+        let name = new["metadata"]["name"].as_str().context("a name")?.to_owned();
+        new["metadata"]["resourceVersion"] = json!(api.get(&name).await?.metadata.resource_version);
+        api.replace(&name, &PostParams::default(), &serde_json::from_value(new)?).await?;
+        Ok(())
+    }
+
     /// Changes an object's spec, as `kubectl apply` would.
     pub async fn patch_spec(&self, name: &str, spec: Value) -> Result<()> {
         self.tenants().await?.patch(name, &PatchParams::default(), &Patch::Merge(json!({"spec": spec}))).await?;
