@@ -36,6 +36,8 @@ pub struct PoolSettings {
 
 /// How long a refusal is believed before secrets are read again for the same tenant.
 const RELOAD_PAUSE: Duration = Duration::from_secs(5);
+/// Longest wait for a tenant's secrets, until the vault counts as away.
+const READ_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long a call waits for new credentials where the former ones still work.
 const ROTATION_WAIT: Duration = Duration::from_secs(1);
 
@@ -157,7 +159,7 @@ impl Pools {
             return;
         }
         *reloaded = Some(Instant::now());
-        match self.loader.load(tenant).await {
+        match self.load(tenant).await {
             Ok(loaded) => pool.loaded.store(Some(Arc::new(loaded))),
             Err(error) => tracing::warn!(tenant = %tenant.id(), %error, "credentials could not be read again"),
         }
@@ -181,8 +183,11 @@ impl Pools {
         let until = if former.is_some() { deadline.min(Instant::now() + ROTATION_WAIT) } else { deadline };
         let reading = async {
             match pool.loading.clone().try_lock_owned() {
+                // Another call has just read them.
+                Ok(_) if current().is_some() => {}
                 Ok(guard) => drop(tokio::spawn(self.clone().read(pool.clone(), tenant.clone(), guard)).await),
                 // Another call reads them.
+                Err(_) if former.is_some() => {}
                 Err(_) => drop(pool.loading.lock().await),
             }
         };
@@ -194,19 +199,31 @@ impl Pools {
         Err(PoolError::Credentials(pool.vault.check().err().unwrap_or_else(slow)))
     }
 
+    /// Reads secrets. With the attempts that the client makes by itself a vault that hangs would take half a minute.
+    async fn load(&self, tenant: &Tenant) -> Result<Loaded, String> {
+        match tokio::time::timeout(READ_TIMEOUT, self.loader.load(tenant)).await {
+            Ok(read) => read.map_err(|error| error.to_string()),
+            Err(_) => {
+                self.metrics.secrets.with_label_values(&["error"]).inc();
+                Err("Key Vault did not answer in time".to_owned())
+            }
+        }
+    }
+
     /// Reads what is in force.
     async fn read(self: Arc<Self>, pool: Arc<Pool>, tenant: Tenant, _guard: OwnedMutexGuard<Option<Instant>>) {
-        match self.loader.load(&tenant).await {
+        match self.load(&tenant).await {
             Ok(loaded) => {
                 pool.vault.worked();
                 pool.loaded.store(Some(Arc::new(loaded)));
             }
             Err(error) => {
-                pool.vault.failed(error.to_string());
+                pool.vault.failed(error.clone());
                 let problem = "credentials could not be read";
-                match pool.loaded.load().is_some() {
-                    true => tracing::warn!(tenant = %tenant.id(), %error, "new {problem}; the former ones stay in use"),
-                    false => tracing::warn!(tenant = %tenant.id(), %error, "{problem}"),
+                if pool.loaded.load().is_some() {
+                    tracing::warn!(tenant = %tenant.id(), %error, "new {problem}; the former ones stay in use");
+                } else {
+                    tracing::warn!(tenant = %tenant.id(), %error, "{problem}");
                 }
             }
         }
