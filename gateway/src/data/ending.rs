@@ -34,7 +34,6 @@ pub struct Endings(TaskTracker);
 
 impl Endings {
     /// Counts a loan for as long as it is held.
-    #[must_use]
     pub fn lent(&self) -> TaskTrackerToken {
         self.0.token()
     }
