@@ -149,13 +149,16 @@ async fn a_broken_fence_is_noticed() -> Result<()> {
     Ok(())
 }
 
-/// The statements, each with the number of calls that are looked at after it.
+/// The statements, each with the number of calls that are looked at after it: fifty after those that came with the claim.
+/// What a connection keeps shows in the first ones, and fifty after our own as well would take four minutes more.
 fn parsed() -> Result<Vec<Value>> {
     let mut attacks = Vec::new();
-    for line in CORPUS.iter().flat_map(|file| file.lines()) {
-        let mut attack: Value = serde_json::from_str(line)?;
-        attack["later"] = json!(if attack["expect"] == "no-effect" { 50 } else { 2 });
-        attacks.push(attack);
+    for (file, later) in CORPUS.iter().zip([50, 6]) {
+        for line in file.lines() {
+            let mut attack: Value = serde_json::from_str(line)?;
+            attack["later"] = json!(if attack["expect"] == "no-effect" { later } else { 2 });
+            attacks.push(attack);
+        }
     }
     Ok(attacks)
 }

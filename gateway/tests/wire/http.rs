@@ -54,7 +54,8 @@ async fn sovereign(world: Arc<World>) -> Result<()> {
     let url = format!("http://127.0.0.1:{port}");
     let gateway = Spawn::new(env!("CARGO_BIN_EXE_storefence-gateway"))
         .args(["run", "--listen", &format!("127.0.0.1:{port}"), "--admin-listen", &format!("127.0.0.1:{admin}")])
-        .args(["--public-url", &url, "--audience", principals::AUDIENCE, "--scope", "Retail.Query", "--config"])
+        .args(["--public-url", &url, "--audience", principals::AUDIENCE, "--scope", "Retail.Query"])
+        .args(["--log-format", "json", "--config"])
         .arg(world.path("config.yaml"))
         .args(["--authority", "https://login.microsoftonline.us", "--credential", "client-secret"])
         .args(["--azure-tenant-id", principals::ZAVA_TENANT_ID, "--azure-client-id", principals::AUDIENCE, "--tenants"])
