@@ -21,7 +21,7 @@ const OLDEST_SERVER: i32 = 160_000;
 const ATTEMPTS: u32 = 6;
 
 /// The migrations: version, name, SQL.
-pub const MIGRATIONS: [(i64, &str, &str); 12] = [
+pub const MIGRATIONS: [(i64, &str, &str); 13] = [
     (1, "roles and schemas", include_str!("../../migrations/0001_roles_and_schemas.sql")),
     (2, "retail tables", include_str!("../../migrations/0002_retail_tables.sql")),
     (3, "fence tables", include_str!("../../migrations/0003_fence_tables.sql")),
@@ -34,6 +34,7 @@ pub const MIGRATIONS: [(i64, &str, &str); 12] = [
     (11, "reports of one store", include_str!("../../migrations/0011_reports_of_one_store.sql")),
     (12, "login creators", include_str!("../../migrations/0012_login_creators.sql")),
     (13, "ticket seeds", include_str!("../../migrations/0013_ticket_seeds.sql")),
+    (14, "keys without statistics", include_str!("../../migrations/0014_keys_without_statistics.sql")),
 ];
 
 /// What a run did.
