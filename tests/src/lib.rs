@@ -1,6 +1,7 @@
 //! What the end-to-end suites share: one running stack for all tests of a suite, clients, and comparison with SQL run as
 //! administrator.
 
+pub mod damage;
 pub mod documented;
 pub mod documents;
 mod oracle;

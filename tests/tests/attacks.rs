@@ -20,7 +20,10 @@ use storefence_tenancy::{
     credentials::ContextKey,
     scope::StoreSet,
 };
-use storefence_tests::{Oracle, Shared, answered};
+use storefence_tests::{
+    Oracle, Shared, answered,
+    damage::{Damage, unseen_in_rows},
+};
 use uuid::Uuid;
 
 /// The statements that the project began with, and what was found since.
@@ -56,18 +59,6 @@ const SEEN_IN_ROWS: [(&str, &str, &str); 3] = [
     ),
     ("the reader bypasses", "ALTER ROLE fence_reader BYPASSRLS", "ALTER ROLE fence_reader NOBYPASSRLS"),
 ];
-
-/// Believes what the setting says, signed or not. The gateway signs, and its gate refuses `set_config`: the answers stay
-/// right.
-const TRUSTING: &str =
-    "CREATE OR REPLACE FUNCTION fence.visible_stores() RETURNS uuid[] LANGUAGE plpgsql STABLE SECURITY DEFINER
-    PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
-    DECLARE
-        stores text := split_part(split_part(current_setting('fence.context', true), '.', 1), '|', 7);
-    BEGIN
-        IF stores <> '*' THEN RETURN string_to_array(stores, ',')::uuid[]; END IF;
-        RETURN (SELECT array_agg(store_id) FROM fence.tenant_stores WHERE tenant_key = fence.tenant_key());
-    END $$";
 
 struct Caller {
     name: &'static str,
@@ -123,24 +114,11 @@ async fn a_broken_fence_is_noticed() -> Result<()> {
         ensure!(noticed > 0, "{what}: not noticed");
     }
     // Where no answer tells, the run ends with what does.
-    let text = |row: tokio_postgres::Row| row.get::<_, String>(0);
-    let login = text(admin.query_one("SELECT login::text FROM fence.logins ORDER BY 1 LIMIT 1", &[]).await?);
-    let body = text(admin.query_one("SELECT pg_get_functiondef('fence.visible_stores()'::regprocedure)", &[]).await?);
-    let membership = format!("GRANT retail_owner TO {login}");
-    let taken_back = format!("REVOKE retail_owner FROM {login}");
     whole(&shared).await?;
-    for (what, damage, repair) in [
-        ("a function that trusts the setting", TRUSTING, body.as_str()),
-        (
-            "FORCE removed",
-            "ALTER TABLE retail.orders NO FORCE ROW LEVEL SECURITY",
-            "ALTER TABLE retail.orders FORCE ROW LEVEL SECURITY",
-        ),
-        ("a login that is a member of the owner", &membership, &taken_back),
-    ] {
-        admin.batch_execute(damage).await.context(what)?;
+    for Damage { what, statement, repair } in unseen_in_rows(&admin).await? {
+        admin.batch_execute(&statement).await.context(what)?;
         let noticed = whole(&shared).await.is_err_and(|error| format!("{error:#}").contains("the fence differs"));
-        admin.batch_execute(repair).await.context(what)?;
+        admin.batch_execute(&repair).await.context(what)?;
         ensure!(noticed, "{what}: not noticed");
         whole(&shared).await.context(what)?;
     }

@@ -12,7 +12,10 @@ use std::{env, process::ExitCode};
 
 use anyhow::{Context, Result, ensure};
 use storefence_devstack::{postgres::AdminKind, stack::DatabaseSource};
-use storefence_tests::{Shared, Suite};
+use storefence_tests::{
+    Shared, Suite,
+    damage::{Damage, unseen_in_rows},
+};
 use tokio_postgres::Client;
 
 /// The stack of this suite and the tenants that were made for it.
@@ -86,32 +89,8 @@ async fn seen_in_rows(world: &World, admin: &Client) -> Result<()> {
 
 /// Damage that honest contexts, or statements that the gate lets through, do not show.
 async fn seen_by_verification(world: &World, admin: &Client) -> Result<()> {
-    let text = |row: tokio_postgres::Row| row.get::<_, String>(0);
-    let login = text(admin.query_one("SELECT login::text FROM fence.logins ORDER BY 1 LIMIT 1", &[]).await?);
-    let body = text(admin.query_one("SELECT pg_get_functiondef('fence.visible_stores()'::regprocedure)", &[]).await?);
-    let trusting =
-        "CREATE OR REPLACE FUNCTION fence.visible_stores() RETURNS uuid[] LANGUAGE plpgsql STABLE SECURITY DEFINER
-        PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
-        DECLARE
-            stores text := split_part(split_part(current_setting('fence.context', true), '.', 1), '|', 7);
-        BEGIN
-            IF stores <> '*' THEN RETURN string_to_array(stores, ',')::uuid[]; END IF;
-            RETURN (SELECT array_agg(store_id) FROM fence.tenant_stores WHERE tenant_key = fence.tenant_key());
-        END $$";
-    for (what, damage, repair) in [
-        ("a function that trusts the setting", trusting.to_owned(), body),
-        (
-            "FORCE removed",
-            "ALTER TABLE retail.orders NO FORCE ROW LEVEL SECURITY".to_owned(),
-            "ALTER TABLE retail.orders FORCE ROW LEVEL SECURITY".to_owned(),
-        ),
-        (
-            "a login that is a member of the owner",
-            format!("GRANT retail_owner TO {login}"),
-            format!("REVOKE retail_owner FROM {login}"),
-        ),
-    ] {
-        admin.batch_execute(&damage).await.context(what)?;
+    for Damage { what, statement, repair } in unseen_in_rows(admin).await? {
+        admin.batch_execute(&statement).await.context(what)?;
         let says = |outcome: Result<()>| outcome.is_err_and(|error| format!("{error:#}").contains("the fence differs"));
         let noticed = (says(property::run(world, 20).await), says(interleaving::run(world, 60).await));
         admin.batch_execute(&repair).await.context(what)?;
