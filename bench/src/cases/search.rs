@@ -29,7 +29,7 @@ const WANTED: i32 = 20;
 /// Searches of one round.
 const SEARCHES: usize = 15;
 /// Who has how many: one with ten products, one with the sample's catalogue, one with a hundredth of all, one with a
-/// sixth, one with nearly half, which among 500,000 are enough for the HNSW index.
+/// sixth, one with nearly half. All of them are searched by signs: the HNSW index begins above 1,000,000 own products.
 const TINY: usize = 1;
 const SAMPLE: usize = 2;
 const HUNDREDTH: usize = 3;

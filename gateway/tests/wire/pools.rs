@@ -32,6 +32,18 @@ async fn ask(client: &McpClient, sql: &str) -> Result<Value> {
     Ok(answer.structured().clone())
 }
 
+/// Waits until a chain whose database or vault is away fails without waiting, while another one is served.
+async fn fails_at_once(away: &McpClient, served: &McpClient, limit: Duration) -> Result<()> {
+    let quick = async || {
+        let begun = Instant::now();
+        let answer = ask(away, COUNT).await?;
+        ensure!(answer["code"] == "UNAVAILABLE", "{answer}");
+        is_served(served, 15).await?;
+        Ok(begun.elapsed() < Duration::from_millis(700))
+    };
+    until("calls fail at once", limit, quick).await
+}
+
 async fn is_served(client: &McpClient, orders: i64) -> Result<()> {
     let answer = ask(client, COUNT).await?;
     ensure!(answer["rows"] == json!([[orders]]), "{answer}");
@@ -160,14 +172,7 @@ async fn hanging(world: Arc<World>) -> Result<()> {
         is_served(&zava, 15).await?;
     }
     // After the five seconds that an opening may take, nobody waits any more.
-    let quick = async || {
-        let begun = Instant::now();
-        let answer = ask(&contoso, COUNT).await?;
-        ensure!(answer["code"] == "UNAVAILABLE", "{answer}");
-        is_served(&zava, 15).await?;
-        Ok(begun.elapsed() < Duration::from_millis(700))
-    };
-    until("calls fail at once", Duration::from_secs(30), quick).await?;
+    fails_at_once(&contoso, &zava, Duration::from_secs(30)).await?;
     accepting.abort();
     home(&world).await
 }
@@ -196,14 +201,7 @@ async fn vault_hangs(world: Arc<World>) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     // Who has nothing yet fails, soon at once; the others are served.
-    let quick = async || {
-        let begun = Instant::now();
-        let answer = ask(&contoso, COUNT).await?;
-        ensure!(answer["code"] == "UNAVAILABLE", "{answer}");
-        is_served(&zava, 15).await?;
-        Ok(begun.elapsed() < Duration::from_millis(700))
-    };
-    until("calls fail at once", Duration::from_secs(60), quick).await?;
+    fails_at_once(&contoso, &zava, Duration::from_secs(60)).await?;
     ensure!(reads(&gateway, "error").await? >= 1.0, "no failure is counted");
     world.vault.clear_faults();
     until("contoso is served", Duration::from_secs(30), async || Ok(is_served(&contoso, 6).await.is_ok())).await?;
