@@ -10,7 +10,7 @@ use storefence_tenancy::{
 
 use super::Password;
 use crate::{
-    database::{Database, DatabaseError},
+    database::{Database, DatabaseError, TenantLock},
     errors::Reason,
 };
 
@@ -72,6 +72,16 @@ impl ProbeError {
     }
 }
 
+/// What became of an attempt to log in.
+pub enum Entry {
+    /// The login is in.
+    Session(PgConnection),
+    /// The password is right, and the login may not enter this database.
+    NotHere,
+    /// The login or its password is refused.
+    Refused,
+}
+
 /// What a probe uses: exactly what the gateway will use.
 pub struct Credentials<'a> {
     /// The login.
@@ -89,38 +99,40 @@ impl Database {
     ///
     /// # Errors
     /// [`DatabaseError`] when the server gives no answer to that.
-    pub async fn password_works(&self, login: &str, password: &Password) -> Result<bool, DatabaseError> {
+    pub async fn try_password(&self, login: &str, password: &Password) -> Result<Entry, DatabaseError> {
         match self.connect(login, password).await {
-            Ok(connection) => {
-                // A courtesy to the server's log.
-                let _ = tokio::time::timeout(self.deadline(), connection.close()).await;
-                Ok(true)
-            }
+            Ok(session) => Ok(Entry::Session(session)),
             // Let in, and then not into this database: CONNECT comes with the membership, which may have been revoked.
-            Err(ProbeError::Database(DatabaseError::InsufficientPrivileges { .. })) => Ok(true),
+            Err(ProbeError::Database(DatabaseError::InsufficientPrivileges { .. })) => Ok(Entry::NotHere),
             Err(ProbeError::Database(error)) => Err(error),
-            Err(_) => Ok(false),
+            Err(_) => Ok(Entry::Refused),
         }
     }
 
     /// One call as the gateway makes it, and a look at what else the login could do. `stores` is the number of stores
-    /// that the tenant has.
+    /// that the tenant has; `session` is one that the login has opened since it was last changed.
     ///
     /// # Errors
     /// [`ProbeError`].
     pub async fn probe(
         &self,
+        lock: &mut TenantLock,
         credentials: &Credentials<'_>,
         tenant: &TenantId,
         stores: usize,
+        session: Option<PgConnection>,
     ) -> Result<(), ProbeError> {
         let login = credentials.login;
-        let mut connection = self.connect(login, credentials.password).await?;
+        let mut session = match session {
+            Some(session) => session,
+            None => self.connect(login, credentials.password).await?,
+        };
+        let administrator = lock.connection()?;
         let outcome = self.within("probe", async {
-            if let Some(deviation) = deviation(&mut connection).await? {
+            if let Some(deviation) = deviation(administrator, login).await? {
                 return Ok(Err(ProbeError::Deviation { login: login.to_owned(), deviation }));
             }
-            let found = match flight(&mut connection, credentials, tenant).await {
+            let found = match flight(&mut session, credentials, tenant).await {
                 Ok(found) => found,
                 // What the fence refuses is the probe's finding, and no answer about the database.
                 Err(error @ sqlx::Error::Database(_)) => return Ok(Err(self.classify(login, error))),
@@ -132,8 +144,13 @@ impl Database {
             Ok(Err(ProbeError::Stores { login: login.to_owned(), found, expected: stores }))
         });
         let outcome = outcome.await.map_err(ProbeError::from).flatten();
-        let _ = tokio::time::timeout(self.deadline(), connection.close()).await;
+        self.part(session).await;
         outcome
+    }
+
+    /// Ends a login's session: a courtesy to the server's log.
+    pub async fn part(&self, session: PgConnection) {
+        let _ = tokio::time::timeout(self.deadline(), session.close()).await;
     }
 
     async fn connect(&self, login: &str, password: &Password) -> Result<PgConnection, ProbeError> {
@@ -160,8 +177,9 @@ impl Database {
     }
 }
 
-/// The first thing about the session's role that a tenant's login must not be or have.
-async fn deviation(connection: &mut PgConnection) -> Result<Option<&'static str>, sqlx::Error> {
+/// The first thing that a tenant's login must not be or have. Asked for by the administrator, whose session has planned the
+/// statement before and holds what it reads of the catalogs: in the login's own, which is new, it would take longer than the flight.
+async fn deviation(administrator: &mut PgConnection, login: &str) -> Result<Option<&'static str>, sqlx::Error> {
     const CHECKS: [&str; 7] = [
         "is superuser",
         "bypasses row-level security",
@@ -187,9 +205,10 @@ async fn deviation(connection: &mut PgConnection) -> Result<Option<&'static str>
             has_database_privilege(r.oid, current_database(), 'CREATE, TEMP')
               OR has_schema_privilege(r.oid, 'retail', 'CREATE') OR has_schema_privilege(r.oid, 'fence', 'CREATE')
           ]
-          FROM pg_catalog.pg_roles r WHERE r.rolname = session_user",
+          FROM pg_catalog.pg_roles r WHERE r.rolname = $1",
     )
-    .fetch_one(connection)
+    .bind(login)
+    .fetch_one(administrator)
     .await?;
     Ok(found.iter().zip(CHECKS).find_map(|(found, text)| found.then_some(text)))
 }

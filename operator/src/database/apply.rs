@@ -41,8 +41,7 @@ impl Database {
             return Ok(());
         }
         self.may_write()?;
-        // Computed before the transaction: thousands of rounds of hashing. A slot without a password gets a verifier
-        // that no password fits.
+        // A slot without a password gets a verifier that no password fits.
         let verifier = |slot: Slot| material.passwords.get(&slot).map(Password::verifier).unwrap_or_default();
         let statements = sql::statements(desired, plan, &verifier);
         let call = async {

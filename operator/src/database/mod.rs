@@ -156,9 +156,12 @@ impl Database {
         let options = config.options.clone().application_name("storefence-operator");
         let lanes = u32::try_from(lanes.max(1)).unwrap_or(u32::MAX);
         // What waits for another session's lock gives up before the call's deadline, and is told from a server that is
-        // away; what the operator has given up does not go on at the server.
+        // away; what the operator has given up does not go on at the server. A pass looks up single rows by key, with the
+        // same few statements again and again: planned once, and by the indexes whatever the server knows of the tables. What has no index looks dear then: not to
+        // be compiled for that.
         let settings = format!(
-            "SET lock_timeout = {}; SET statement_timeout = {}",
+            "SET lock_timeout = {}; SET statement_timeout = {}; SET plan_cache_mode = force_generic_plan; \
+             SET enable_seqscan = off; SET jit = off",
             deadline.as_millis() / 2,
             deadline.as_millis()
         );

@@ -300,4 +300,10 @@ impl Plan {
     pub fn is_empty(&self) -> bool {
         self.secrets.is_empty() && self.database.is_empty() && self.dependents.is_empty()
     }
+
+    /// Whether a login is made, changed or taken over.
+    #[must_use]
+    pub fn changes_roles(&self) -> bool {
+        !self.adopted.is_empty() || self.database.iter().any(|action| action.role().is_some())
+    }
 }

@@ -11,6 +11,7 @@ pub mod diff;
 pub mod drift;
 pub mod finalize;
 mod held;
+mod logins;
 pub mod pass;
 pub mod rotation;
 pub mod state;

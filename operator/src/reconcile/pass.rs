@@ -3,17 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::jiff::Timestamp;
-use storefence_azure::SecretValue;
+use sqlx::PgConnection;
 use storefence_tenancy::{
     RetailTenant, TenantRules,
-    credentials::{Slot, context_secret_name, database_secret_name},
-    resource::{AdoptionPolicy, ContextKeyVersion, Credentials, LoginSlot, Mode, RotationInProgress},
+    resource::{AdoptionPolicy, ContextKeyVersion, Credentials, LoginSlot, Mode},
 };
 
 use super::{
-    action::{Plan, SecretAction},
+    action::Plan,
     conflict::{self, Claimant},
-    desired::{CONNECTION_LIMIT, Desired, Input},
+    desired::{Desired, Input},
     diff::diff,
     drift::{Before, Found},
     held::{self, Held, Stored},
@@ -23,8 +22,7 @@ use super::{
 };
 use crate::{
     backends::Backends,
-    credentials::{Password, generate_context_key, login_uri, probe},
-    database::{Database, TenantLock, apply::Material, fence::Mending},
+    database::{Database, TenantLock, fence::Mending},
     errors::{Class, Failure},
     metrics::Metrics,
     vault::{Read, Vault, Version},
@@ -74,9 +72,9 @@ pub async fn pass(work: &Work<'_>) -> Report {
 }
 
 /// The rotation as it stands at the beginning of a pass.
-struct Rotation<'a> {
-    view: View<'a>,
-    step: Step,
+pub(super) struct Rotation<'a> {
+    pub(super) view: View<'a>,
+    pub(super) step: Step,
 }
 
 impl<'a> Rotation<'a> {
@@ -185,13 +183,13 @@ fn in_conflict(work: &Work<'_>, rules: &TenantRules, recorded: Option<&str>) -> 
         .then(|| Failure::ConflictingTenant { tenant_id: rules.tenant_id().to_string(), owner: owner.place.clone() })
 }
 
-struct Pass<'a> {
+pub(super) struct Pass<'a> {
     work: &'a Work<'a>,
     rules: &'a TenantRules,
-    rotation: &'a Rotation<'a>,
-    database: &'a Database,
-    vault: &'a Vault,
-    desired: &'a Desired,
+    pub(super) rotation: &'a Rotation<'a>,
+    pub(super) database: &'a Database,
+    pub(super) vault: &'a Vault,
+    pub(super) desired: &'a Desired,
 }
 
 impl Pass<'_> {
@@ -223,7 +221,7 @@ impl Pass<'_> {
         found: &mut Option<Found>,
     ) -> Result<status::Observed, Failure> {
         let held = Held::read(self.desired, self.database.endpoint(), stored);
-        let plan = self.compare(state, stored, &held).await?;
+        let plan = self.compare_only(state, stored, &held).await?;
         let found = found.insert(Found::observed(&plan));
         let missing = self.verify_fence(Mending::Nothing, found).await?;
         Ok(status::Observed::of(&plan, missing))
@@ -272,18 +270,31 @@ impl Pass<'_> {
         }
         let stored = self.read_secrets().await?;
         let held = Held::read(self.desired, self.database.endpoint(), &stored);
-        self.compare(state, &stored, &held).await
+        self.compare_only(state, &stored, &held).await
     }
 
-    async fn compare(&self, mut state: DatabaseState, stored: &Stored, held: &Held) -> Result<Plan, Failure> {
-        self.try_passwords(&mut state, &held.material).await?;
+    async fn compare_only(&self, state: DatabaseState, stored: &Stored, held: &Held) -> Result<Plan, Failure> {
+        let (plan, session) = self.compare(state, stored, held).await?;
+        self.part(session).await;
+        Ok(plan)
+    }
+
+    /// The steps, and the session that the login in use has opened.
+    async fn compare(
+        &self,
+        mut state: DatabaseState,
+        stored: &Stored,
+        held: &Held,
+    ) -> Result<(Plan, Option<PgConnection>), Failure> {
+        let session = self.try_passwords(&mut state, &held.material).await?;
         let secrets = stored.iter().map(|(name, read)| (name.clone(), held.state(name, read))).collect();
         let managers = stored.iter().filter_map(|(name, read)| match read {
             Read::Live(secret) => Some((name.clone(), secret.manager.clone()?)),
             Read::Absent | Read::SoftDeleted { .. } => None,
         });
         let recorded = held::recorded(stored, self.rotation.view.credentials);
-        diff(self.desired, &Observed { database: state, secrets, managers: managers.collect(), recorded })
+        let plan = diff(self.desired, &Observed { database: state, secrets, managers: managers.collect(), recorded })?;
+        Ok((plan, session))
     }
 
     async fn mend(
@@ -294,7 +305,10 @@ impl Pass<'_> {
         found: &mut Option<Found>,
     ) -> Result<Done, Failure> {
         let mut held = Held::read(self.desired, self.database.endpoint(), &stored);
-        let plan = self.compare(state, &stored, &held).await?;
+        let (plan, session) = self.compare(state, &stored, &held).await?;
+        // A session of before says nothing about a login that is changed now.
+        let (session, former) = if plan.changes_roles() { (None, session) } else { (session, None) };
+        self.part(former).await;
         let found = found.insert(Found::of(&plan, self.desired, &self.before()));
         self.write_secrets(&plan, &stored, &mut held).await?;
         self.database.apply(lock, self.desired, &plan, &held.material).await?;
@@ -309,7 +323,10 @@ impl Pass<'_> {
         }
         let missing = self.verify_fence(Mending::All, found).await?;
         if !plan.is_empty() || !self.was_ready() {
-            self.probe(&held.material, self.desired.active_slot, self.desired.active_kid).await?;
+            let Desired { active_slot, active_kid, .. } = *self.desired;
+            self.probe(lock, &held.material, active_slot, active_kid, session).await?;
+        } else {
+            self.part(session).await;
         }
         self.rotate(lock, &held.material).await?;
         if !plan.is_empty() {
@@ -323,86 +340,6 @@ impl Pass<'_> {
         self.done(&held, missing)
     }
 
-    /// What a step of a rotation does beyond the desired state.
-    async fn rotate(&self, lock: &mut TenantLock, material: &Material) -> Result<(), Failure> {
-        let Desired { tenant_id, active_slot, active_kid, roles, .. } = self.desired;
-        match &self.rotation.step {
-            Step::Wait(_) | Step::Overlap(_) => Ok(()),
-            // What an earlier life of the tenant left there must not be taken for new.
-            Step::Begin(RotationInProgress { slot, kid, .. }) => self.disable_secrets(&[*slot], &[*kid]).await,
-            Step::Switch(RotationInProgress { slot, kid, .. }) => self.probe(material, *slot, *kid).await,
-            Step::Retire => {
-                let credentials = self.rotation.view.credentials;
-                let slots = credentials.iter().flat_map(|credentials| &credentials.slots).map(|slot| slot.slot);
-                let keys = credentials.iter().flat_map(|credentials| &credentials.context_keys).map(|key| key.kid);
-                let slots: Vec<Slot> = slots.filter(|slot| slot != active_slot).collect();
-                let kids: Vec<u32> = keys.filter(|kid| kid != active_kid).collect();
-                // LOGIN is gone with the pass's own steps; a session that came before would outlive that.
-                for role in slots.iter().filter_map(|slot| roles.get(slot)) {
-                    self.database.end_sessions(lock, &role.name).await?;
-                }
-                self.disable_secrets(&slots, &kids).await?;
-                tracing::info!(tenant = %tenant_id, "the former credentials are disabled");
-                Ok(())
-            }
-        }
-    }
-
-    async fn disable_secrets(&self, slots: &[Slot], kids: &[u32]) -> Result<(), Failure> {
-        let tenant_id = &self.desired.tenant_id;
-        let logins = slots.iter().map(|slot| database_secret_name(tenant_id, *slot));
-        for name in logins.chain(kids.iter().map(|kid| context_secret_name(tenant_id, *kid))) {
-            self.vault.disable(&name, &self.desired.owner_uid).await?;
-        }
-        Ok(())
-    }
-
-    /// Tells for each login whether the vault's password lets it in.
-    async fn try_passwords(&self, state: &mut DatabaseState, material: &Material) -> Result<(), Failure> {
-        for (slot, role) in self.desired.roles.iter().filter(|(_, role)| role.login) {
-            let (Some(row), Some(password)) = (state.roles.get_mut(&role.name), material.passwords.get(slot)) else {
-                continue;
-            };
-            // A smaller limit may keep out whoever has the right password.
-            if row.attributes.login && row.connection_limit == CONNECTION_LIMIT {
-                row.password_works = match self.database.password_works(&role.name, password).await {
-                    Ok(works) => Some(works),
-                    Err(error) => return Err(error.into()),
-                };
-            }
-        }
-        Ok(())
-    }
-
-    async fn write_secrets(&self, plan: &Plan, stored: &Stored, held: &mut Held) -> Result<(), Failure> {
-        let uid = self.desired.owner_uid.as_str();
-        for action in &plan.secrets {
-            match action {
-                SecretAction::Recover { name } => self.vault.recover(name).await?,
-                SecretAction::WriteLogin { name, slot } => {
-                    let Some(role) = self.desired.roles.get(slot) else { continue };
-                    let password = Password::generate()?;
-                    let uri = login_uri(self.database.endpoint(), &role.name, &password);
-                    let version = self.vault.write(name, SecretValue::new(String::clone(&uri)), uid).await?;
-                    held.material.passwords.insert(*slot, password);
-                    held.versions.insert(name.clone(), version);
-                }
-                SecretAction::WriteContextKey { name, kid } => {
-                    let key = generate_context_key()?;
-                    let version = self.vault.write(name, SecretValue::new(key.to_base64()), uid).await?;
-                    held.material.keys.insert(*kid, key);
-                    held.versions.insert(name.clone(), version);
-                }
-                SecretAction::Tag { name } => {
-                    if let Some(Read::Live(secret)) = stored.get(name) {
-                        self.vault.tag(name, &secret.version.id, uid).await?;
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
     fn was_ready(&self) -> bool {
         self.work.tenant.status.as_ref().is_some_and(|status| {
             let ready = |condition: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| {
@@ -410,17 +347,6 @@ impl Pass<'_> {
             };
             status.credentials.is_some() && status.conditions.iter().any(ready)
         })
-    }
-
-    async fn probe(&self, material: &Material, slot: Slot, kid: u32) -> Result<(), Failure> {
-        let (Some(role), Some(password), Some(key)) =
-            (self.desired.roles.get(&slot), material.passwords.get(&slot), material.keys.get(&kid))
-        else {
-            return Ok(());
-        };
-        let credentials = probe::Credentials { login: &role.name, password, kid, key };
-        self.database.probe(&credentials, &self.desired.tenant_id, self.desired.stores.len()).await?;
-        Ok(())
     }
 
     fn done(&self, held: &Held, missing: Vec<Deviation>) -> Result<Done, Failure> {
