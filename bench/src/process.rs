@@ -10,11 +10,12 @@ pub fn cpu(pid: u32) -> Duration {
     by_thread(pid).or_else(|| by_stat(pid)).unwrap_or_default()
 }
 
-/// CPU time so far of a process and of its children that live.
+/// CPU time so far of a process and of its children, those that have ended included.
 pub fn cpu_with_children(pid: u32) -> Duration {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     let children = children.split_whitespace().filter_map(|child| child.parse().ok());
-    cpu(pid) + children.map(cpu).sum::<Duration>()
+    // The 16th and 17th field: children that the process has waited for.
+    cpu(pid) + children.map(cpu).sum::<Duration>() + stat(pid, 13).unwrap_or_default()
 }
 
 fn by_thread(pid: u32) -> Option<Duration> {
@@ -28,10 +29,16 @@ fn by_thread(pid: u32) -> Option<Duration> {
 }
 
 fn by_stat(pid: u32) -> Option<Duration> {
+    // The 14th and 15th field: user and system time.
+    stat(pid, 11)
+}
+
+/// The sum of two fields of `/proc/PID/stat` behind the name, in ticks of 10 ms.
+fn stat(pid: u32, first: usize) -> Option<Duration> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may hold spaces; utime and stime are the 14th and 15th field, in ticks of 10 ms.
+    // The name in parentheses may hold spaces.
     let fields: Vec<&str> = text.rsplit(')').next()?.split_whitespace().collect();
-    let ticks = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
+    let ticks = fields.get(first)?.parse::<u64>().ok()? + fields.get(first + 1)?.parse::<u64>().ok()?;
     Some(Duration::from_millis(ticks * 10))
 }
 
@@ -48,6 +55,21 @@ pub fn resident_mib(pid: u32) -> (f64, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn children_that_have_ended_count() {
+        let pid = std::process::id();
+        let before = cpu_with_children(pid);
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done"])
+            .spawn()
+            .unwrap();
+        let child_pid = child.id();
+        child.wait().unwrap();
+        assert!(!std::path::Path::new(&format!("/proc/{child_pid}")).exists());
+        let own = cpu(pid);
+        assert!(stat(pid, 13).unwrap() >= Duration::from_millis(20) && cpu_with_children(pid) > before.max(own));
+    }
 
     #[test]
     fn this_process_has_used_cpu_and_memory() {

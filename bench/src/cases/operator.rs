@@ -294,7 +294,7 @@ impl World {
         Ok(Done { seconds, at })
     }
 
-    /// CPU time so far of the operator, of PostgreSQL's processes that live, and of this process.
+    /// CPU time so far of the operator, of PostgreSQL's processes, and of this process.
     fn cpu(&self, operator: &Operator) -> [Duration; 3] {
         let server = self.cluster.pid().map(process::cpu_with_children).unwrap_or_default();
         [process::cpu(operator.child.pid()), server, process::cpu(std::process::id())]
