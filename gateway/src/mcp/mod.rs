@@ -3,6 +3,7 @@
 pub mod completions;
 pub mod handler;
 pub mod logging;
+mod look;
 pub mod operation;
 pub mod progress;
 pub mod prompts;

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 
+use super::look::{Message, Seen, Text};
 use crate::telemetry::spans::Carrier;
 
 /// Revisions that are served, oldest first.
@@ -103,50 +104,54 @@ impl Refusal {
 /// # Errors
 /// [`Refusal`] with -32700, -32600 or -32022.
 pub fn inspect(headers: &HeaderMap, body: &[u8]) -> Result<Envelope, Refusal> {
-    let message: Value =
+    let message: Seen<Message> =
         serde_json::from_slice(body).map_err(|_| Refusal::new(-32700, "Parse error: the body is not JSON", None))?;
-    let Value::Object(message) = message else {
+    let Seen::Object(message) = message else {
         return Err(Refusal::new(-32600, "Invalid Request: one JSON-RPC object is expected", None));
     };
-    let id = message.get("id").filter(|id| id.is_string() || id.is_i64() || id.is_u64()).cloned();
+    let Message { id: given, jsonrpc, method, params, result, error } = message;
+    let has_id = given.is_some();
+    let id = given.filter(|id| id.is_string() || id.is_i64() || id.is_u64());
     let invalid = |problem: &str| Refusal::new(-32600, format!("Invalid Request: {problem}"), id.clone());
-    if message.get("jsonrpc").and_then(Value::as_str) != Some("2.0") {
+    if jsonrpc.as_ref().and_then(Seen::text) != Some("2.0") {
         return Err(invalid("jsonrpc must be \"2.0\""));
     }
-    if message.contains_key("id") && id.is_none() && !message.contains_key("error") {
+    if has_id && id.is_none() && !error {
         return Err(invalid("id must be a string or an integer"));
     }
-    let Some(method) = message.get("method") else {
-        if message.contains_key("result") || message.contains_key("error") {
+    let Some(method) = method else {
+        if result || error {
             return Err(invalid("this server sends no requests, so it takes no responses"));
         }
         return Err(invalid("method is missing"));
     };
-    let Some(method) = method.as_str() else { return Err(invalid("method must be a string")) };
-    let params = message.get("params");
-    if params.is_some_and(|params| !params.is_object()) {
+    let Some(method) = method.text() else { return Err(invalid("method must be a string")) };
+    if params.as_ref().is_some_and(|params| params.object().is_none()) {
         return Err(invalid("params must be an object"));
     }
-    let name = params.and_then(|params| params.get("name")).and_then(Value::as_str).map(str::to_owned);
-    let in_meta = |name: &str| params?.get("_meta")?.get(name)?.as_str().map(str::to_owned);
-    let trace = Carrier { parent: in_meta("traceparent"), state: in_meta("tracestate") };
+    let params = params.as_ref().and_then(Seen::object);
+    let name = params.and_then(|params| params.name.as_ref()?.text()).map(str::to_owned);
+    let meta = params.and_then(|params| params.meta.as_ref()?.object());
+    let owned = |text: Option<&Text>| text.and_then(Seen::text).map(str::to_owned);
+    let trace = Carrier {
+        parent: owned(meta.and_then(|meta| meta.parent.as_ref())),
+        state: owned(meta.and_then(|meta| meta.state.as_ref())),
+    };
     let envelope = Envelope { id: id.clone(), method: Some(method.to_owned()), name, trace };
     // `initialize` negotiates, and answers an unknown version with a known one.
     if method != "initialize" {
-        check_version(headers, params, &id)?;
+        check_version(headers, meta.and_then(|meta| meta.version.as_ref()?.text()), &id)?;
     }
     Ok(envelope)
 }
 
-fn check_version(headers: &HeaderMap, params: Option<&Value>, id: &Option<Value>) -> Result<(), Refusal> {
+fn check_version(headers: &HeaderMap, in_meta: Option<&str>, id: &Option<Value>) -> Result<(), Refusal> {
     let mut versions = headers.get_all("mcp-protocol-version").iter();
     let header = match (versions.next(), versions.next()) {
         (None, _) => None,
         (Some(one), None) => Some(one.to_str().unwrap_or("not text")),
         _ => return Err(Refusal::new(-32020, "MCP-Protocol-Version must stand once", id.clone())),
     };
-    let in_meta = params.and_then(|params| params.pointer("/_meta/io.modelcontextprotocol~1protocolVersion"));
-    let in_meta = in_meta.and_then(Value::as_str);
     // A contradiction comes before a version that is unknown: nobody knows which of the two was asked for.
     if header.is_some() && in_meta.is_some() && header != in_meta {
         let problem = "MCP-Protocol-Version does not match the protocolVersion in _meta";
