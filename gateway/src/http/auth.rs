@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use axum::response::Response;
 use http::{HeaderMap, StatusCode, header};
+use prometheus::IntCounter;
 use serde_json::json;
 use storefence_tenancy::{
     Claims, Scope, TenantId,
@@ -54,6 +55,8 @@ pub struct Access {
     words: Vec<String>,
     metadata: Arc<Metadata>,
     metrics: Arc<Metrics>,
+    accepted: IntCounter,
+    granted: IntCounter,
 }
 
 impl Access {
@@ -67,7 +70,10 @@ impl Access {
         metrics: Arc<Metrics>,
     ) -> Self {
         let words = tokens.words();
-        Self { identity, tenants, words, metadata, metrics }
+        // What every call counts is looked up by its labels once.
+        let accepted = metrics.tokens.with_label_values(&["accepted", ""]);
+        let granted = metrics.scopes.with_label_values(&["granted"]);
+        Self { identity, tenants, words, metadata, metrics, accepted, granted }
     }
 
     /// Finds out who calls and what they may see. The scope is computed from the rules of this moment, never cached.
@@ -85,7 +91,7 @@ impl Access {
         };
         let principal = match verified {
             Ok(principal) => {
-                self.metrics.tokens.with_label_values(&["accepted", ""]).inc();
+                self.accepted.inc();
                 principal
             }
             Err(reject) => {
@@ -112,7 +118,7 @@ impl Access {
         let snapshot = self.tenants.load();
         match resolve(&snapshot, claims, tenant) {
             Ok((tenant, scope)) => {
-                self.metrics.scopes.with_label_values(&["granted"]).inc();
+                self.granted.inc();
                 Ok(Caller { principal, tenant, scope, correlation })
             }
             Err(Unresolved::Several(tenants)) => {
@@ -191,11 +197,15 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Reject> {
     if values.next().is_some() {
         return Err(Reject::Header);
     }
-    let (scheme, token) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(Reject::Header)?;
-    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() || token.contains([' ', ',', '\t']) {
+    let value = value.as_bytes();
+    let space = value.iter().position(|byte| *byte == b' ').ok_or(Reject::Header)?;
+    let (scheme, token) = (&value[..space], &value[space + 1..]);
+    // To the end whatever is found: a loop that may stop looks at one byte at a time, and this is 4 % of a call then.
+    let is_one = token.iter().fold(true, |so_far, byte| so_far & byte.is_ascii_graphic() & (*byte != b','));
+    if !scheme.eq_ignore_ascii_case(b"bearer") || token.is_empty() || !is_one {
         return Err(Reject::Header);
     }
-    Ok(token)
+    std::str::from_utf8(token).map_err(|_| Reject::Header)
 }
 
 enum Unresolved {
@@ -272,8 +282,14 @@ mod tests {
             &["Bearer a b"],
             &["Bearer a, Bearer b"],
             &["a.b.c"],
+            &["Bearer a\tb"],
+            &["Bearer\ta"],
+            &["Bearer  a"],
         ] {
             assert_eq!(with(values), Err(Reject::Header), "{values:?}");
         }
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, HeaderValue::from_bytes("Bearer ä".as_bytes()).expect("a value"));
+        assert_eq!(bearer(&headers), Err(Reject::Header));
     }
 }

@@ -1,14 +1,15 @@
 //! Host and Origin allow-lists, on by default: a web page must not reach a gateway on the user's machine or network by
 //! rebinding a DNS name (MCP, Streamable HTTP, security).
 
-use std::sync::Arc;
-
-use axum::{
-    extract::{Request, State},
-    middleware::Next,
-    response::Response,
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
 };
+
+use axum::{extract::Request, response::Response};
+use futures::future::{Either, Ready, ready};
 use http::{HeaderMap, StatusCode, Uri, header, uri::Authority};
+use tower::{Layer, Service};
 use url::Url;
 
 use super::{App, errors, limits};
@@ -83,11 +84,11 @@ impl Allowed {
             _ => None,
         };
         let Some(authority) = authority else { return false };
-        let name = authority.host().to_ascii_lowercase();
+        let name = authority.host();
         // Behind TLS termination the port in Host is the public one or none; none means the scheme's own.
         self.hosts.iter().any(|pattern| {
             let port = authority.port_u16();
-            pattern.name == name
+            pattern.name.eq_ignore_ascii_case(name)
                 && (pattern.port.is_none()
                     || pattern.port == port
                     || (port.is_none() && matches!(pattern.port, Some(80 | 443))))
@@ -113,19 +114,55 @@ fn origin(text: &str) -> Option<OriginPattern> {
     Some(OriginPattern { scheme: url.scheme().to_owned(), host, port: url.port_or_known_default() })
 }
 
-/// Refuses a request whose URL is too long, or whose Host or Origin is not on the list.
-pub async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    if limits::is_too_long(request.uri()) {
-        return errors::plain(StatusCode::URI_TOO_LONG);
+/// Refuses a request whose URL is too long, or whose Host or Origin is not on the list. A layer of its own and not a
+/// function as middleware, which puts each request into boxes and copies the service behind it.
+#[derive(Clone)]
+pub struct Check(pub Arc<App>);
+
+/// What is behind the check.
+#[derive(Clone)]
+pub struct Checked<S> {
+    app: Arc<App>,
+    inner: S,
+}
+
+impl<S> Layer<S> for Check {
+    type Service = Checked<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Checked { app: self.0.clone(), inner }
     }
-    if !app.allowed.host(request.uri(), request.headers()) || !app.allowed.origin(request.headers()) {
+}
+
+impl<S: Service<Request, Response = Response>> Service<Request> for Checked<S> {
+    type Response = Response;
+    type Error = S::Error;
+    type Future = Either<S::Future, Ready<Result<Response, S::Error>>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        match refusal(&self.app.allowed, &request) {
+            Some(response) => Either::Right(ready(Ok(response))),
+            None => Either::Left(self.inner.call(request)),
+        }
+    }
+}
+
+fn refusal(allowed: &Allowed, request: &Request) -> Option<Response> {
+    if limits::is_too_long(request.uri()) {
+        return Some(errors::plain(StatusCode::URI_TOO_LONG));
+    }
+    if !allowed.host(request.uri(), request.headers()) || !allowed.origin(request.headers()) {
         tracing::warn!(
             host = ?request.headers().get(header::HOST), origin = ?request.headers().get(header::ORIGIN),
             "refused a request: its Host or Origin is not allowed"
         );
-        return errors::plain(StatusCode::FORBIDDEN);
+        return Some(errors::plain(StatusCode::FORBIDDEN));
     }
-    next.run(request).await
+    None
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! How much of a request is taken.
 
-use std::time::Duration;
+use std::{pin::pin, task::Poll, time::Duration};
 
 use axum::body::Body;
 use bytes::Bytes;
+use futures::poll;
 use http::{StatusCode, Uri};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
@@ -23,8 +24,13 @@ pub fn is_too_long(uri: &Uri) -> bool {
 /// # Errors
 /// 413 where it is too large, 408 where it does not come in time, 400 where it ends early.
 pub async fn read(body: Body, timeout: Duration) -> Result<Bytes, StatusCode> {
-    let limited = Limited::new(body, BODY_MAX);
-    match tokio::time::timeout(timeout, limited.collect()).await {
+    let mut collecting = pin!(Limited::new(body, BODY_MAX).collect());
+    // Most bodies come with their headers, and need no timer.
+    let collected = match poll!(collecting.as_mut()) {
+        Poll::Ready(collected) => Ok(collected),
+        Poll::Pending => tokio::time::timeout(timeout, collecting).await,
+    };
+    match collected {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => Err(StatusCode::PAYLOAD_TOO_LARGE),
         Ok(Err(_)) => Err(StatusCode::BAD_REQUEST),

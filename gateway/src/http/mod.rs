@@ -16,7 +16,6 @@ use axum::{
     Router,
     body::Body,
     extract::{Path, Request, State},
-    middleware,
     response::{IntoResponse, Response},
     routing::{any, get},
 };
@@ -40,7 +39,7 @@ use crate::{
         tools::{Caller, Services, Tool},
     },
     metrics::Metrics,
-    telemetry::spans::{self, Carrier},
+    telemetry::spans,
 };
 
 /// What the routes share.
@@ -89,7 +88,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/.well-known/oauth-protected-resource/mcp", get(metadata::root))
         .route("/.well-known/oauth-protected-resource/{tenant}/mcp", get(metadata::of_tenant))
         .fallback(errors::not_found)
-        .layer(middleware::from_fn_with_state(app.clone(), hosts::check))
+        .layer(hosts::Check(app.clone()))
         .with_state(app)
 }
 
@@ -210,7 +209,7 @@ fn span(app: &App, envelope: &Envelope, headers: &HeaderMap, caller: &Caller) ->
         correlation: caller.correlation,
         tenant: caller.tenant.id().as_str(),
     };
-    spans::request(request, &envelope.trace, &Carrier::of_headers(headers))
+    spans::request(request, &envelope.trace, headers)
 }
 
 /// 415 and 406 as plain text: what sent this is no MCP client.

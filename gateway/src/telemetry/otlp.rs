@@ -48,6 +48,12 @@ pub fn statements() -> bool {
     STATEMENTS.get().copied().unwrap_or_default()
 }
 
+/// Whether spans go to a collector at all.
+#[must_use]
+pub fn exported() -> bool {
+    STATEMENTS.get().is_some()
+}
+
 /// Where spans go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceSettings {

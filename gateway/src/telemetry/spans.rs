@@ -81,7 +81,7 @@ pub struct Request<'a> {
 /// A span for one MCP request. Its parent is the caller's span in `_meta`, else the one in the HTTP headers; where both
 /// are there and differ, the second is linked.
 #[must_use]
-pub fn request(request: Request<'_>, meta: &Carrier, headers: &Carrier) -> Span {
+pub fn request(request: Request<'_>, meta: &Carrier, headers: &HeaderMap) -> Span {
     let Request { method, tool, prompt, version, id, correlation, tenant } = request;
     let name = match tool.or(prompt) {
         Some(target) => format!("{method} {target}"),
@@ -90,10 +90,11 @@ pub fn request(request: Request<'_>, meta: &Carrier, headers: &Carrier) -> Span 
     let span = tracing::info_span!(
         target: TARGET, "request", otel.name = name, otel.kind = "server", correlation_id = %correlation
     );
-    if span.is_disabled() {
+    // What follows is for the collector. Without one the span gives log lines their context, and its fields suffice.
+    if span.is_disabled() || !otlp::exported() {
         return span;
     }
-    let (meta, headers) = (meta.context(), headers.context());
+    let (meta, headers) = (meta.context(), Carrier::of_headers(headers).context());
     let hop = headers.as_ref().map(|context| context.span().span_context().clone());
     if let Some(parent) = meta.clone().or(headers) {
         // It fails where nothing is exported.
@@ -127,7 +128,7 @@ pub fn statement(kind: &'static str, sql: &str) -> Span {
     let span = tracing::info_span!(
         target: TARGET, "statement", otel.name = kind, otel.kind = "client"
     );
-    if !span.is_disabled() {
+    if !span.is_disabled() && otlp::exported() {
         span.set_attribute("db.system.name", "postgresql");
         span.set_attribute("db.operation.name", kind);
         if otlp::statements() {
@@ -139,6 +140,9 @@ pub fn statement(kind: &'static str, sql: &str) -> Span {
 
 /// A statement has ended: with so many rows, or with this SQLSTATE or word.
 pub fn rows(span: &Span, ended: Result<u64, &str>) {
+    if !otlp::exported() {
+        return;
+    }
     match ended {
         Ok(rows) => span.set_attribute("db.response.returned_rows", i64::try_from(rows).unwrap_or(i64::MAX)),
         Err(error) => {
@@ -150,6 +154,9 @@ pub fn rows(span: &Span, ended: Result<u64, &str>) {
 
 /// What a span stands for has failed. `error` is one of a closed set of words and codes.
 pub fn failed(span: &Span, error: &str) {
+    if !otlp::exported() {
+        return;
+    }
     span.set_attribute("error.type", error.to_owned());
     span.set_status(Status::error(""));
 }
