@@ -27,14 +27,17 @@ pub fn sha256(bytes: &[u8]) -> String {
     text
 }
 
-/// Completes a line: `body` is a JSON object without its closing brace. Returns the line and its hash.
+/// Completes a line in its place: it is a JSON object without its closing brace. Returns its hash.
 #[must_use]
-pub fn seal(body: &str, previous: &str) -> (String, String) {
-    let mut line = String::with_capacity(body.len() + 2 * 64 + 32);
-    line.extend([body, ",\"previous\":\"", previous, "\""]);
-    let hash = sha256(line.as_bytes());
-    line.extend([",\"hash\":\"", &hash, "\"}"]);
-    (line, hash)
+pub fn seal(line: &mut Vec<u8>, previous: &str) -> String {
+    for part in [",\"previous\":\"", previous, "\""] {
+        line.extend_from_slice(part.as_bytes());
+    }
+    let hash = sha256(line);
+    for part in [",\"hash\":\"", &hash, "\"}"] {
+        line.extend_from_slice(part.as_bytes());
+    }
+    hash
 }
 
 #[derive(Deserialize)]
@@ -114,10 +117,16 @@ pub fn verify(path: &Path, after: Option<&str>) -> Result<Whole, Broken> {
 mod tests {
     use super::{Broken, START, read, seal, verify};
 
+    fn sealed(body: &str, previous: &str) -> (String, String) {
+        let mut line = body.as_bytes().to_vec();
+        let hash = seal(&mut line, previous);
+        (String::from_utf8(line).expect("text"), hash)
+    }
+
     fn lines(n: u64) -> Vec<String> {
         let mut previous = START.to_owned();
         let line = |n| {
-            let (line, hash) = seal(&format!("{{\"sequence\":{n},\"tool\":\"t{n}\""), &previous);
+            let (line, hash) = sealed(&format!("{{\"sequence\":{n},\"tool\":\"t{n}\""), &previous);
             previous = hash;
             line
         };
@@ -159,7 +168,7 @@ mod tests {
     #[test]
     fn a_line_of_another_chain_and_a_rotated_file() {
         let mut mixed = lines(3);
-        let (other, _) = seal("{\"sequence\":2,\"tool\":\"other\"", START);
+        let (other, _) = sealed("{\"sequence\":2,\"tool\":\"other\"", START);
         mixed[1] = other;
         assert!(matches!(check(&mixed, None), Err(Broken::Foreign(2))));
         let good = lines(4);

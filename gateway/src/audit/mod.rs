@@ -86,6 +86,9 @@ struct Line<'a> {
     tool: Option<&'a str>,
 }
 
+/// Bytes of a line, as a rule: it is written where it has room.
+const LINE: usize = 1024;
+
 struct Writer {
     out: Box<dyn Write + Send>,
     sequence: u64,
@@ -153,10 +156,13 @@ impl Audit {
             time: format!("{:.3}", Timestamp::now()),
             tool: tool.as_deref(),
         };
-        let written = serde_json::to_string(&line).map_err(io::Error::from).and_then(|body| {
-            let (mut line, hash) = chain::seal(body.strip_suffix('}').unwrap_or(&body), &writer.last);
-            line.push('\n');
-            writer.out.write_all(line.as_bytes()).and_then(|()| writer.out.flush())?;
+        let mut text = Vec::with_capacity(LINE);
+        let written = serde_json::to_writer(&mut text, &line).map_err(io::Error::from).and_then(|()| {
+            // The closing brace, which comes again behind the hash.
+            text.pop();
+            let hash = chain::seal(&mut text, &writer.last);
+            text.push(b'\n');
+            writer.out.write_all(&text).and_then(|()| writer.out.flush())?;
             Ok(hash)
         });
         match written {
@@ -262,8 +268,10 @@ mod tests {
         assert_eq!((writer.sequence, writer.last.as_str()), (0, chain::START));
         assert!(open(&path).is_err_and(|error| error.to_string().contains("another process")));
         drop(writer);
-        let (line, hash) = chain::seal("{\"sequence\":7,\"tool\":\"t\"", chain::START);
-        std::fs::write(&path, format!("{line}\n{{\"sequence\":8,\"to")).expect("written");
+        let mut line = b"{\"sequence\":7,\"tool\":\"t\"".to_vec();
+        let hash = chain::seal(&mut line, chain::START);
+        line.extend_from_slice(b"\n{\"sequence\":8,\"to");
+        std::fs::write(&path, line).expect("written");
         let writer = open(&path).expect("again");
         assert_eq!((writer.sequence, &writer.last), (7, &hash));
         assert!(std::fs::read_to_string(&path).expect("text").ends_with("\"to\n"), "the next line begins afresh");

@@ -149,7 +149,7 @@ impl ServerHandler for Handler {
         let caller = caller(&context)?;
         let call = Call::of("prompts/get", prompts::known(&request.name));
         let operation = Operation::begin(&self.services, &caller, &context, call);
-        let got = operation.complete(&context, async { prompts::get(request, &caller) }).await?;
+        let got = operation.complete(&context, Box::pin(async { prompts::get(request, &caller) })).await?;
         Ok(got.into())
     }
 

@@ -71,7 +71,7 @@ impl Levels {
         let word = outcome.as_ref().map_or_else(|error| error.code.as_str(), |_| "ok");
         let notification = LoggingMessageNotificationParam::new(level, data(caller, tool, word, started));
         // A client that is gone has cancelled the call, too.
-        let _ = context.peer.notify_logging_message(notification.with_logger(LOGGER)).await;
+        let _ = Box::pin(context.peer.notify_logging_message(notification.with_logger(LOGGER))).await;
     }
 }
 

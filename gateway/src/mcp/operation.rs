@@ -94,7 +94,7 @@ impl<'a> Operation<'a> {
                 return Err(ErrorData::internal_error(error.message.clone(), Some(error.structured())));
             }
         };
-        let done = self.run(context, work).await;
+        let done = Box::pin(self.run(context, work)).await;
         drop(permit);
         match done {
             None => {

@@ -7,16 +7,33 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rmcp::{RoleServer, model::ProgressNotificationParam, service::RequestContext};
+use rmcp::{
+    RoleServer,
+    model::{ProgressNotificationParam, ProgressToken},
+    service::RequestContext,
+};
 
 use crate::audit::meter::Meter;
 
 /// From the start of the call to the first notification, and from one to the next.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Reports for as long as the call runs. Progress is the time in seconds: how long a statement will take nobody knows.
+/// Reports for as long as the call runs, if it is asked to. Boxed where it is: rmcp moves the frame of every call several
+/// times, and most have no use for this part.
 pub async fn report(context: &RequestContext<RoleServer>, meter: &Meter, started: Instant) -> Infallible {
-    let Some(token) = context.meta.get_progress_token() else { return std::future::pending().await };
+    match context.meta.get_progress_token() {
+        None => std::future::pending().await,
+        Some(token) => Box::pin(reports(context, token, meter, started)).await,
+    }
+}
+
+/// Progress is the time in seconds: how long a statement will take nobody knows.
+async fn reports(
+    context: &RequestContext<RoleServer>,
+    token: ProgressToken,
+    meter: &Meter,
+    started: Instant,
+) -> Infallible {
     let mut ticks = tokio::time::interval_at(tokio::time::Instant::from_std(started) + PAUSE, PAUSE);
     // Behind a client that reads slowly there is no use in catching up.
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

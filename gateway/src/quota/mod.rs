@@ -115,7 +115,7 @@ impl Limiter {
 
     async fn admit_as(&self, tenant: &TenantId, principal: (Uuid, Uuid), quotas: Quotas) -> Result<Permit, Refusal> {
         if let Some(shared) = &self.shared
-            && let Ok(answer) = shared.admit(tenant, principal, quotas).await
+            && let Ok(answer) = Box::pin(shared.admit(tenant, principal, quotas)).await
         {
             let lease = Some(answer?);
             // Counted here as well, so that the limits hold from the moment on in which Redis goes away.
