@@ -6,6 +6,7 @@
 mod bench;
 mod build;
 mod conformance;
+mod side_by_side;
 mod stack;
 mod test;
 

@@ -1,14 +1,10 @@
 //! `cargo xtask test`: formatting, lints, then every test, with one line of totals at the end.
 
-use std::{
-    io::{BufRead, BufReader, Write},
-    process::Stdio,
-    time::Instant,
-};
+use std::{io::Write, process::Stdio, time::Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 
-use crate::build;
+use crate::{build, side_by_side};
 
 /// What to run.
 #[derive(clap::Args)]
@@ -30,31 +26,21 @@ pub fn run(options: &Options) -> Result<()> {
         lint()?;
     }
     let begun = Instant::now();
-    let mut cargo = build::cargo();
-    cargo.args(["test", "--no-fail-fast"]);
-    if options.package.is_empty() {
-        cargo.arg("--workspace");
-    }
-    for package in &options.package {
-        cargo.args(["--package", package]);
-    }
-    cargo.args(&options.filter);
-    let mut child = cargo.stdout(Stdio::piped()).spawn().context("cannot start cargo test")?;
     let mut totals = Totals::default();
     let mut out = std::io::stdout().lock();
-    for line in BufReader::new(child.stdout.take().context("no output")?).lines() {
-        let line = line?;
-        totals.read(&line);
-        writeln!(out, "{line}")?;
+    match side_by_side::jobs(&options.package, options.filter.as_deref())? {
+        Some(jobs) => side_by_side::run(jobs, |ended| {
+            writeln!(out, "\n{}, {} s\n{}", ended.name, ended.took.as_secs(), ended.output.trim_end())?;
+            totals.add(&ended.output, ended.status.success());
+            Ok(out.flush()?)
+        })?,
+        None => totals.failed = 1,
     }
-    let status = child.wait()?;
     writeln!(out, "tests took {} s", begun.elapsed().as_secs())?;
-    // A test binary that dies without a result line has failed, whatever the counts say.
-    let failed = if status.success() { totals.failed } else { totals.failed.max(1) };
-    writeln!(out, "{} passed, {failed} failed", totals.passed)?;
+    writeln!(out, "{} passed, {} failed", totals.passed, totals.failed)?;
     out.flush()?;
-    ensure!(totals.passed > 0 || options.filter.is_some(), "no test ran");
-    if failed > 0 {
+    ensure!(totals.passed + totals.failed > 0 || options.filter.is_some(), "no test ran");
+    if totals.failed > 0 {
         std::process::exit(1);
     }
     Ok(())
@@ -100,6 +86,15 @@ struct Totals {
 }
 
 impl Totals {
+    /// Adds what one process wrote. One that dies without a result line has failed, whatever the counts say.
+    fn add(&mut self, output: &str, success: bool) {
+        let failed = self.failed;
+        output.lines().for_each(|line| self.read(line));
+        if !success {
+            self.failed = self.failed.max(failed + 1);
+        }
+    }
+
     /// Adds a line such as `test result: ok. 14 passed; 0 failed; 0 ignored; …`.
     fn read(&mut self, line: &str) {
         let Some((_, counts)) = line.split_once("test result: ") else { return };
@@ -128,6 +123,15 @@ mod tests {
         totals.read("test result: FAILED. 3 passed; 2 failed; 1 ignored; 0 measured; 0 filtered out");
         totals.read("test something ... ok");
         assert_eq!((totals.passed, totals.failed), (17, 2));
+    }
+
+    #[test]
+    fn a_binary_that_dies_has_failed() {
+        let mut totals = Totals::default();
+        totals.add("running 2 tests\n", false);
+        totals.add("test result: FAILED. 3 passed; 2 failed; 0 ignored", false);
+        totals.add("test result: ok. 1 passed; 0 failed; 0 ignored", false);
+        assert_eq!((totals.passed, totals.failed), (4, 4));
     }
 
     #[test]
