@@ -18,6 +18,20 @@ fn every_option_stands_in_the_document() {
     document().generated("options of storefence-gateway", &reference::options(&cli::command()));
 }
 
+/// What is read past the options, in all that is shipped.
+#[test]
+fn every_variable_without_an_option_stands_in_the_document() {
+    let page = std::fs::read_to_string(sources().join("../../docs/operations.md")).expect("the page");
+    for package in ["azure", "gateway", "operator", "tenancy"] {
+        let sources = sources().join("../..").join(package).join("src");
+        let mut read = reference::in_sources(&sources, r#"env::var(?:_os)?\("([A-Z_]+)"\)"#);
+        // The collector's are asked for by way of a function.
+        read.extend(reference::in_sources(&sources, r#""(OTEL_[A-Z_]+)""#));
+        let missing: Vec<_> = read.iter().filter(|name| !page.contains(&format!("`{name}`"))).collect();
+        assert!(missing.is_empty(), "{package}: {missing:?}");
+    }
+}
+
 #[test]
 fn every_metric_stands_in_the_document() {
     let scrape = Metrics::new().expect("metrics").render().expect("text");
