@@ -6,7 +6,7 @@
 mod bench;
 mod build;
 mod conformance;
-mod side_by_side;
+mod runner;
 mod stack;
 mod test;
 

@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn two_run_at_once_and_each_is_told_whole() {
-        let meet = std::env::temp_dir().join(format!("side-by-side-{}", std::process::id()));
+        let meet = std::env::temp_dir().join(format!("runner-{}", std::process::id()));
         fs::create_dir_all(&meet).unwrap();
         // Each waits for the other.
         let script = |own: &str, other: &str| {

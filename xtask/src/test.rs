@@ -4,7 +4,7 @@ use std::{io::Write, process::Stdio, time::Instant};
 
 use anyhow::{Result, bail, ensure};
 
-use crate::{build, side_by_side};
+use crate::{build, runner};
 
 /// What to run.
 #[derive(clap::Args)]
@@ -28,8 +28,8 @@ pub fn run(options: &Options) -> Result<()> {
     let begun = Instant::now();
     let mut totals = Totals::default();
     let mut out = std::io::stdout().lock();
-    match side_by_side::jobs(&options.package, options.filter.as_deref())? {
-        Some(jobs) => side_by_side::run(jobs, |ended| {
+    match runner::jobs(&options.package, options.filter.as_deref())? {
+        Some(jobs) => runner::run(jobs, |ended| {
             writeln!(out, "\n{}, {} s\n{}", ended.name, ended.took.as_secs(), ended.output.trim_end())?;
             totals.add(&ended.output, ended.status.success());
             Ok(out.flush()?)

@@ -3,7 +3,7 @@
 pub mod completions;
 pub mod handler;
 pub mod logging;
-mod look;
+mod message;
 pub mod operation;
 pub mod progress;
 pub mod prompts;

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 
-use super::look::{Message, Seen, Text};
+use super::message::{Message, Seen, Text};
 use crate::telemetry::spans::Carrier;
 
 /// Revisions that are served, oldest first.

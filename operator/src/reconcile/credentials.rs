@@ -132,11 +132,4 @@ impl Pass<'_> {
         self.database.probe(lock, &credentials, tenant_id, stores.len(), session).await?;
         Ok(())
     }
-
-    /// Ends the session of a login.
-    pub(super) async fn part(&self, session: Option<PgConnection>) {
-        if let Some(session) = session {
-            self.database.part(session).await;
-        }
-    }
 }

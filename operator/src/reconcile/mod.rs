@@ -5,13 +5,13 @@
 
 pub mod action;
 pub mod conflict;
+mod credentials;
 mod describe;
 pub mod desired;
 pub mod diff;
 pub mod drift;
 pub mod finalize;
 mod held;
-mod logins;
 pub mod pass;
 pub mod rotation;
 pub mod state;

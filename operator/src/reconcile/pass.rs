@@ -275,7 +275,9 @@ impl Pass<'_> {
 
     async fn compare_only(&self, state: DatabaseState, stored: &Stored, held: &Held) -> Result<Plan, Failure> {
         let (plan, session) = self.compare(state, stored, held).await?;
-        self.part(session).await;
+        if let Some(session) = session {
+            self.database.part(session).await;
+        }
         Ok(plan)
     }
 
@@ -306,9 +308,15 @@ impl Pass<'_> {
     ) -> Result<Done, Failure> {
         let mut held = Held::read(self.desired, self.database.endpoint(), &stored);
         let (plan, session) = self.compare(state, &stored, &held).await?;
-        // A session of before says nothing about a login that is changed now.
-        let (session, former) = if plan.changes_roles() { (None, session) } else { (session, None) };
-        self.part(former).await;
+        let proves = !plan.is_empty() || !self.was_ready();
+        let session = match session {
+            // One of before says nothing about a login that is changed now.
+            Some(session) if !proves || plan.changes_roles() => {
+                self.database.part(session).await;
+                None
+            }
+            session => session,
+        };
         let found = found.insert(Found::of(&plan, self.desired, &self.before()));
         self.write_secrets(&plan, &stored, &mut held).await?;
         self.database.apply(lock, self.desired, &plan, &held.material).await?;
@@ -322,11 +330,9 @@ impl Pass<'_> {
             return Err(Failure::LoginDependents { role: role.clone(), what: objects.join(", ") });
         }
         let missing = self.verify_fence(Mending::All, found).await?;
-        if !plan.is_empty() || !self.was_ready() {
+        if proves {
             let Desired { active_slot, active_kid, .. } = *self.desired;
             self.probe(lock, &held.material, active_slot, active_kid, session).await?;
-        } else {
-            self.part(session).await;
         }
         self.rotate(lock, &held.material).await?;
         if !plan.is_empty() {
