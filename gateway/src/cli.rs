@@ -131,6 +131,10 @@ struct RunArgs {
     #[arg(long, env = "STOREFENCE_POOL_PER_TENANT", value_name = "NUMBER", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pool_per_tenant: u32,
 
+    /// Most of them for principals whose statements ran long lately
+    #[arg(long, env = "STOREFENCE_POOL_LONG_PER_TENANT", value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pool_long_per_tenant: u32,
+
     /// Most database connections of all tenants
     #[arg(long, env = "STOREFENCE_POOL_TOTAL", value_name = "NUMBER", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10000))]
     pool_total: u32,
@@ -381,6 +385,7 @@ fn settings(args: RunArgs, log_format: LogFormat) -> Result<run::Settings, CliEr
         allowed_host,
         allowed_origin,
         pool_per_tenant,
+        pool_long_per_tenant,
         pool_total,
         pool_idle,
         pool_max_age,
@@ -438,6 +443,7 @@ fn settings(args: RunArgs, log_format: LogFormat) -> Result<run::Settings, CliEr
         authorization_server,
         allowed,
         pool_per_tenant: pool_per_tenant as usize,
+        pool_long_per_tenant: pool_long_per_tenant as usize,
         pool_total: pool_total as usize,
         pool_idle: Duration::from_secs(pool_idle),
         pool_life: Span { age: Duration::from_secs(pool_max_age), calls: pool_max_calls },

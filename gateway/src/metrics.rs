@@ -46,6 +46,8 @@ pub struct Metrics {
     pub connection_events: IntCounterVec,
     /// Wait for a database connection.
     pub pool_wait: Histogram,
+    /// Statements of principals whose statements ran long lately, by outcome.
+    pub turns: IntCounterVec,
     /// Reads of Key Vault secrets by outcome.
     pub secrets: IntCounterVec,
     /// Questions embedded by the provider, by outcome.
@@ -174,6 +176,11 @@ impl Metrics {
                 &["event"],
             )?,
             pool_wait,
+            turns: counters(
+                "storefence_long_statement_turns_total",
+                "Statements of principals whose statements ran long lately, by whether they got their turn.",
+                &["outcome"],
+            )?,
             secrets: counters("storefence_secret_reads_total", "Reads of Key Vault secrets.", &["outcome"])?,
             embeddings: counters("storefence_embeddings_total", "Questions embedded by the provider.", &["outcome"])?,
             quota_refusals: counters(
@@ -231,7 +238,7 @@ impl Metrics {
     /// Starts what has labels at zero: a rate needs a first value, and the reference in the documents is made from what
     /// is there at the start.
     fn begin(&self) {
-        let known: [(&IntCounterVec, &[&[&str]]); 19] = [
+        let known: [(&IntCounterVec, &[&[&str]]); 20] = [
             (&self.queries, &[&["execute_sales_query"]]),
             (&self.tokens, &[&["accepted", ""], &["rejected", "missing"]]),
             (&self.token_cache, &[&["hit"], &["miss"]]),
@@ -240,6 +247,7 @@ impl Metrics {
             (&self.gate, &[&["ForbiddenName"], &["NotASelect"], &["SeveralStatements"], &["Syntax"]]),
             (&self.cancels, &[&["disconnect"], &["timeout"], &["broken"]]),
             (&self.connection_events, &[&["opened"], &["closed"], &["recycled"], &["abandoned"]]),
+            (&self.turns, &[&["taken"], &["refused"]]),
             (&self.secrets, &[&["ok"], &["error"]]),
             (&self.embeddings, &[&["ok"]]),
             (

@@ -18,7 +18,8 @@ use uuid::Uuid;
 
 use crate::{
     audit::chain,
-    data::{Data, QueryError},
+    data::{Asker, Data, QueryError},
+    identity::PrincipalId,
     mcp::tools::Caller,
     metrics::Metrics,
     tenants::Tenant,
@@ -184,6 +185,7 @@ impl Monitor {
                 elapsed,
                 outcome,
                 text: statement.text().map(str::to_owned),
+                principal: caller.principal.id(),
                 tenant: caller.tenant.clone(),
                 scope: caller.scope.clone(),
                 correlation: caller.correlation,
@@ -216,7 +218,8 @@ impl Monitor {
         }
         let text = slow.text.as_deref()?;
         let _one = self.asking.try_acquire().ok()?;
-        match data.plan(&slow.tenant, &slow.scope, text).await {
+        let asker = Asker { principal: slow.principal, tenant: &slow.tenant, scope: &slow.scope };
+        match data.plan(asker, text).await {
             Ok(plan) => {
                 let plan: Arc<str> = plan.into();
                 self.plans.insert(slow.key.clone(), plan.clone());
@@ -267,6 +270,7 @@ struct Slow {
     elapsed: Duration,
     outcome: &'static str,
     text: Option<String>,
+    principal: PrincipalId,
     tenant: Arc<Tenant>,
     scope: Scope,
     correlation: Uuid,

@@ -94,6 +94,8 @@ pub struct Settings {
     pub allowed: Allowed,
     /// Most connections of one tenant.
     pub pool_per_tenant: usize,
+    /// Most of them for principals whose statements ran long lately.
+    pub pool_long_per_tenant: usize,
     /// Most connections of all tenants.
     pub pool_total: usize,
     /// Life of an unused connection.
@@ -210,6 +212,7 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
         authorization_server,
         allowed,
         pool_per_tenant,
+        pool_long_per_tenant,
         pool_total,
         pool_idle,
         pool_life,
@@ -238,6 +241,7 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     let loader = Loader::new(vaults, config.roots, metrics.clone());
     let sizes = PoolSettings {
         per_tenant: pool_per_tenant,
+        long_per_tenant: pool_long_per_tenant,
         total: pool_total,
         wait: POOL_WAIT,
         idle: pool_idle,

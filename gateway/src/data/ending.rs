@@ -7,12 +7,12 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use super::{
     connection::Connection,
     credentials::Loaded,
+    lease::Places,
     wire::{Cancel, Wire},
 };
 
@@ -38,13 +38,13 @@ impl Endings {
         self.0.token()
     }
 
-    /// Ends a connection in the background. `place` is given back when it has ended.
-    pub fn begin(&self, connection: Connection, cause: &'static str, place: Option<OwnedSemaphorePermit>) {
+    /// Ends a connection in the background. `places` are given back when it has ended.
+    pub fn begin(&self, connection: Connection, cause: &'static str, places: Option<Places>) {
         // Outside a runtime the process is ending, and its sockets with it.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let ending = async move {
             connection.end(cause).await;
-            drop(place);
+            drop(places);
         };
         self.0.spawn_on(ending, &runtime);
     }

@@ -13,8 +13,10 @@ use prometheus::IntGauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::{budget::Budget, circuit::Circuit, connection::Connection, credentials::Loaded, ending::Endings};
-use crate::metrics::Metrics;
+use super::{
+    budget::Budget, circuit::Circuit, connection::Connection, credentials::Loaded, ending::Endings, turns::Turns,
+};
+use crate::{identity::PrincipalId, metrics::Metrics};
 
 /// One tenant's connections.
 pub struct Pool {
@@ -33,6 +35,8 @@ pub struct Pool {
     pub vault: Circuit,
     /// Whether connections are opened.
     pub database: Circuit,
+    /// Who has long statements run one after the other.
+    pub turns: Turns,
     /// When a call last came.
     pub used: Mutex<Instant>,
     budget: Budget,
@@ -88,7 +92,7 @@ pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Pool {
     /// Without connections.
-    pub fn new(size: usize, budget: Budget, endings: Endings, metrics: &Metrics) -> Self {
+    pub fn new(size: usize, turns: usize, budget: Budget, endings: Endings, metrics: &Metrics) -> Self {
         Self {
             slots: Arc::new(Semaphore::new(size)),
             opening: AtomicUsize::new(0),
@@ -98,6 +102,7 @@ impl Pool {
             loading: Arc::default(),
             vault: Circuit::default(),
             database: Circuit::default(),
+            turns: Turns::new(turns),
             used: Mutex::new(Instant::now()),
             budget,
             endings,
@@ -133,30 +138,51 @@ impl Pool {
     }
 }
 
+/// What a statement takes until it has ended at the server: one of the tenant's connections, and the turn of who has them.
+#[derive(Debug)]
+pub struct Places {
+    /// A connection's.
+    pub slot: OwnedSemaphorePermit,
+    /// Whose statements ran long lately has one.
+    pub turn: Option<OwnedSemaphorePermit>,
+}
+
 /// A connection on loan. Only [`Lease::give_back`] returns it; dropped in any other way it is cancelled and closed.
 pub struct Lease {
     connection: Option<Connection>,
     pool: Arc<Pool>,
     reused: bool,
-    /// Goes with a connection that has to be ended, and is free again when it has.
-    slot: Option<OwnedSemaphorePermit>,
+    /// Go with a connection that has to be ended, and are free again when it has.
+    places: Option<Places>,
+    principal: PrincipalId,
+    since: Instant,
     _in_use: Counted,
     _lent: TaskTrackerToken,
 }
 
 impl Lease {
-    /// Lends a connection, with the slot that it takes.
+    /// Lends a connection, with the places that it takes, to a principal.
     #[must_use]
     pub fn new(
         connection: Connection,
         pool: Arc<Pool>,
         reused: bool,
-        slot: OwnedSemaphorePermit,
+        places: Places,
+        principal: PrincipalId,
         metrics: &Metrics,
     ) -> Self {
         let in_use = Counted::new(metrics.connections.with_label_values(&["in_use"]));
         let lent = pool.endings.lent();
-        Self { connection: Some(connection), pool, reused, slot: Some(slot), _in_use: in_use, _lent: lent }
+        Self {
+            connection: Some(connection),
+            pool,
+            reused,
+            places: Some(places),
+            principal,
+            since: Instant::now(),
+            _in_use: in_use,
+            _lent: lent,
+        }
     }
 
     /// Whether the connection has served another call before: it may have died since without anybody noticing.
@@ -191,7 +217,7 @@ impl Lease {
 
     fn end(&mut self, cause: &'static str) {
         if let Some(connection) = self.connection.take() {
-            self.pool.endings.begin(connection, cause, self.slot.take());
+            self.pool.endings.begin(connection, cause, self.places.take());
         }
     }
 }
@@ -200,5 +226,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         // The caller went away in the middle of a flight.
         self.end("disconnect");
+        let now = Instant::now();
+        self.pool.turns.charge(self.principal, now - self.since, now);
     }
 }

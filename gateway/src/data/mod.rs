@@ -12,6 +12,7 @@ pub mod pool;
 mod reports;
 pub mod rows;
 pub mod tls;
+mod turns;
 pub mod uri;
 pub mod wire;
 
@@ -35,6 +36,7 @@ use self::{
 use crate::{
     audit::meter,
     gate::{self, Checked},
+    identity::PrincipalId,
     metrics::Metrics,
     telemetry::spans,
     tenants::Tenant,
@@ -51,6 +53,17 @@ const OWN: (u32, u32) = (1_000, 8 * 1024 * 1024);
 const PLANNING: Duration = Duration::from_secs(2);
 /// Described statements that are remembered, and for how long: a migration may change what a name means.
 const DESCRIBED: (u64, Duration) = (10_000, Duration::from_secs(60));
+
+/// On whose behalf a statement runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker<'a> {
+    /// Who.
+    pub principal: PrincipalId,
+    /// For which tenant.
+    pub tenant: &'a Tenant,
+    /// What they may see there.
+    pub scope: &'a Scope,
+}
 
 /// The rows of one statement.
 #[derive(Debug)]
@@ -144,40 +157,29 @@ impl Data {
     ///
     /// # Errors
     /// [`QueryError`].
-    pub async fn query(
-        &self,
-        tenant: &Tenant,
-        scope: &Scope,
-        statement: Checked<'_>,
-    ) -> Result<QueryResult, QueryError> {
-        let limits = tenant.limits;
+    pub async fn query(&self, asker: Asker<'_>, statement: Checked<'_>) -> Result<QueryResult, QueryError> {
+        let limits = asker.tenant.limits;
         let bounds = Bounds { max_rows: limits.max_rows, max_bytes: limits.max_bytes, timeout: limits.timeout };
-        self.select(tenant, scope, statement, bounds, true).await
+        self.select(asker, statement, bounds, true).await
     }
 
     /// Searches for products; the rows have the columns that `fence.search_products` gives.
     ///
     /// # Errors
     /// [`QueryError`].
-    pub async fn search(
-        &self,
-        tenant: &Tenant,
-        scope: &Scope,
-        search: &Search,
-        max_rows: u32,
-    ) -> Result<Rows, QueryError> {
-        let bounds = Bounds { max_rows, max_bytes: OWN.1, timeout: tenant.limits.timeout };
-        Ok(self.run(tenant, scope, Call::Search(search), bounds, false, Instant::now()).await?.rows)
+    pub async fn search(&self, asker: Asker<'_>, search: &Search, max_rows: u32) -> Result<Rows, QueryError> {
+        let bounds = Bounds { max_rows, max_bytes: OWN.1, timeout: asker.tenant.limits.timeout };
+        Ok(self.run(asker, Call::Search(search), bounds, false, Instant::now()).await?.rows)
     }
 
     /// Runs one statement of the gateway's own, with what the scope may see. No text of a caller may stand in it.
     ///
     /// # Errors
     /// [`QueryError`].
-    pub async fn own(&self, tenant: &Tenant, scope: &Scope, sql: &str) -> Result<Rows, QueryError> {
-        let bounds = Bounds { max_rows: OWN.0, max_bytes: OWN.1, timeout: tenant.limits.timeout };
+    pub async fn own(&self, asker: Asker<'_>, sql: &str) -> Result<Rows, QueryError> {
+        let bounds = Bounds { max_rows: OWN.0, max_bytes: OWN.1, timeout: asker.tenant.limits.timeout };
         let statement = Checked { sql, gathers: gate::gathers(sql) };
-        Ok(self.select(tenant, scope, statement, bounds, false).await?.rows)
+        Ok(self.select(asker, statement, bounds, false).await?.rows)
     }
 
     /// The hash of a statement's plan. For the log alone: which plan is chosen follows from rows that the caller must not
@@ -185,35 +187,36 @@ impl Data {
     ///
     /// # Errors
     /// [`QueryError`].
-    pub async fn plan(&self, tenant: &Tenant, scope: &Scope, sql: &str) -> Result<String, QueryError> {
+    pub async fn plan(&self, asker: Asker<'_>, sql: &str) -> Result<String, QueryError> {
         let bounds = Bounds { max_rows: 1, max_bytes: OWN.1, timeout: PLANNING };
-        let rows = self.run(tenant, scope, Call::Plan(sql), bounds, false, Instant::now()).await?.rows;
+        let rows = self.run(asker, Call::Plan(sql), bounds, false, Instant::now()).await?.rows;
         Ok(rows.text)
     }
 
     /// Runs a SELECT by the entry point that suits it.
     async fn select(
         &self,
-        tenant: &Tenant,
-        scope: &Scope,
+        asker: Asker<'_>,
         statement: Checked<'_>,
         bounds: Bounds,
         describe: bool,
     ) -> Result<QueryResult, QueryError> {
-        let (sql, shape, started) = (statement.sql, Shape::of(tenant, scope, statement), Instant::now());
+        let (sql, shape, started) = (statement.sql, Shape::of(asker, statement), Instant::now());
         let learn = |result: &QueryResult| {
             if let Some(shape) = shape {
                 self.reports.learn(shape, result.elapsed);
             }
         };
-        if !shape.is_some_and(|shape| self.reports.suit(shape)) {
-            return self.run(tenant, scope, Call::Select(sql), bounds, describe, started).await.inspect(learn);
+        // Turns are for one processor's work.
+        let workers = || !self.pools.takes_turns(asker.tenant, asker.principal);
+        if !shape.is_some_and(|shape| self.reports.suit(shape) && workers()) {
+            return self.run(asker, Call::Select(sql), bounds, describe, started).await.inspect(learn);
         }
-        match self.run(tenant, scope, Call::Report(sql), bounds, describe, started).await {
+        match self.run(asker, Call::Report(sql), bounds, describe, started).await {
             // No place in the caller's text is wrong: its columns are such that it cannot be a subquery. Or it failed late,
             // by a type that it met at work: so both runs have one deadline.
             Err(QueryError::Statement(error)) if error.sqlstate.starts_with("42") && error.position.is_none() => {
-                self.run(tenant, scope, Call::Select(sql), bounds, describe, started).await
+                self.run(asker, Call::Select(sql), bounds, describe, started).await
             }
             other => other.inspect(learn),
         }
@@ -221,40 +224,38 @@ impl Data {
 
     async fn run(
         &self,
-        tenant: &Tenant,
-        scope: &Scope,
+        asker: Asker<'_>,
         call: Call<'_>,
         bounds: Bounds,
         describe: bool,
         started: Instant,
     ) -> Result<QueryResult, QueryError> {
         let span = spans::statement(call.kind(), call.sql());
-        let result = self.flown(tenant, scope, call, bounds, describe, started).instrument(span.clone()).await;
+        let result = self.flown(asker, call, bounds, describe, started).instrument(span.clone()).await;
         spans::rows(&span, result.as_ref().map(|result| u64::from(result.rows.count)).map_err(QueryError::code));
         result
     }
 
     async fn flown(
         &self,
-        tenant: &Tenant,
-        scope: &Scope,
+        asker: Asker<'_>,
         call: Call<'_>,
         bounds: Bounds,
         describe: bool,
         started: Instant,
     ) -> Result<QueryResult, QueryError> {
-        let result = match self.attempt(tenant, scope, call, bounds, describe, started).await {
+        let result = match self.attempt(asker, call, bounds, describe, started).await {
             // A connection that the server closed while it lay idle, or credentials that were rotated under it. The
             // transaction is read-only and sent no row, so another attempt repeats nothing.
             Err(QueryError::Stale(error)) => {
-                tracing::info!(tenant = %tenant.id(), error, "an idle connection was dead; opening another one");
-                self.pools.distrust_idle(tenant);
-                self.attempt(tenant, scope, call, bounds, describe, started).await
+                tracing::info!(tenant = %asker.tenant.id(), error, "an idle connection was dead; opening another one");
+                self.pools.distrust_idle(asker.tenant);
+                self.attempt(asker, call, bounds, describe, started).await
             }
             Err(QueryError::Context { error, loaded }) => {
-                tracing::warn!(tenant = %tenant.id(), error, "the fence refused the context; reading credentials again");
-                self.pools.reload(tenant, &loaded).await;
-                self.attempt(tenant, scope, call, bounds, describe, started).await
+                tracing::warn!(tenant = %asker.tenant.id(), error, "the fence refused the context; reading credentials again");
+                self.pools.reload(asker.tenant, &loaded).await;
+                self.attempt(asker, call, bounds, describe, started).await
             }
             other => other,
         };
@@ -271,8 +272,7 @@ impl Data {
 
     async fn attempt(
         &self,
-        tenant: &Tenant,
-        scope: &Scope,
+        asker: Asker<'_>,
         call: Call<'_>,
         bounds: Bounds,
         describe: bool,
@@ -280,7 +280,8 @@ impl Data {
     ) -> Result<QueryResult, QueryError> {
         // One deadline for all of it: waiting for a connection, opening one, and a second attempt are the caller's time, too.
         let deadline = started + bounds.timeout + GRACE;
-        let mut lease = self.pools.lend(tenant, deadline).await?;
+        let Asker { principal, tenant, scope } = asker;
+        let mut lease = self.pools.lend(tenant, principal, deadline).await?;
         let key = described_as(tenant, call);
         let known = if describe { self.described.get(&key) } else { Some(Arc::default()) };
         let connection = lease.connection();

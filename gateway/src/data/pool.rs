@@ -14,16 +14,18 @@ use super::{
     connection::{Connection, OpenError},
     credentials::{Loaded, Loader},
     ending::Endings,
-    lease::{Lease, Opening, Pool, locked},
+    lease::{Lease, Opening, Places, Pool, locked},
     life::Span,
 };
-use crate::{metrics::Metrics, tenants::Tenant};
+use crate::{identity::PrincipalId, metrics::Metrics, tenants::Tenant};
 
 /// Sizes and times of the pools.
 #[derive(Clone, Copy, Debug)]
 pub struct PoolSettings {
     /// Most connections of one tenant.
     pub per_tenant: usize,
+    /// Most of them for those whose statements ran long lately.
+    pub long_per_tenant: usize,
     /// Most connections of all tenants.
     pub total: usize,
     /// Longest wait for a connection.
@@ -47,6 +49,9 @@ pub enum PoolError {
     /// All connections stayed busy for the whole wait.
     #[error("all connections are busy")]
     Busy,
+    /// Statements of this principal ran long lately, and others that did have their turn.
+    #[error("statements that ran long lately run one after the other")]
+    Turns,
     /// The database was away a moment ago.
     #[error("the database was not reachable a moment ago: {0}")]
     CircuitOpen(String),
@@ -64,6 +69,7 @@ impl PoolError {
     pub const fn reason(&self) -> &'static str {
         match self {
             Self::Busy => "PoolBusy",
+            Self::Turns => "LongStatements",
             Self::CircuitOpen(_) => "CircuitOpen",
             Self::Credentials(_) => "Credentials",
             Self::Open(_) => "DatabaseUnreachable",
@@ -97,24 +103,44 @@ impl Pools {
         if let Some(pool) = pools.get(id) {
             return pool.clone();
         }
-        let pool = Pool::new(self.settings.per_tenant, self.budget.clone(), self.endings.clone(), &self.metrics);
-        let pool = Arc::new(pool);
+        let PoolSettings { per_tenant, long_per_tenant, .. } = self.settings;
+        let (budget, endings) = (self.budget.clone(), self.endings.clone());
+        let pool = Arc::new(Pool::new(per_tenant, long_per_tenant, budget, endings, &self.metrics));
         pools.insert(id.clone(), pool.clone());
         pool
     }
 
-    /// Lends a connection of the tenant's login that is in force. What takes longer than to the deadline, reading secrets
+    /// Whether this principal's statements ran long lately, and have to take turns.
+    #[must_use]
+    pub fn takes_turns(&self, tenant: &Tenant, principal: PrincipalId) -> bool {
+        self.pool(tenant.id()).turns.takes(principal, Instant::now())
+    }
+
+    /// Lends a connection of the tenant's login that is in force to a principal. What takes longer than to the deadline, reading secrets
     /// or opening a connection, goes on without the caller: otherwise a short deadline would never learn that something is
     /// away, and never get a connection that takes a little longer to open.
     ///
     /// # Errors
     /// [`PoolError`].
-    pub async fn lend(self: &Arc<Self>, tenant: &Tenant, deadline: Instant) -> Result<Lease, PoolError> {
+    pub async fn lend(
+        self: &Arc<Self>,
+        tenant: &Tenant,
+        principal: PrincipalId,
+        deadline: Instant,
+    ) -> Result<Lease, PoolError> {
         let started = Instant::now();
         let pool = self.pool(tenant.id());
         *locked(&pool.used) = started;
         let loaded = self.credentials(&pool, tenant, deadline).await?;
         let wait_until = deadline.min(started + self.settings.wait);
+        // Before a connection is waited for: who waits for a turn holds none of those that others could use.
+        let turn = if pool.turns.takes(principal, started) {
+            let turn = tokio::time::timeout_at(wait_until.into(), pool.turns.next()).await;
+            self.metrics.turns.with_label_values(&[if turn.is_ok() { "taken" } else { "refused" }]).inc();
+            turn.map_err(|_| PoolError::Turns)?
+        } else {
+            None
+        };
         let waiting = tokio::time::timeout_at(wait_until.into(), pool.slots.clone().acquire_owned());
         let Ok(Ok(slot)) = waiting.await else {
             // All of them wait for the database, not for statements.
@@ -135,7 +161,7 @@ impl Pools {
             }
         };
         self.metrics.pool_wait.observe(started.elapsed().as_secs_f64());
-        Ok(Lease::new(connection, pool, reused, slot, &self.metrics))
+        Ok(Lease::new(connection, pool, reused, Places { slot, turn }, principal, &self.metrics))
     }
 
     /// The credentials in force, as far as a call has read them already.
@@ -317,7 +343,10 @@ impl Pools {
                 idle.clear();
             }
             let in_use = pool.slots.available_permits() < self.settings.per_tenant;
-            in_use || !idle.is_empty() || (served && locked(&pool.used).elapsed() < self.settings.idle)
+            in_use
+                || !idle.is_empty()
+                || pool.turns.remember(Instant::now())
+                || (served && locked(&pool.used).elapsed() < self.settings.idle)
         });
     }
 

@@ -6,14 +6,12 @@ use std::time::Duration;
 
 use moka::sync::Cache;
 use sha2::{Digest, Sha256};
-use storefence_tenancy::{Scope, scope::StoreSet};
+use storefence_tenancy::scope::StoreSet;
 
-use crate::{
-    gate::{
-        Checked,
-        lexer::{Kind, tokens},
-    },
-    tenants::Tenant,
+use super::Asker;
+use crate::gate::{
+    Checked,
+    lexer::{Kind, tokens},
 };
 
 /// A report that took less gains nothing from workers, and pays for being planned twice.
@@ -30,12 +28,12 @@ pub struct Shape([u8; 32]);
 
 impl Shape {
     /// Where a statement gathers rows; others are no reports.
-    pub fn of(tenant: &Tenant, scope: &Scope, statement: Checked<'_>) -> Option<Self> {
-        let stores = match scope.stores() {
+    pub fn of(asker: Asker<'_>, statement: Checked<'_>) -> Option<Self> {
+        let stores = match asker.scope.stores() {
             StoreSet::All => 0,
             StoreSet::Some(ids) => ids.len(),
         };
-        statement.gathers.then(|| Self::new(tenant.id().as_str(), stores, statement.sql))
+        statement.gathers.then(|| Self::new(asker.tenant.id().as_str(), stores, statement.sql))
     }
 
     fn new(tenant: &str, stores: usize, sql: &str) -> Self {

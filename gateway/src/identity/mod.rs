@@ -165,7 +165,16 @@ pub struct Principal {
     generation: u64,
 }
 
+/// Who a principal is, whatever tokens it has: its directory (`tid`) and its object there (`oid`).
+pub type PrincipalId = (Uuid, Uuid);
+
 impl Principal {
+    /// Who it is.
+    #[must_use]
+    pub const fn id(&self) -> PrincipalId {
+        (self.claims.tid, self.claims.oid)
+    }
+
     /// By what this process knows the token.
     #[must_use]
     pub const fn token(&self) -> &Fingerprint {

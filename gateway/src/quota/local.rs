@@ -15,9 +15,9 @@ use governor::{
 };
 use moka::sync::Cache;
 use storefence_tenancy::TenantId;
-use uuid::Uuid;
 
 use super::{AFTER_BUSY, Bounds, Quotas, Refusal};
+use crate::identity::PrincipalId;
 
 /// Principals and tenants that are remembered, and for how long without a call. A minute's quota is whole again by then.
 const REMEMBERED: (u64, Duration) = (100_000, Duration::from_secs(120));
@@ -26,7 +26,7 @@ const REMEMBERED: (u64, Duration) = (100_000, Duration::from_secs(120));
 struct Key {
     tenant: TenantId,
     /// `tid` and `oid`; absent for the tenant itself.
-    principal: Option<(Uuid, Uuid)>,
+    principal: Option<PrincipalId>,
 }
 
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl Local {
     ///
     /// # Errors
     /// [`Refusal`].
-    pub fn admit(&self, tenant: &TenantId, principal: (Uuid, Uuid), quotas: Quotas) -> Result<[Running; 2], Refusal> {
+    pub fn admit(&self, tenant: &TenantId, principal: PrincipalId, quotas: Quotas) -> Result<[Running; 2], Refusal> {
         let [own, all] = keys(tenant, principal);
         // The principal first: what its own quota refuses must not use up the others' share of the tenant's.
         let own = self.take(own, quotas.principal, "principal")?;
@@ -81,7 +81,7 @@ impl Local {
     }
 
     /// Counts a call that was let in elsewhere.
-    pub fn note(&self, tenant: &TenantId, principal: (Uuid, Uuid), quotas: Quotas) -> [Running; 2] {
+    pub fn note(&self, tenant: &TenantId, principal: PrincipalId, quotas: Quotas) -> [Running; 2] {
         let [own, all] = keys(tenant, principal);
         [(own, quotas.principal), (all, quotas.tenant)].map(|(key, bounds)| {
             let bucket = self.bucket(key, bounds);
@@ -121,7 +121,7 @@ impl Local {
     }
 }
 
-fn keys(tenant: &TenantId, principal: (Uuid, Uuid)) -> [Key; 2] {
+fn keys(tenant: &TenantId, principal: PrincipalId) -> [Key; 2] {
     [Some(principal), None].map(|principal| Key { tenant: tenant.clone(), principal })
 }
 

@@ -7,13 +7,13 @@ mod shared;
 use std::{num::NonZeroU32, time::Duration};
 
 use storefence_tenancy::{TenantId, resource::GatewayLimits};
-use uuid::Uuid;
 
 use self::{
     local::{Local, Running},
     shared::{Lease, Shared},
 };
 use crate::{
+    identity::PrincipalId,
     mcp::tools::{Caller, Code, ToolError},
     redis::Redis,
 };
@@ -109,11 +109,10 @@ impl Limiter {
     /// # Errors
     /// [`Refusal`].
     pub async fn admit(&self, caller: &Caller) -> Result<Permit, Refusal> {
-        let claims = &caller.principal.claims;
-        self.admit_as(caller.tenant.id(), (claims.tid, claims.oid), caller.tenant.quotas).await
+        self.admit_as(caller.tenant.id(), caller.principal.id(), caller.tenant.quotas).await
     }
 
-    async fn admit_as(&self, tenant: &TenantId, principal: (Uuid, Uuid), quotas: Quotas) -> Result<Permit, Refusal> {
+    async fn admit_as(&self, tenant: &TenantId, principal: PrincipalId, quotas: Quotas) -> Result<Permit, Refusal> {
         if let Some(shared) = &self.shared
             && let Ok(answer) = Box::pin(shared.admit(tenant, principal, quotas)).await
         {

@@ -12,7 +12,10 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::{Bounds, Quotas, Refusal};
-use crate::redis::{Away, Redis};
+use crate::{
+    identity::PrincipalId,
+    redis::{Away, Redis},
+};
 
 /// How long a call counts that nobody renews: what a replica that dies leaves behind is gone after this.
 const LEASE: Duration = Duration::from_secs(30);
@@ -51,7 +54,7 @@ impl Shared {
     pub async fn admit(
         &self,
         tenant: &TenantId,
-        principal: (Uuid, Uuid),
+        principal: PrincipalId,
         quotas: Quotas,
     ) -> Result<Result<Lease, Refusal>, Away> {
         let [own, all] = keys(tenant, principal);
@@ -82,7 +85,7 @@ impl Shared {
 }
 
 /// The keys of a principal and of its tenant, without what they count.
-fn keys(tenant: &TenantId, (tid, oid): (Uuid, Uuid)) -> [String; 2] {
+fn keys(tenant: &TenantId, (tid, oid): PrincipalId) -> [String; 2] {
     let hash =
         |text: String| Sha256::digest(text).iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>();
     let tag = format!("storefence:quota:{{{}}}", hash(tenant.to_string()));

@@ -32,6 +32,7 @@ mod stuck;
 mod tenants;
 mod tls;
 mod traces;
+mod turns;
 mod world;
 
 use std::{future::Future, process::ExitCode, sync::Arc};
@@ -97,6 +98,7 @@ fn main() -> Result<ExitCode> {
     limits::tests(&mut tests);
     stuck::tests(&mut tests);
     pools::tests(&mut tests);
+    turns::tests(&mut tests);
     tls::tests(&mut tests);
     audit::tests(&mut tests);
     codes::tests(&mut tests);

@@ -40,7 +40,7 @@ pub enum Author<'a> {
 pub fn told(caller: &Caller, error: QueryError, author: Author<'_>) -> ToolError {
     let reason = error.reason();
     match &error {
-        QueryError::Statement(_) | QueryError::Timeout(_) | QueryError::Pool(PoolError::Busy) => {
+        QueryError::Statement(_) | QueryError::Timeout(_) | QueryError::Pool(PoolError::Busy | PoolError::Turns) => {
             tracing::debug!(correlation_id = %caller.correlation, reason, "the statement failed");
         }
         other => tracing::error!(
@@ -56,9 +56,12 @@ fn explain(error: QueryError, author: Author<'_>) -> ToolError {
         QueryError::Statement(error) => statement(error),
         QueryError::Timeout(limit) => ToolError::new(Code::Timeout, too_long(limit.as_secs_f64(), author)),
         QueryError::Pool(PoolError::Busy) => {
-            let message = "too many statements of this chain are running at once; try again in a few seconds";
-            ToolError { retry_after_seconds: Some(AFTER_BUSY), ..ToolError::new(Code::RateLimited, message) }
+            busy("too many statements of this chain are running at once; try again in a few seconds")
         }
+        QueryError::Pool(PoolError::Turns) => busy(
+            "statements of yours ran long lately, so they run one after the other, and another one runs; try again in a few \
+             seconds, and narrow statements or aggregate more",
+        ),
         QueryError::Pool(_) | QueryError::Broken(_) | QueryError::Stale(_) | QueryError::Context { .. } => {
             ToolError::new(
                 Code::Unavailable,
@@ -66,6 +69,10 @@ fn explain(error: QueryError, author: Author<'_>) -> ToolError {
             )
         }
     }
+}
+
+fn busy(message: &str) -> ToolError {
+    ToolError { retry_after_seconds: Some(AFTER_BUSY), ..ToolError::new(Code::RateLimited, message) }
 }
 
 fn too_long(seconds: f64, author: Author<'_>) -> String {

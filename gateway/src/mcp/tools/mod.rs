@@ -26,8 +26,15 @@ use uuid::Uuid;
 pub use self::error::{Code, ToolError};
 use self::schema::Schemas;
 use crate::{
-    audit::Audit, cache::Answers, data::Data, identity::Principal, metrics::Metrics, performance::Monitor,
-    questions::Questions, quota::Limiter, tenants::Tenant,
+    audit::Audit,
+    cache::Answers,
+    data::{Asker, Data},
+    identity::Principal,
+    metrics::Metrics,
+    performance::Monitor,
+    questions::Questions,
+    quota::Limiter,
+    tenants::Tenant,
 };
 
 /// Who calls, for which tenant, and what they may see there.
@@ -41,6 +48,14 @@ pub struct Caller {
     pub scope: Scope,
     /// Finds this call in the log.
     pub correlation: Uuid,
+}
+
+impl Caller {
+    /// On whose behalf its statements run.
+    #[must_use]
+    pub fn asker(&self) -> Asker<'_> {
+        Asker { principal: self.principal.id(), tenant: &self.tenant, scope: &self.scope }
+    }
 }
 
 /// What tools need.

@@ -104,7 +104,7 @@ impl Tool for SalesQuery {
             })?;
             services.metrics.queries.with_label_values(&[self.name()]).inc();
             let sql = checked.sql;
-            let work = services.data.query(&caller.tenant, &caller.scope, checked);
+            let work = services.data.query(caller.asker(), checked);
             let statement = Statement::Caller { text: &text, sql };
             let answer = services.performance.measure(&services.data, caller, self.name(), statement, work).await;
             let answer = match answer {

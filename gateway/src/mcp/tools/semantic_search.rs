@@ -137,7 +137,7 @@ impl Tool for SemanticSearch {
                 min_similarity: f64::from(threshold) / 100.0 - 1e-6,
             };
             let max_rows = max_rows.min(caller.tenant.limits.max_rows);
-            let work = services.data.search(&caller.tenant, &caller.scope, &search, max_rows);
+            let work = services.data.search(caller.asker(), &search, max_rows);
             let rows = services.performance.measure(&services.data, caller, NAME, Statement::Search, work).await;
             let rows = rows.map_err(|error| failure::told(caller, error, Author::Gateway(NAME)))?;
             let products: Vec<Row> = serde_json::from_str(&format!("[{}]", rows.json)).map_err(|error| {
