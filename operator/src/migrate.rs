@@ -21,7 +21,7 @@ const OLDEST_SERVER: i32 = 160_000;
 const ATTEMPTS: u32 = 6;
 
 /// The migrations: version, name, SQL.
-pub const MIGRATIONS: [(i64, &str, &str); 13] = [
+pub const MIGRATIONS: [(i64, &str, &str); 14] = [
     (1, "roles and schemas", include_str!("../../migrations/0001_roles_and_schemas.sql")),
     (2, "retail tables", include_str!("../../migrations/0002_retail_tables.sql")),
     (3, "fence tables", include_str!("../../migrations/0003_fence_tables.sql")),
@@ -35,6 +35,7 @@ pub const MIGRATIONS: [(i64, &str, &str); 13] = [
     (12, "login creators", include_str!("../../migrations/0012_login_creators.sql")),
     (13, "ticket seeds", include_str!("../../migrations/0013_ticket_seeds.sql")),
     (14, "keys without statistics", include_str!("../../migrations/0014_keys_without_statistics.sql")),
+    (15, "items of orders", include_str!("../../migrations/0015_items_of_orders.sql")),
 ];
 
 /// What a run did.

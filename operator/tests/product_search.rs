@@ -300,7 +300,7 @@ fn vectors_that_were_there_before_get_their_signs() {
         superuser
             .batch_execute(
                 "ALTER TABLE retail.product_description_embeddings DROP COLUMN description_bits; \
-                 DROP INDEX retail.order_items_store_report_idx; \
+                 DROP INDEX retail.order_items_store_report_idx, retail.order_items_order_report_idx; \
                  DELETE FROM fence.schema_history WHERE version >= 10; \
                  CREATE TABLE before AS SELECT product_id, description_embedding, updated_at FROM retail.product_description_embeddings",
             )
