@@ -18,7 +18,7 @@ use crate::{
     data::life::Span,
     doctor, explain,
     http::hosts::{Allowed, InvalidEntry},
-    identity::{TokenSettings, authority::Authority},
+    identity::{TokenSettings, authority::Authority, jwks},
     redis::RedisUrl,
     run,
     server::tls::Files,
@@ -118,6 +118,11 @@ struct RunArgs {
     /// Authorization server named to clients; follows from the authority where not given
     #[arg(long, env = "STOREFENCE_AUTHORIZATION_SERVER", value_name = "URL")]
     authorization_server: Option<Url>,
+
+    /// Seconds between two fetches of a directory's signing keys in the background; the last good ones stay while a fetch
+    /// fails
+    #[arg(long, env = "STOREFENCE_JWKS_REFRESH", value_name = "SECONDS", default_value_t = jwks::REFRESH.as_secs(), value_parser = clap::value_parser!(u64).range(5..=86_400))]
+    jwks_refresh: u64,
 
     /// Host that requests may name, beside the public URL's
     #[arg(long, env = "STOREFENCE_ALLOWED_HOST", value_name = "HOST[:PORT]", value_delimiter = ',')]
@@ -382,6 +387,7 @@ fn settings(args: RunArgs, log_format: LogFormat) -> Result<run::Settings, CliEr
         public_url,
         tokens,
         authorization_server,
+        jwks_refresh,
         allowed_host,
         allowed_origin,
         pool_per_tenant,
@@ -441,6 +447,7 @@ fn settings(args: RunArgs, log_format: LogFormat) -> Result<run::Settings, CliEr
         public_url,
         tokens,
         authorization_server,
+        jwks_refresh: Duration::from_secs(jwks_refresh),
         allowed,
         pool_per_tenant: pool_per_tenant as usize,
         pool_long_per_tenant: pool_long_per_tenant as usize,

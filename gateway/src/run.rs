@@ -90,6 +90,8 @@ pub struct Settings {
     pub tokens: TokenSettings,
     /// Override for the metadata document.
     pub authorization_server: Option<Url>,
+    /// How often signing keys are fetched in the background.
+    pub jwks_refresh: Duration,
     /// Host and Origin lists.
     pub allowed: Allowed,
     /// Most connections of one tenant.
@@ -210,6 +212,7 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
         public_url,
         tokens,
         authorization_server,
+        jwks_refresh,
         allowed,
         pool_per_tenant,
         pool_long_per_tenant,
@@ -233,7 +236,8 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     let tenants = Arc::new(Tenants::default());
 
     let outgoing = storefence_azure::client(azure.ca_file.as_deref(), VAULT_TIMEOUT).map_err(OptionsError::from)?;
-    let keys = Arc::new(KeyStore::new(tokens.authority.clone(), outgoing, metrics.clone()));
+    let keys = KeyStore::new(tokens.authority.clone(), outgoing, metrics.clone()).refreshed_every(jwks_refresh);
+    let keys = Arc::new(keys);
     let identity = Identity::new(&tokens, keys.clone(), &metrics);
 
     let vaults = Arc::new(Vaults::new(&azure, &config.key_vaults)?);

@@ -1,4 +1,4 @@
-//! Signing keys, per directory: refreshed hourly in the background, kept through an outage of the authority, and
+//! Signing keys, per directory: refreshed in the background, hourly unless told otherwise, kept through an outage of the authority, and
 //! fetched for an unknown key id at most once in five minutes.
 
 use std::{
@@ -20,8 +20,8 @@ use uuid::Uuid;
 use super::{Reject, authority::Authority, token::Unverified, verify::Issuer};
 use crate::metrics::Metrics;
 
-/// How often the keys of a directory are fetched while all is well. Entra rolls keys over weeks.
-const REFRESH: Duration = Duration::from_secs(3600);
+/// How often the keys of a directory are fetched while all is well, unless told otherwise. Entra rolls keys over weeks.
+pub const REFRESH: Duration = Duration::from_secs(3600);
 /// How often an unknown key id may cause a fetch.
 const UNKNOWN_KEY_PAUSE: Duration = Duration::from_secs(300);
 /// First and longest pause after a failed background fetch.
@@ -63,6 +63,7 @@ pub struct KeyStore {
     authority: Authority,
     http: reqwest::Client,
     metrics: Arc<Metrics>,
+    refresh: Duration,
     sets: RwLock<HashMap<Uuid, Arc<KeySet>>>,
     generation: AtomicU64,
     ready: AtomicBool,
@@ -119,7 +120,14 @@ impl KeyStore {
     pub fn new(authority: Authority, http: reqwest::Client, metrics: Arc<Metrics>) -> Self {
         let sets = RwLock::default();
         let (generation, ready, wake) = (AtomicU64::new(0), AtomicBool::new(false), Notify::new());
-        Self { authority, http, metrics, sets, generation, ready, wake }
+        Self { authority, http, metrics, refresh: REFRESH, sets, generation, ready, wake }
+    }
+
+    /// With another pause between two background fetches than [`REFRESH`]. What an unknown key id may cause stays as it is.
+    #[must_use]
+    pub const fn refreshed_every(mut self, pause: Duration) -> Self {
+        self.refresh = pause;
+        self
     }
 
     /// Changes whenever a key appears, disappears or changes; whoever caches a verification keeps it beside.
@@ -233,7 +241,7 @@ impl KeyStore {
                 })
                 .await;
             let next = sets.iter().filter_map(|(_, set)| locked(&set.state).due).min();
-            let pause = next.map_or(REFRESH, |due| due.saturating_duration_since(Instant::now()));
+            let pause = next.map_or(self.refresh, |due| due.saturating_duration_since(Instant::now()));
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.wake.notified() => {}
@@ -251,7 +259,7 @@ impl KeyStore {
             Ok(keys) => {
                 state.failures = 0;
                 state.fetched_at = Some(Instant::now());
-                state.due = Some(Instant::now() + REFRESH);
+                state.due = Some(Instant::now() + self.refresh);
                 drop(state);
                 if !same(&set.keys.load(), &keys) {
                     tracing::info!(directory = %tid, keys = keys.len(), cause, "signing keys changed");
@@ -264,7 +272,7 @@ impl KeyStore {
                 state.failures += 1;
                 state.due = Some(Instant::now() + pause);
                 drop(state);
-                // The background may sleep for an hour yet, and nobody else tries again in the next five minutes.
+                // The background may sleep for long yet, and nobody else tries again in the next five minutes.
                 self.wake.notify_one();
                 tracing::warn!(directory = %tid, %error, cause, "signing keys could not be fetched; the last good ones stay");
             }

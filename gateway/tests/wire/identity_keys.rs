@@ -44,16 +44,16 @@ fn client(world: &World, gateway: &Gateway, token: String) -> McpClient {
     McpClient::new(world.http.clone(), format!("{}/mcp", gateway.url), Some(token), Revision::V2026_07_28)
 }
 
-async fn ask(world: &World, gateway: &Gateway, token: String) -> Result<u16> {
+pub async fn ask(world: &World, gateway: &Gateway, token: String) -> Result<u16> {
     Ok(client(world, gateway, token).send("tools/list", json!({})).await?.status.as_u16())
 }
 
 /// A token that no gateway has seen, of a key that all know.
-fn fresh(world: &World) -> Result<String> {
+pub fn fresh(world: &World) -> Result<String> {
     Ok(world.entra.issue(&head_office()?.claim("uti", json!(rand::random::<u64>().to_string())))?)
 }
 
-fn fetches(cause: &str, outcome: &str) -> String {
+pub fn fetches(cause: &str, outcome: &str) -> String {
     format!("storefence_jwks_fetches_total{{cause=\"{cause}\",outcome=\"{outcome}\"}}")
 }
 

@@ -15,6 +15,7 @@ mod http;
 mod identity;
 mod identity_explain;
 mod identity_keys;
+mod identity_refresh;
 mod interleaving;
 mod limits;
 mod logging;
@@ -88,6 +89,7 @@ fn main() -> Result<ExitCode> {
     identity::tests(&mut tests);
     identity_explain::tests(&mut tests);
     identity_keys::tests(&mut tests);
+    identity_refresh::tests(&mut tests);
     tenants::tests(&mut tests);
     granted::tests(&mut tests);
     logging::tests(&mut tests);
@@ -113,6 +115,7 @@ fn main() -> Result<ExitCode> {
     directory::tests(&mut tests);
     interleaving::tests(&mut tests);
     identity_keys::last(&mut tests);
+    identity_refresh::last(&mut tests);
     let conclusion = libtest_mimic::run(&arguments, tests.trials);
     if conclusion.has_failed() {
         world.keep_logs(std::path::Path::new(env!("CARGO_TARGET_TMPDIR")));

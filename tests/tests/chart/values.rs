@@ -38,6 +38,7 @@ fn wrong_values_are_refused_in_words() {
         ("gateway.scopes", json!([]), "gateway.scopes is empty"),
         ("gateway.authority", json!("http://login.example"), "authority"),
         ("gateway.authorizationServer", json!("http://login.example"), "authorizationServer"),
+        ("gateway.jwksRefreshSeconds", json!(4), "jwksRefreshSeconds"),
         ("devstack.signIn.url", json!("http://localhost:8081/path"), "signIn"),
         ("operator.resync", json!("5"), "resync"),
         ("azure.credential", json!("password"), "credential"),
