@@ -18,7 +18,7 @@ use crate::{
     data::life::Span,
     doctor, explain,
     http::hosts::{Allowed, InvalidEntry},
-    identity::{TokenSettings, authority::Authority, jwks},
+    identity::{self, TokenSettings, authority::Authority, jwks},
     redis::RedisUrl,
     run,
     server::tls::Files,
@@ -123,6 +123,10 @@ struct RunArgs {
     /// fails
     #[arg(long, env = "STOREFENCE_JWKS_REFRESH", value_name = "SECONDS", default_value_t = jwks::REFRESH.as_secs(), value_parser = clap::value_parser!(u64).range(5..=86_400))]
     jwks_refresh: u64,
+
+    /// Most verified tokens that are remembered until they expire, a few KiB each; others are verified anew with each call
+    #[arg(long, env = "STOREFENCE_TOKEN_CACHE", value_name = "NUMBER", default_value_t = identity::REMEMBERED, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    token_cache: u32,
 
     /// Host that requests may name, beside the public URL's
     #[arg(long, env = "STOREFENCE_ALLOWED_HOST", value_name = "HOST[:PORT]", value_delimiter = ',')]
@@ -388,6 +392,7 @@ fn settings(args: RunArgs, log_format: LogFormat) -> Result<run::Settings, CliEr
         tokens,
         authorization_server,
         jwks_refresh,
+        token_cache,
         allowed_host,
         allowed_origin,
         pool_per_tenant,
@@ -448,6 +453,7 @@ fn settings(args: RunArgs, log_format: LogFormat) -> Result<run::Settings, CliEr
         tokens,
         authorization_server,
         jwks_refresh: Duration::from_secs(jwks_refresh),
+        token_cache,
         allowed,
         pool_per_tenant: pool_per_tenant as usize,
         pool_long_per_tenant: pool_long_per_tenant as usize,

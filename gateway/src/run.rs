@@ -92,6 +92,8 @@ pub struct Settings {
     pub authorization_server: Option<Url>,
     /// How often signing keys are fetched in the background.
     pub jwks_refresh: Duration,
+    /// Most verified tokens that are remembered.
+    pub token_cache: u32,
     /// Host and Origin lists.
     pub allowed: Allowed,
     /// Most connections of one tenant.
@@ -213,6 +215,7 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
         tokens,
         authorization_server,
         jwks_refresh,
+        token_cache,
         allowed,
         pool_per_tenant,
         pool_long_per_tenant,
@@ -238,7 +241,7 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     let outgoing = storefence_azure::client(azure.ca_file.as_deref(), VAULT_TIMEOUT).map_err(OptionsError::from)?;
     let keys = KeyStore::new(tokens.authority.clone(), outgoing, metrics.clone()).refreshed_every(jwks_refresh);
     let keys = Arc::new(keys);
-    let identity = Identity::new(&tokens, keys.clone(), &metrics);
+    let identity = Identity::new(&tokens, keys.clone(), &metrics).remembering(token_cache);
 
     let vaults = Arc::new(Vaults::new(&azure, &config.key_vaults)?);
     let examined = Loader::new(vaults.clone(), config.roots.clone(), metrics.clone());

@@ -27,8 +27,10 @@ use self::{
 };
 use crate::metrics::Metrics;
 
-/// Verified tokens that are remembered, and for how long without use; one takes a few KiB.
-const CACHE: (u64, Duration) = (10_000, Duration::from_secs(3600));
+/// Most verified tokens that are remembered unless told otherwise; one takes a few KiB.
+pub const REMEMBERED: u32 = 10_000;
+/// For how long one is remembered without use.
+const IDLE: Duration = Duration::from_secs(3600);
 
 /// Why a token is not accepted. The caller learns only that it is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -188,8 +190,8 @@ impl Principal {
     }
 }
 
-fn cache() -> Cache<Fingerprint, Arc<Principal>> {
-    Cache::builder().max_capacity(CACHE.0).time_to_idle(CACHE.1).build()
+fn cache(most: u32) -> Cache<Fingerprint, Arc<Principal>> {
+    Cache::builder().max_capacity(most.into()).time_to_idle(IDLE).build()
 }
 
 /// Verifies tokens and remembers those it verified.
@@ -214,10 +216,17 @@ impl Identity {
             audiences: settings.audiences.clone(),
             keys,
             fingerprints: Fingerprints::default(),
-            cache: cache(),
+            cache: cache(REMEMBERED),
             hits: outcome("hit"),
             misses: outcome("miss"),
         }
+    }
+
+    /// With another number of remembered tokens than [`REMEMBERED`].
+    #[must_use]
+    pub fn remembering(mut self, most: u32) -> Self {
+        self.cache = cache(most);
+        self
     }
 
     /// Verifies a token. `accepts` tells whether some tenant is of a directory; it is asked on each call, so that a
@@ -264,7 +273,7 @@ mod tests {
     use storefence_tenancy::Claims;
     use uuid::Uuid;
 
-    use super::{CACHE, Identity, Principal, Reject, TokenSettings, authority::Authority, cache, jwks::KeyStore};
+    use super::{Identity, Principal, Reject, TokenSettings, authority::Authority, cache, jwks::KeyStore};
     use crate::metrics::Metrics;
 
     #[test]
@@ -272,15 +281,16 @@ mod tests {
         let payload = json!({"tid": uuid::Uuid::nil(), "oid": uuid::Uuid::nil(), "scp": "Retail.Query", "ver": "2.0"});
         let payload: Map<_, _> = payload.as_object().cloned().unwrap_or_default();
         let claims = Claims::from_payload(payload).expect("claims");
-        let cache = cache();
-        for n in 0..2 * CACHE.0 {
+        let most = 1000;
+        let cache = cache(most);
+        for n in 0..2 * u64::from(most) {
             let mut token = [0; 16];
             token[..8].copy_from_slice(&n.to_le_bytes());
             cache
                 .insert(token, Arc::new(Principal { claims: claims.clone(), token, expires: u64::MAX, generation: 0 }));
         }
         cache.run_pending_tasks();
-        assert!(cache.entry_count() <= CACHE.0, "{}", cache.entry_count());
+        assert!(cache.entry_count() <= most.into(), "{}", cache.entry_count());
     }
 
     /// Nobody sends a token with an unknown key here: the hour alone brings the new key, and takes the old one away from

@@ -39,6 +39,7 @@ fn wrong_values_are_refused_in_words() {
         ("gateway.authority", json!("http://login.example"), "authority"),
         ("gateway.authorizationServer", json!("http://login.example"), "authorizationServer"),
         ("gateway.jwksRefreshSeconds", json!(4), "jwksRefreshSeconds"),
+        ("gateway.tokenCache", json!(0), "tokenCache"),
         ("devstack.signIn.url", json!("http://localhost:8081/path"), "signIn"),
         ("operator.resync", json!("5"), "resync"),
         ("azure.credential", json!("password"), "credential"),
