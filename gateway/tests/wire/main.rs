@@ -13,6 +13,7 @@ mod doctor;
 mod granted;
 mod http;
 mod identity;
+mod identity_authority;
 mod identity_cache;
 mod identity_explain;
 mod identity_keys;
@@ -91,6 +92,7 @@ fn main() -> Result<ExitCode> {
     identity_explain::tests(&mut tests);
     identity_keys::tests(&mut tests);
     identity_refresh::tests(&mut tests);
+    identity_authority::tests(&mut tests);
     identity_cache::tests(&mut tests);
     tenants::tests(&mut tests);
     granted::tests(&mut tests);
