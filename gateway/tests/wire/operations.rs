@@ -4,11 +4,7 @@ use std::{process::Command, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use storefence_devstack::{
-    mcp_client::{McpClient, Revision},
-    process::Signal,
-    reference::{self, Document},
-};
+use storefence_devstack::reference::{self, Document};
 use storefence_tenancy::credentials::Slot;
 
 use crate::{
@@ -26,22 +22,9 @@ pub fn tests(tests: &mut Tests) {
     tests.add("connections_are_replaced_without_a_failed_call", recycled);
     tests.add("a_vault_that_is_away", vault_away);
     tests.add("a_database_that_is_away_fails_fast_and_comes_back", database_away);
-    tests.add("sigterm_drains_and_exits_zero", sigterm);
     tests.add("readiness_names_what_is_missing_and_comes_with_it", readiness);
     tests.add("missing_configuration_stops_the_start_with_its_name", configuration);
     tests.add("metrics_have_their_names_and_bounded_labels", metrics);
-    tests.add("secrets_and_tokens_stay_out_of_the_log", logs);
-    tests.add("what_is_logged_is_chosen_by_module", log_levels);
-}
-
-fn call(world: &World, gateway: &str, sql: &str) -> Result<reqwest::RequestBuilder> {
-    let client = McpClient::new(
-        world.http.clone(),
-        format!("{gateway}/mcp"),
-        Some(world.token("head-office")?),
-        Revision::V2026_07_28,
-    );
-    Ok(client.request("tools/call", json!({"name": "execute_sales_query", "arguments": {"postgresql_query": sql}})))
 }
 
 async fn count(world: &World) -> Result<()> {
@@ -111,52 +94,6 @@ async fn database_away(world: Arc<World>) -> Result<()> {
     ensure!(fast < Duration::from_millis(200), "not once fast: {fast:?}");
     world.cluster.proxy().set_down(false);
     until("it serves again", Duration::from_secs(15), || async { Ok(count(&world).await.is_ok()) }).await
-}
-
-async fn sigterm(world: Arc<World>) -> Result<()> {
-    let mut gateway = world.another_gateway("drain", &["--drain", "10"]).await?;
-    let request = call(&world, &gateway.url, SLOW)?;
-    let calling = tokio::spawn(async move { anyhow::Ok(request.send().await?.json::<serde_json::Value>().await?) });
-    let database = world.superuser().await?;
-    until("the statement runs", Duration::from_secs(5), || async {
-        Ok(database.query_one(ACTIVE, &[]).await?.get::<_, i64>(0) > 0)
-    })
-    .await?;
-    gateway.child.signal(Signal::Term);
-    until("not ready", Duration::from_secs(2), || async {
-        Ok(world
-            .http
-            .get(format!("{}/readyz", gateway.admin))
-            .send()
-            .await
-            .map_or(true, |answer| answer.status() == 503))
-    })
-    .await?;
-    let answer = calling.await??;
-    ensure!(
-        answer["result"]["structuredContent"]["code"] == "QUERY_TIMEOUT",
-        "the call under way was not finished: {answer}"
-    );
-    let status = gateway.child.wait(Duration::from_secs(10)).await?.context("it did not end")?;
-    ensure!(status.code() == Some(0), "{status}");
-
-    // What outlives the drain is cancelled at the server.
-    world.patch_spec("zava", json!({"gateway": {"statementTimeout": "30s"}})).await?;
-    let mut gateway = world.another_gateway("cut", &["--drain", "1"]).await?;
-    let request = call(&world, &gateway.url, SLOW)?;
-    let calling = tokio::spawn(async move { request.send().await.map(|_| ()) });
-    until("the statement runs", Duration::from_secs(5), || async {
-        Ok(database.query_one(ACTIVE, &[]).await?.get::<_, i64>(0) > 0)
-    })
-    .await?;
-    gateway.child.signal(Signal::Term);
-    let status = gateway.child.wait(Duration::from_secs(10)).await?.context("it did not end")?;
-    ensure!(status.code() == Some(0), "{status}");
-    // Cancelled, and not ended later by the server's look at the socket.
-    ensure!(database.query_one(ACTIVE, &[]).await?.get::<_, i64>(0) == 0, "the gateway has ended before the statement");
-    let _ = calling.await;
-    world.patch_spec("zava", json!({"gateway": ZAVA.object()["spec"]["gateway"]})).await?;
-    Ok(())
 }
 
 async fn readiness(world: Arc<World>) -> Result<()> {
@@ -270,75 +207,6 @@ async fn metrics(world: Arc<World>) -> Result<()> {
     ensure!(series < 1500, "{series} series after a few hundred calls: some label is not bounded");
     for value in [ZAVA.id, CONTOSO.id, "Seattle", "seattle-manager"] {
         ensure!(!text.contains(&format!("\"{value}\"")), "a label holds {value}");
-    }
-    Ok(())
-}
-
-async fn logs(world: Arc<World>) -> Result<()> {
-    let token = world.token("head-office")?;
-    let marker = "SELECT 'a_statement_that_must_not_be_logged' AS x";
-    let client = world.client(token.clone(), "/mcp", Revision::V2026_07_28);
-    client.call_tool("execute_sales_query", json!({"postgresql_query": marker})).await?;
-    client.call_tool("execute_sales_query", json!({"postgresql_query": format!("{marker}, nope")})).await?;
-    let mut secrets = vec![token.rsplit('.').next().unwrap_or("?").to_owned(), "a_statement_that_must_not".to_owned()];
-    for name in world.vault.names() {
-        let value = world.vault.secret(&name).context("a secret")?.value;
-        secrets.push(value.split('@').next().and_then(|text| text.rsplit(':').next()).unwrap_or(&value).to_owned());
-    }
-    let mut looked_at = 0;
-    for entry in std::fs::read_dir(world.directory.path())? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "log") {
-            let log = std::fs::read_to_string(&path)?;
-            looked_at += log.len();
-            for secret in &secrets {
-                ensure!(!log.contains(secret.as_str()), "{} holds {secret}", path.display());
-            }
-            // Every line a JSON object, whatever happened; the last one of a gateway that runs may be half written.
-            let whole = &log[..log.rfind('\n').map_or(0, |at| at + 1)];
-            for line in whole.lines() {
-                let entry: serde_json::Value =
-                    serde_json::from_str(line).with_context(|| format!("{}: {line}", path.display()))?;
-                let has = |field: &str| entry[field].is_string();
-                let of_the_log = has("timestamp") && has("level") && has("target");
-                ensure!(of_the_log || is_audit(&entry), "{}: {line}", path.display());
-            }
-        }
-    }
-    ensure!(looked_at > 1000, "no log was looked at");
-    Ok(())
-}
-
-/// Audit lines go to standard output, which the tests write into the same file.
-fn is_audit(line: &serde_json::Value) -> bool {
-    line["sequence"].is_u64() && line["hash"].is_string()
-}
-
-async fn log_levels(world: Arc<World>) -> Result<()> {
-    let chosen = "off,storefence_gateway=warn,storefence_gateway::server=info,storefence_gateway::mcp=debug";
-    let gateway = world.gateway_with_environment("levels", &[], &[("RUST_LOG", chosen)]).await?;
-    let client = world.client_of(&gateway, "head-office")?;
-    client.call_tool("execute_sales_query", json!({"postgresql_query": "SELECT no_such_column"})).await?;
-    let log = gateway.child.log_text();
-    let mut seen = std::collections::BTreeSet::new();
-    for line in log.lines() {
-        let entry: serde_json::Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
-        if is_audit(&entry) {
-            continue;
-        }
-        let field = |name: &str| entry[name].as_str().unwrap_or_default().to_owned();
-        seen.insert((field("target"), field("level")));
-    }
-    let of = |module: &str, level: &str| {
-        seen.iter().any(|(target, seen)| target.starts_with(&format!("storefence_gateway::{module}")) && seen == level)
-    };
-    ensure!(of("server", "INFO") && of("mcp", "DEBUG"), "{seen:?}");
-    ensure!(!of("server", "DEBUG"), "{seen:?}");
-    for (target, level) in &seen {
-        let louder = ["storefence_gateway::server", "storefence_gateway::mcp"].iter().any(|of| target.starts_with(of));
-        let expected =
-            target.starts_with("storefence_gateway") && (louder || matches!(level.as_str(), "WARN" | "ERROR"));
-        ensure!(expected, "{level} of {target} was not asked for");
     }
     Ok(())
 }

@@ -1,0 +1,89 @@
+//! The log: what stays out of it, and what is chosen by module.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use storefence_devstack::mcp_client::Revision;
+
+use crate::{Tests, world::World};
+
+pub fn tests(tests: &mut Tests) {
+    tests.add("secrets_and_tokens_stay_out_of_the_log", kept_out);
+    tests.add("what_is_logged_is_chosen_by_module", log_levels);
+}
+
+/// What must stand in no log: signatures of tokens, statements, and what the vault holds.
+fn secrets(world: &World, token: &str) -> Result<Vec<String>> {
+    let mut secrets = vec![token.rsplit('.').next().unwrap_or("?").to_owned(), "a_statement_that_must_not".to_owned()];
+    secrets.extend(world.credentials().secret.clone());
+    for name in world.vault.names() {
+        let value = world.vault.secret(&name).context("a secret")?.value;
+        secrets.push(value.split('@').next().and_then(|text| text.rsplit(':').next()).unwrap_or(&value).to_owned());
+    }
+    Ok(secrets)
+}
+
+async fn kept_out(world: Arc<World>) -> Result<()> {
+    let token = world.token("head-office")?;
+    let marker = "SELECT 'a_statement_that_must_not_be_logged' AS x";
+    let client = world.client(token.clone(), "/mcp", Revision::V2026_07_28);
+    client.call_tool("execute_sales_query", json!({"postgresql_query": marker})).await?;
+    client.call_tool("execute_sales_query", json!({"postgresql_query": format!("{marker}, nope")})).await?;
+    let secrets = secrets(&world, &token)?;
+    let mut looked_at = 0;
+    for entry in std::fs::read_dir(world.directory.path())? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "log") {
+            let log = std::fs::read_to_string(&path)?;
+            looked_at += log.len();
+            for secret in &secrets {
+                ensure!(!log.contains(secret.as_str()), "{} holds {secret}", path.display());
+            }
+            // Every line a JSON object, whatever happened; the last one of a gateway that runs may be half written.
+            let whole = &log[..log.rfind('\n').map_or(0, |at| at + 1)];
+            for line in whole.lines() {
+                let entry: Value = serde_json::from_str(line).with_context(|| format!("{}: {line}", path.display()))?;
+                let has = |field: &str| entry[field].is_string();
+                let of_the_log = has("timestamp") && has("level") && has("target");
+                ensure!(of_the_log || is_audit(&entry), "{}: {line}", path.display());
+            }
+        }
+    }
+    ensure!(looked_at > 1000, "no log was looked at");
+    Ok(())
+}
+
+/// Audit lines go to standard output, which the tests write into the same file.
+fn is_audit(line: &Value) -> bool {
+    line["sequence"].is_u64() && line["hash"].is_string()
+}
+
+async fn log_levels(world: Arc<World>) -> Result<()> {
+    let chosen = "off,storefence_gateway=warn,storefence_gateway::server=info,storefence_gateway::mcp=debug";
+    let gateway = world.gateway_with_environment("levels", &[], &[("RUST_LOG", chosen)]).await?;
+    let client = world.client_of(&gateway, "head-office")?;
+    client.call_tool("execute_sales_query", json!({"postgresql_query": "SELECT no_such_column"})).await?;
+    let log = gateway.child.log_text();
+    let mut seen = std::collections::BTreeSet::new();
+    for line in log.lines() {
+        let entry: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
+        if is_audit(&entry) {
+            continue;
+        }
+        let field = |name: &str| entry[name].as_str().unwrap_or_default().to_owned();
+        seen.insert((field("target"), field("level")));
+    }
+    let of = |module: &str, level: &str| {
+        seen.iter().any(|(target, seen)| target.starts_with(&format!("storefence_gateway::{module}")) && seen == level)
+    };
+    ensure!(of("server", "INFO") && of("mcp", "DEBUG"), "{seen:?}");
+    ensure!(!of("server", "DEBUG"), "{seen:?}");
+    for (target, level) in &seen {
+        let louder = ["storefence_gateway::server", "storefence_gateway::mcp"].iter().any(|of| target.starts_with(of));
+        let expected =
+            target.starts_with("storefence_gateway") && (louder || matches!(level.as_str(), "WARN" | "ERROR"));
+        ensure!(expected, "{level} of {target} was not asked for");
+    }
+    Ok(())
+}
