@@ -8,6 +8,7 @@ mod cache;
 mod cache_shared;
 mod cancel;
 mod codes;
+mod counters;
 mod directory;
 mod doctor;
 mod granted;
@@ -109,6 +110,7 @@ fn main() -> Result<ExitCode> {
     stuck::tests(&mut tests);
     pools::tests(&mut tests);
     turns::tests(&mut tests);
+    counters::tests(&mut tests);
     tls::tests(&mut tests);
     audit::tests(&mut tests);
     codes::tests(&mut tests);
