@@ -2,16 +2,18 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use storefence_devstack::entra::{TokenRequest, principals::ZAVA_TENANT_ID};
 
 use crate::{
-    Tests,
+    Tests, identity_keys as keys,
     world::{World, ZAVA, until},
 };
 
 pub fn tests(tests: &mut Tests) {
     tests.add("each_code_is_one_word_in_metrics_and_audit", codes);
+    tests.add("a_forbidden_tool_is_unknown_to_all_but_the_audit", forbidden);
 }
 
 /// Something sold in the first days of the year, for an amount that is no number.
@@ -73,5 +75,52 @@ async fn codes(world: Arc<World>) -> Result<()> {
         let written = lines.iter().filter(|line| line["tool"] == tool && line["outcome"] == code).count();
         ensure!(written == 1, "{tool} {code}: {written} lines in {text}");
     }
+    Ok(())
+}
+
+/// The caller is told of both that there is no such tool; who reads the audit log sees that one of them was tried.
+async fn forbidden(world: Arc<World>) -> Result<()> {
+    const OID: &str = "66666666-6666-4666-8666-666666666666";
+    let before = ZAVA.object()["spec"]["principals"].clone();
+    let rule = json!({"name": "figures-only", "role": "StoreManager", "entraUser": OID, "stores": ["Seattle"],
+        "tools": ["get_store_performance"]});
+    let mut after = before.clone();
+    after.as_array_mut().context("rules")?.push(rule);
+    let file = world.path("audit-forbidden.jsonl");
+    let path = file.display().to_string();
+    let gateway = world.another_gateway("forbidden", &["--audit-file", &path]).await?;
+    let token = world.entra.issue(&TokenRequest::user(ZAVA_TENANT_ID).claim("oid", json!(OID)))?;
+    let client = keys::client(&world, &gateway, token);
+    world.patch_spec("zava", json!({"principals": after})).await?;
+    until("the rule is in force", Duration::from_secs(5), || async {
+        Ok(client.send("tools/list", json!({})).await?.status == 200)
+    })
+    .await?;
+    let call = async |name: &str| client.call_tool(name, json!({"postgresql_query": "SELECT 1"})).await;
+    let mut told = Vec::new();
+    for name in ["execute_sales_query", "drop_everything"] {
+        let answer = call(name).await?;
+        told.push(answer.message["error"].to_string().replace(name, "NAME"));
+    }
+    ensure!(told[0] == told[1] && told[0].contains("Unknown tool: NAME"), "{told:?}");
+    let granted = client.call_tool("list_stores", json!({})).await?;
+    ensure!(!granted.is_tool_error(), "{}", granted.message);
+    world.patch_spec("zava", json!({"principals": before})).await?;
+
+    let text = std::fs::read_to_string(&file)?;
+    let lines: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let seen: Vec<_> = lines.iter().map(|line| (&line["tool"], &line["outcome"], &line["rows"])).collect();
+    let due = [
+        (json!("execute_sales_query"), json!("FORBIDDEN_TOOL"), json!(0)),
+        (json!("unknown"), json!("UNKNOWN_TOOL"), json!(0)),
+        (json!("list_stores"), json!("ok"), lines.last().context("lines")?["rows"].clone()),
+    ];
+    ensure!(seen == due.each_ref().map(|(tool, outcome, rows)| (tool, outcome, rows)), "{text}");
+    for line in &lines {
+        ensure!(line["oid"] == OID && line["tenant"] == "zava" && line["rules"] == json!(["figures-only"]), "{line}");
+    }
+    ensure!(!text.contains("drop_everything"), "the caller's own word is in the audit log: {text}");
+    let metrics = world.http.get(format!("{}/metrics", gateway.admin)).send().await?.text().await?;
+    ensure!(!metrics.contains("FORBIDDEN_TOOL") && !metrics.contains("drop_everything"), "{metrics}");
     Ok(())
 }

@@ -40,7 +40,7 @@ pub fn last(tests: &mut Tests) {
     tests.add("a_key_that_is_rolled_and_one_that_is_withdrawn", rolled);
 }
 
-fn client(world: &World, gateway: &Gateway, token: String) -> McpClient {
+pub fn client(world: &World, gateway: &Gateway, token: String) -> McpClient {
     McpClient::new(world.http.clone(), format!("{}/mcp", gateway.url), Some(token), Revision::V2026_07_28)
 }
 
