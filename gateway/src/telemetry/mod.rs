@@ -4,7 +4,7 @@
 pub mod otlp;
 pub mod spans;
 
-use std::sync::Arc;
+use std::{io::IsTerminal, sync::Arc};
 
 use tracing_subscriber::{
     EnvFilter, Layer,
@@ -70,7 +70,11 @@ fn logs(format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync> {
     let filter = quiet(chosen);
     match format {
         LogFormat::Json => fmt::layer().json().with_writer(std::io::stderr).with_filter(filter).boxed(),
-        LogFormat::Text => fmt::layer().with_writer(std::io::stderr).with_filter(filter).boxed(),
+        // Colours are for terminals: in a file or a collector they would stand between the words that somebody looks for.
+        LogFormat::Text => {
+            let layer = fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr);
+            layer.with_filter(filter).boxed()
+        }
     }
 }
 

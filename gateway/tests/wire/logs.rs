@@ -1,16 +1,17 @@
-//! The log: what stays out of it, and what is chosen by module.
+//! The log: what stays out of it, in either form, and what is chosen by module.
 
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use storefence_devstack::mcp_client::Revision;
+use storefence_devstack::{entra::with_altered_signature, mcp_client::Revision};
 
-use crate::{Tests, world::World};
+use crate::{Tests, identity_keys::ask, world::World};
 
 pub fn tests(tests: &mut Tests) {
     tests.add("secrets_and_tokens_stay_out_of_the_log", kept_out);
     tests.add("what_is_logged_is_chosen_by_module", log_levels);
+    tests.add("the_text_form_of_the_log_is_text_and_holds_no_secret", text);
 }
 
 /// What must stand in no log: signatures of tokens, statements, and what the vault holds.
@@ -85,5 +86,45 @@ async fn log_levels(world: Arc<World>) -> Result<()> {
             target.starts_with("storefence_gateway") && (louder || matches!(level.as_str(), "WARN" | "ERROR"));
         ensure!(expected, "{level} of {target} was not asked for");
     }
+    Ok(())
+}
+
+/// The form for people, at the level that says most.
+async fn text(world: Arc<World>) -> Result<()> {
+    let audit = world.path("audit-of-text.jsonl").display().to_string();
+    let args = ["--log-format", "text", "--audit-file", &audit];
+    let gateway = world.gateway_with_environment("text-form", &args, &[("RUST_LOG", "trace,rustls=debug")]).await?;
+    let token = world.token("head-office")?;
+    let client = world.client_of(&gateway, "head-office")?;
+    let marker = "SELECT 'a_statement_that_must_not_be_logged' AS x";
+    let query = async |sql: &str| client.call_tool("execute_sales_query", json!({"postgresql_query": sql})).await;
+    for (sql, fails) in [(marker.to_owned(), false), (format!("{marker}, nope"), true), (format!("{marker};;x"), true)]
+    {
+        let answer = query(&sql).await?;
+        ensure!(answer.is_tool_error() == fails, "{sql}: {}", answer.message);
+    }
+    ensure!(ask(&world, &gateway, token.clone()).await? == 200);
+    ensure!(ask(&world, &gateway, with_altered_signature(&token)).await? == 401);
+    let log = gateway.child.log_text();
+    let begun = |line: &str| {
+        let (time, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let level = rest.split_whitespace().next().unwrap_or_default();
+        time.parse::<jiff::Timestamp>().is_ok() && ["TRACE", "DEBUG", "INFO", "WARN", "ERROR"].contains(&level)
+    };
+    let whole = &log[..log.rfind('\n').map_or(0, |at| at + 1)];
+    for line in whole.lines() {
+        ensure!(begun(line), "not time and level first: {line}");
+        ensure!(serde_json::from_str::<Value>(line).is_err(), "JSON: {line}");
+    }
+    // A file is no terminal: colours would be characters that no search finds its words between.
+    ensure!(!log.contains('\u{1b}'), "escape sequences in the log");
+    for words in [" INFO storefence_gateway::", "tool error", "code=\"DATABASE_ERROR\"", "reason=\"signature\""] {
+        ensure!(log.contains(words), "{words} is not in {:?}", gateway.child.log_path());
+    }
+    for secret in secrets(&world, &token)? {
+        ensure!(!log.contains(&secret), "the log holds {secret}");
+    }
+    let last = with_altered_signature(&token);
+    ensure!(!log.contains(last.rsplit('.').next().context("a signature")?), "the log holds a refused token");
     Ok(())
 }

@@ -243,8 +243,9 @@ impl Gateway {
         let spawn = spawn.env("RUST_LOG", "debug");
         let spawn = environment.iter().fold(spawn, |spawn, (name, value)| spawn.env(name, value));
         let child = spawn
-            .args(["run", "--log-format", "json", "--config"])
+            .args(["run", "--config"])
             .arg(directory.join("config.yaml"))
+            .args(if args.contains(&"--log-format") { &[][..] } else { &["--log-format", "json"] })
             .args(["--listen", &format!("127.0.0.1:{port}"), "--admin-listen", &format!("127.0.0.1:{admin_port}")])
             .args([
                 "--public-url",
