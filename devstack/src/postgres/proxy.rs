@@ -3,11 +3,19 @@
 //! The fetched server programs are built without OpenSSL, so clients that insist on TLS (`sslmode=verify-full`)
 //! need somebody to end it. Putting the proxy before every server keeps installed and fetched ones alike.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use rustls::ServerConfig;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional},
     net::{TcpListener, TcpStream},
     sync::watch,
     task::{JoinHandle, JoinSet},
@@ -20,6 +28,7 @@ use crate::{breaker::Breaker, tls::Authority};
 /// Request codes that stand where a protocol version would (PostgreSQL manual, "Message Formats").
 const SSL_REQUEST: u32 = 80_877_103;
 const GSS_REQUEST: u32 = 80_877_104;
+const CANCEL_REQUEST: u32 = 80_877_102;
 
 /// The first byte of a TLS handshake: the client began without asking (`sslnegotiation=direct`).
 const TLS_HANDSHAKE: u8 = 22;
@@ -33,6 +42,7 @@ pub struct Proxy {
     addr: SocketAddr,
     breaker: Breaker,
     silent: watch::Sender<bool>,
+    lost_cancels: Arc<AtomicU32>,
     task: JoinHandle<()>,
 }
 
@@ -46,8 +56,10 @@ impl Proxy {
         let addr = listener.local_addr().context("binding the TLS proxy")?;
         let breaker = Breaker::default();
         let silent = watch::Sender::new(false);
-        let task = tokio::spawn(run(listener, backend, acceptor, breaker.clone(), silent.subscribe()));
-        Ok(Self { addr, breaker, silent, task })
+        let lost_cancels = Arc::<AtomicU32>::default();
+        let line = Line { backend, acceptor, lost_cancels: Arc::clone(&lost_cancels) };
+        let task = tokio::spawn(run(listener, line, breaker.clone(), silent.subscribe()));
+        Ok(Self { addr, breaker, silent, lost_cancels, task })
     }
 
     /// The address that clients connect to.
@@ -65,6 +77,16 @@ impl Proxy {
         self.silent.send_replace(silent);
     }
 
+    /// Fault: the next so many requests to cancel have no effect, as where the server is between two statements.
+    pub fn lose_cancels(&self, number: u32) {
+        self.lost_cancels.store(number, Ordering::SeqCst);
+    }
+
+    /// How many of those have not come yet.
+    pub fn cancels_to_lose(&self) -> u32 {
+        self.lost_cancels.load(Ordering::SeqCst)
+    }
+
     /// Fault: cuts every open connection once.
     pub fn cut_connections(&self) {
         self.breaker.cut();
@@ -77,13 +99,15 @@ impl Drop for Proxy {
     }
 }
 
-async fn run(
-    listener: TcpListener,
+/// Where connections go, and how.
+#[derive(Clone)]
+struct Line {
     backend: SocketAddr,
     acceptor: TlsAcceptor,
-    breaker: Breaker,
-    silent: watch::Receiver<bool>,
-) {
+    lost_cancels: Arc<AtomicU32>,
+}
+
+async fn run(listener: TcpListener, line: Line, breaker: Breaker, silent: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -91,9 +115,9 @@ async fn run(
             accepted = listener.accept() => match accepted {
                 Ok((client, _)) => {
                     if let Some(cut) = breaker.admit() {
-                        let (acceptor, silent) = (acceptor.clone(), silent.clone());
+                        let (line, silent) = (line.clone(), silent.clone());
                         connections.spawn(async move {
-                            let served = unless_silent(silent, connection(client, backend, acceptor));
+                            let served = unless_silent(silent, line.connection(client));
                             if let Some(Err(error)) = cut.run_until_cancelled(served).await {
                                 tracing::debug!(%error, "proxied PostgreSQL connection ended");
                             }
@@ -126,32 +150,45 @@ async fn unless_silent(
     }
 }
 
-async fn connection(mut client: TcpStream, backend: SocketAddr, acceptor: TlsAcceptor) -> io::Result<()> {
-    client.set_nodelay(true)?;
-    loop {
-        let mut first = [0; 1];
-        if client.peek(&mut first).await? == 0 {
-            return Ok(());
-        }
-        if first[0] == TLS_HANDSHAKE {
-            let mut client = acceptor.accept(client).await?;
-            let mut server = connect(backend).await?;
-            copy_bidirectional(&mut client, &mut server).await?;
-            return Ok(());
-        }
-        let length = client.read_u32().await?;
-        let code = client.read_u32().await?;
-        match (length, code) {
-            // After the S the client sends its handshake, which the loop's next turn recognises.
-            (8, SSL_REQUEST) => client.write_all(b"S").await?,
-            (8, GSS_REQUEST) => client.write_all(b"N").await?,
-            _ => {
-                let mut server = connect(backend).await?;
-                server.write_u64(u64::from(length) << 32 | u64::from(code)).await?;
-                copy_bidirectional(&mut client, &mut server).await?;
+impl Line {
+    async fn connection(self, mut client: TcpStream) -> io::Result<()> {
+        client.set_nodelay(true)?;
+        loop {
+            let mut first = [0; 1];
+            if client.peek(&mut first).await? == 0 {
                 return Ok(());
             }
+            if first[0] == TLS_HANDSHAKE {
+                let mut client = self.acceptor.accept(client).await?;
+                let (length, code) = (client.read_u32().await?, client.read_u32().await?);
+                return self.pass_on(client, length, code).await;
+            }
+            let (length, code) = (client.read_u32().await?, client.read_u32().await?);
+            match (length, code) {
+                // After the S the client sends its handshake, which the loop's next turn recognises.
+                (8, SSL_REQUEST) => client.write_all(b"S").await?,
+                (8, GSS_REQUEST) => client.write_all(b"N").await?,
+                _ => return self.pass_on(client, length, code).await,
+            }
         }
+    }
+
+    /// Passes a connection on whose first two words have been read.
+    async fn pass_on<C: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        mut client: C,
+        length: u32,
+        code: u32,
+    ) -> io::Result<()> {
+        let one_less = |left: u32| left.checked_sub(1);
+        if code == CANCEL_REQUEST
+            && self.lost_cancels.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok()
+        {
+            return client.shutdown().await;
+        }
+        let mut server = connect(self.backend).await?;
+        server.write_u64(u64::from(length) << 32 | u64::from(code)).await?;
+        copy_bidirectional(&mut client, &mut server).await.map(drop)
     }
 }
 

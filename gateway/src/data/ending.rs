@@ -19,8 +19,9 @@ use super::{
 /// Longest wait until a cancel request is sent, and for a cancelled statement to end before our side of the socket is
 /// closed, too: that ends it where cancel requests do not arrive.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
-/// First and longest pause before a cancel is sent again: the first may come between two statements of a flight.
-const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// First and longest pause before a cancel is sent again: the first may come between two statements of a flight, where the
+/// server forgets it, and the statement has to end in 200 ms nevertheless.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(30));
 /// When the log names the process that does not end.
 const STUBBORN: Duration = Duration::from_secs(10);
 /// When the places are given back though the server has not closed the socket. A server or a network that has gone is

@@ -26,6 +26,7 @@ const TRIES: usize = 3;
 
 pub fn tests(tests: &mut Tests) {
     tests.add("a_client_that_goes_away_cancels_at_the_server", disconnect);
+    tests.add("a_cancel_that_the_server_forgets_comes_again_in_time", forgotten);
     tests.add("notifications_cancelled_ends_the_statement_and_nobody_elses", cancelled);
     tests.add("resources_and_completions_are_cancelled_as_tools_are", other_methods);
 }
@@ -137,6 +138,32 @@ async fn disconnect(world: Arc<World>) -> Result<()> {
     world.limits(&ZAVA, "head-office", None).await?;
     ensure!(world.rows("head-office", "SELECT count(*) FROM retail.orders").await? == json!([[15]]));
     Ok(())
+}
+
+/// The server forgets a cancel that comes between two of the statements that make up a call: it has to come again in time.
+/// Here the line loses it.
+async fn forgotten(world: Arc<World>) -> Result<()> {
+    world.limits(&ZAVA, "head-office", Some(json!({"statementTimeout": "30s"}))).await?;
+    let (database, proxy) = (world.superuser().await?, world.cluster.proxy());
+    let (mut times, before) = (Times::default(), cancels(&world).await?);
+    for _ in 0..TRIES {
+        for (name, client) in clients(&world, "head-office")? {
+            world.rows("head-office", "SELECT 1").await?;
+            let request = slow(&client, SLOW, None)?;
+            let calling = tokio::spawn(async move { request.send().await.map(|_| ()) });
+            until("the statement runs", Duration::from_secs(5), || active(&database)).await?;
+            proxy.lose_cancels(1);
+            let gone = Instant::now();
+            calling.abort();
+            let ended = times.until_ended(format!("a forgotten cancel, {name}"), gone, &database).await;
+            let left = proxy.cancels_to_lose();
+            proxy.lose_cancels(0);
+            ended?;
+            ensure!(left == 0, "{name}: the statement ended without a cancel");
+        }
+    }
+    times.promised(&world, before).await?;
+    world.limits(&ZAVA, "head-office", None).await
 }
 
 async fn cancelled(world: Arc<World>) -> Result<()> {
