@@ -19,6 +19,7 @@ mod identity_cache;
 mod identity_explain;
 mod identity_keys;
 mod identity_refresh;
+mod identity_refused;
 mod interleaving;
 mod limits;
 mod logging;
@@ -92,6 +93,7 @@ fn main() -> Result<ExitCode> {
     protocol::tests(&mut tests);
     http::tests(&mut tests);
     identity::tests(&mut tests);
+    identity_refused::tests(&mut tests);
     identity_explain::tests(&mut tests);
     identity_keys::tests(&mut tests);
     identity_refresh::tests(&mut tests);
