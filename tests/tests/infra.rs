@@ -4,6 +4,7 @@
 //! What is not here (the Bicep compiler, PowerShell, Azure itself) is named in `docs/azure.md`.
 
 mod infra {
+    pub mod entra_page;
     pub mod identity;
     pub mod pipelines;
     pub mod python;

@@ -11,6 +11,7 @@ mod codes;
 mod counters;
 mod directory;
 mod doctor;
+mod entra_page;
 mod granted;
 mod http;
 mod identity;
@@ -99,6 +100,7 @@ fn main() -> Result<ExitCode> {
     identity_refresh::tests(&mut tests);
     identity_authority::tests(&mut tests);
     identity_cache::tests(&mut tests);
+    entra_page::tests(&mut tests);
     tenants::tests(&mut tests);
     granted::tests(&mut tests);
     logging::tests(&mut tests);
