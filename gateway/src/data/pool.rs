@@ -116,9 +116,9 @@ impl Pools {
         self.pool(tenant.id()).turns.takes(principal, Instant::now())
     }
 
-    /// Lends a connection of the tenant's login that is in force to a principal. What takes longer than to the deadline, reading secrets
-    /// or opening a connection, goes on without the caller: otherwise a short deadline would never learn that something is
-    /// away, and never get a connection that takes a little longer to open.
+    /// Lends a connection of the tenant's login that is in force to a principal. What takes longer than to the deadline,
+    /// reading secrets or opening a connection, goes on without the caller: otherwise a short deadline would never learn
+    /// that something is away, and never get a connection that takes a little longer to open.
     ///
     /// # Errors
     /// [`PoolError`].
