@@ -2,6 +2,8 @@
 //! Kubernetes stand-in (or the one of `STOREFENCE_TEST_KUBECONFIG`), and the chart's pods for development run as processes
 //! with what their specs say. What is not shown here is that the images build and that nodes run them.
 
+mod installed;
+mod machine;
 mod page;
 mod pods;
 mod sign_in;
@@ -9,14 +11,13 @@ mod sign_in;
 use std::{
     fs,
     net::TcpListener,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    process::{Command, Output},
+    path::Path,
+    process::Command,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
+use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Api, Client, Config,
     api::DynamicObject,
@@ -24,101 +25,16 @@ use kube::{
 };
 use serde_json::{Value, json};
 use storefence_devstack::{
-    kube_api::{KubeApi, KubeApiOptions, Rule, User},
-    postgres::{Cluster, ClusterOptions, SslMode},
-    process::{Child, Spawn},
-    stack::{gateway_rules, operator_rules},
-    tls::Authority,
+    postgres::{Cluster, ClusterOptions},
+    process::Spawn,
 };
-use tempfile::TempDir;
 
-use pods::{Kubelet, binary};
+use installed::{install, stand_ins_start_again};
+use machine::{Kubernetes, Machine};
+use pods::binary;
 
 const STEP: Duration = Duration::from_secs(180);
 const NAMESPACE: &str = "storefence";
-
-const DOCKER: &str = r#"echo "docker $*" >>"$FAKE/calls"
-[ ! -f "$FAKE/docker-is-down" ] || { echo "Cannot connect to the Docker daemon" >&2; exit 1; }
-case "$*" in "info "*) echo 29.0.0 ;; "image inspect "*) for last; do :; done; echo "sha256:of-$last" ;; esac"#;
-
-const KIND: &str = r#"echo "kind $*" >>"$FAKE/calls"
-verb="$1 $2"
-while [ $# -gt 0 ]; do
-  case "$1" in --kubeconfig) kubeconfig=$2 ;; --config) config=$2 ;; esac
-  shift
-done
-case "$verb" in
-  "get clusters") if [ -f "$FAKE/cluster.yaml" ]; then echo another; echo storefence; else echo "No kind clusters found." >&2; fi ;;
-  "create cluster") cp "$config" "$FAKE/cluster.yaml"; cp "$FAKE/kubeconfig" "$kubeconfig" ;;
-  "export kubeconfig") cp "$FAKE/kubeconfig" "$kubeconfig" ;;
-  "delete cluster") rm "$FAKE/cluster.yaml" "$kubeconfig" ;;
-esac"#;
-
-/// With --wait it ends when the pods are there.
-const HELM: &str = r#"echo "helm $*" >>"$FAKE/calls"
-while [ ! -f "$FAKE/pods-are-ready" ]; do sleep 0.05; done"#;
-
-/// What a person has who runs `cargo xtask kind`: the programs, and a directory.
-struct Machine {
-    directory: TempDir,
-}
-
-impl Machine {
-    fn new() -> Result<Self> {
-        let machine = Self { directory: tempfile::tempdir()? };
-        fs::create_dir(machine.path("bin"))?;
-        for (name, script) in [("docker", DOCKER), ("kind", KIND), ("kubectl", "exit 1"), ("helm", HELM)] {
-            let path = machine.path("bin").join(name);
-            fs::write(&path, format!("#!/bin/sh\nset -eu\n{script}\n"))?;
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
-        }
-        Ok(machine)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn environment(&self) -> [(&'static str, String); 3] {
-        // `kind up` builds first: the compiler stands beside the cargo that runs us.
-        let cargo = PathBuf::from(std::env::var_os("CARGO").unwrap_or_default());
-        let toolchain = cargo.parent().unwrap_or(Path::new("/usr/bin")).display();
-        let path = format!("{}:/usr/bin:/bin:{toolchain}", self.path("bin").display());
-        [
-            ("PATH", path),
-            ("FAKE", self.directory.path().display().to_string()),
-            ("STOREFENCE_KIND_DIRECTORY", self.path("kind").display().to_string()),
-        ]
-    }
-
-    /// `cargo xtask …`, through the binary that cargo would run.
-    fn xtask(&self, args: &[&str]) -> Result<Output> {
-        // The API server may be in this process: waiting must not take its thread away.
-        tokio::task::block_in_place(|| {
-            Ok(Command::new(binary("xtask")).args(args).envs(self.environment()).output()?)
-        })
-    }
-
-    fn said(&self, args: &[&str]) -> Result<String> {
-        let output = self.xtask(args)?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        ensure!(output.status.success(), "{args:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
-        Ok(text)
-    }
-
-    fn refused(&self, args: &[&str]) -> Result<String> {
-        let output = self.xtask(args)?;
-        ensure!(output.status.code() == Some(1), "{args:?} ended with {}", output.status);
-        Ok(String::from_utf8_lossy(&output.stderr).into_owned())
-    }
-
-    /// Calls since the last time.
-    fn calls(&self) -> Result<Vec<String>> {
-        let text = fs::read_to_string(self.path("calls")).unwrap_or_default();
-        fs::write(self.path("calls"), "")?;
-        Ok(text.lines().map(str::to_owned).collect())
-    }
-}
 
 fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
@@ -177,47 +93,6 @@ async fn without_a_cluster_there_is_nothing_to_tell_or_to_stop() -> Result<()> {
     let calls = machine.calls()?;
     ensure!(!calls.iter().any(|call| call.starts_with("kind create") || call.starts_with("docker build")), "{calls:?}");
     Ok(())
-}
-
-/// The Kubernetes API, and the kubeconfigs of kind and of each pod.
-struct Kubernetes {
-    api: Option<KubeApi>,
-}
-
-impl Kubernetes {
-    async fn start(machine: &Machine) -> Result<Self> {
-        let own = std::env::var_os("STOREFENCE_TEST_KUBECONFIG");
-        let part = |text: &str, name: &str| -> Result<()> {
-            let mut kubeconfig: Value = serde_saphyr::from_str(text)?;
-            for context in kubeconfig["contexts"].as_array_mut().context("no contexts")? {
-                context["context"]["namespace"] = NAMESPACE.into();
-            }
-            Ok(fs::write(machine.path(name), serde_saphyr::to_string(&kubeconfig)?)?)
-        };
-        if let Some(file) = own {
-            let text = fs::read_to_string(file)?;
-            fs::write(machine.path("kubeconfig"), &text)?;
-            ["operator", "gateway", "devstack"].iter().try_for_each(|name| part(&text, name))?;
-            return Ok(Self { api: None });
-        }
-        let authority = Authority::new()?;
-        // What the chart's Role lets it do.
-        let publish = [&["configmaps", "secrets"][..], &["configmaps"], &["secrets"]]
-            .into_iter()
-            .zip([&["create"][..], &["get", "patch"], &["get", "patch"]])
-            .map(|(resources, verbs)| Rule::new(&[""], resources, verbs))
-            .collect();
-        let options = KubeApiOptions::new(&authority)
-            .user(User::new("operator", operator_rules()))
-            .user(User::new("gateway", gateway_rules()))
-            .user(User::new("devstack", publish));
-        let api = KubeApi::start(options).await?;
-        fs::write(machine.path("kubeconfig"), api.kubeconfig())?;
-        for name in ["operator", "gateway", "devstack"] {
-            part(&api.kubeconfig_for(name).context("no such user")?, name)?;
-        }
-        Ok(Self { api: Some(api) })
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -369,134 +244,4 @@ fn order_of_calls(machine: &Machine, [gateway_port, authority_port, sign_in_port
     let slot = "[plugins.\"io.containerd.grpc.v1.cri\".registry]\n  config_path = \"/etc/containerd/certs.d\"";
     ensure!(patches.iter().any(|patch| patch.as_str().is_some_and(|text| text.trim() == slot)), "{patches:?}");
     Ok(())
-}
-
-/// The pods of the chart, as processes.
-struct Installed {
-    kubelet: Kubelet,
-    devstack: Child,
-    operator: Child,
-    gateway: Child,
-    ports: Vec<String>,
-}
-
-/// What Helm and the cluster's nodes do.
-async fn install(
-    machine: &Machine,
-    kube: &Client,
-    postgres: &Cluster,
-    [gateway_port, authority_port, sign_in_port]: [u16; 3],
-) -> Result<Installed> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no parent")?;
-    let golden = fs::read_to_string(root.join("tests/chart/golden/devstack.yaml"))?;
-    let database = url::Url::parse(&postgres.superuser_url("retail", SslMode::Disable))?;
-    let [vault_port, embeddings_port] = [free_port()?, free_port()?];
-    let to = |from: &str, to: String| (from.to_owned(), to);
-    let mut kubelet = Kubelet {
-        client: kube.clone(),
-        namespace: NAMESPACE.to_owned(),
-        objects: serde_saphyr::from_multiple(&golden)?,
-        directory: machine.directory.path().to_owned(),
-        kubeconfig: machine.path("devstack"),
-        replacements: vec![
-            to("--host=storefence-devstack", "--host=localhost".to_owned()),
-            to("--listen=0.0.0.0", "--listen=127.0.0.1".to_owned()),
-            to("--entra-port=8443", format!("--entra-port={authority_port}")),
-            to("--sign-in-port=8446", format!("--sign-in-port={sign_in_port}")),
-            to("--key-vault-port=8444", format!("--key-vault-port={vault_port}")),
-            to("--embeddings-port=8445", format!("--embeddings-port={embeddings_port}")),
-            to("https://storefence-devstack:8443", format!("https://localhost:{authority_port}")),
-            to("https://storefence-devstack:8444", format!("https://localhost:{vault_port}")),
-            to("https://storefence-devstack:8445", format!("https://localhost:{embeddings_port}")),
-            to("storefence-devstack-database:5432", format!("127.0.0.1:{}", database.port().context("no port")?)),
-            // What `kind up` sets.
-            to("http://localhost:8080", format!("http://localhost:{gateway_port}")),
-            to("http://localhost:8081", format!("http://localhost:{sign_in_port}")),
-        ],
-    };
-    let devstack = start_devstack(&kubelet, machine).await?;
-    let secrets: Api<Secret> = Api::namespaced(kube.clone(), NAMESPACE);
-    let secret = secrets.get("storefence-devstack-database").await?.data.context("no data")?;
-    let password = String::from_utf8(secret["password"].0.clone())?;
-    // What the image's entry point does.
-    let administrator = postgres.connect("postgres").await?;
-    administrator.batch_execute("CREATE DATABASE retail").await?;
-    let exists = administrator.query_opt("SELECT FROM pg_roles WHERE rolname = 'postgres'", &[]).await?.is_some();
-    let verb = if exists { "ALTER" } else { "CREATE" };
-    administrator.batch_execute(&format!("{verb} ROLE postgres SUPERUSER LOGIN PASSWORD '{password}'")).await?;
-
-    let address = |port: u16| format!("127.0.0.1:{port}");
-    kubelet.kubeconfig = machine.path("operator");
-    kubelet.run("storefence-devstack-seed").await?;
-    let operator_admin = free_port()?;
-    let operator = kubelet
-        .start("storefence-operator", |spawn| spawn.env("STOREFENCE_ADMIN_LISTEN", address(operator_admin)))
-        .await?;
-    kubelet.kubeconfig = machine.path("gateway");
-    let gateway_admin = free_port()?;
-    let gateway = kubelet
-        .start("storefence-gateway", |spawn| {
-            spawn.env("STOREFENCE_LISTEN", address(gateway_port)).env("STOREFENCE_ADMIN_LISTEN", address(gateway_admin))
-        })
-        .await?;
-    let ports = [operator_admin, gateway_admin].map(|port| format!("http://127.0.0.1:{port}/readyz")).to_vec();
-    let mut installed = Installed { kubelet, devstack, operator, gateway, ports };
-    ready(&mut installed).await?;
-    Ok(installed)
-}
-
-async fn ready(installed: &mut Installed) -> Result<()> {
-    let http = reqwest::Client::new();
-    let Installed { operator, gateway, ports, .. } = installed;
-    for url in ports {
-        let deadline = Instant::now() + STEP;
-        while !http.get(url.as_str()).send().await.is_ok_and(|answer| answer.status().is_success()) {
-            ensure!(operator.is_running(), "{}", operator.log_tail(20));
-            ensure!(gateway.is_running(), "{}", gateway.log_tail(20));
-            ensure!(Instant::now() < deadline, "{url} is not ready");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-    Ok(())
-}
-
-async fn start_devstack(kubelet: &Kubelet, machine: &Machine) -> Result<Child> {
-    let ready = machine.path("pods/devstack/run/storefence/stack.json");
-    let _ = fs::remove_file(&ready);
-    // The model is in the image; here it is where the other suites have it.
-    let model = storefence_devstack::paths::state_dir();
-    let mut child = kubelet.start("storefence-devstack", |spawn| spawn.env("STOREFENCE_DEVSTACK_DIR", model)).await?;
-    let deadline = Instant::now() + STEP;
-    while !ready.exists() {
-        ensure!(child.is_running() && Instant::now() < deadline, "devstack: {}", child.log_tail(20));
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    Ok(child)
-}
-
-/// The stand-ins' pod is replaced: the others have read its trust root and their secrets at their own start, so these must be
-/// the same.
-async fn stand_ins_start_again(
-    machine: &Machine,
-    kube: &Client,
-    installed: Installed,
-) -> Result<(Child, Child, Child)> {
-    let Installed { mut kubelet, mut devstack, operator, gateway, .. } = installed;
-    let trust: Api<ConfigMap> = Api::namespaced(kube.clone(), NAMESPACE);
-    let secrets: Api<Secret> = Api::namespaced(kube.clone(), NAMESPACE);
-    let published = || async {
-        let mut found = Vec::new();
-        for part in ["authority", "operator", "gateway", "database"] {
-            found.push(secrets.get(&format!("storefence-devstack-{part}")).await?.data);
-        }
-        anyhow::Ok(found)
-    };
-    let before = published().await?;
-    devstack.terminate(STEP).await?;
-    kubelet.kubeconfig = machine.path("devstack");
-    let devstack = start_devstack(&kubelet, machine).await?;
-    ensure!(published().await? == before, "the Secrets changed");
-    let ca = trust.get("storefence-devstack-trust").await?.data.context("no data")?;
-    ensure!(ca["ca.pem"].starts_with("-----BEGIN CERTIFICATE-----"), "{ca:?}");
-    Ok((devstack, operator, gateway))
 }

@@ -10,7 +10,7 @@ use storefence_devstack::{
 };
 use storefence_tests::outside::own_program;
 
-use crate::{Machine, NAMESPACE, pods::binary};
+use crate::{NAMESPACE, machine::Machine, pods::binary};
 
 fn root() -> Result<&'static Path> {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no parent")
