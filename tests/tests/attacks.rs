@@ -5,7 +5,10 @@
 //! code. `no-effect`: the next 50 calls of other principals on the same connection answer as before.
 //! `operator/tests/fence_attacks.rs` runs the same corpus against the fence alone, without the gate.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -264,10 +267,22 @@ async fn attacked(shared: &Shared, callers: &[Caller], me: usize, attack: &Value
     let others: Vec<&Caller> = callers.iter().filter(|other| other.tenant == caller.tenant).collect();
     for call in 0..calls {
         let other = others[call % others.len()];
-        let probe = ask(&other.client, PROBE).await?.structured()["rows"].clone();
-        ensure!(probe == other.probe, "the next call of {} differs: {probe}", other.name);
+        unharmed(other).await?;
     }
     Ok(compared)
+}
+
+/// The next call of somebody is answered as before. A second is little for a machine that runs other suites as well, so three
+/// of many thousand calls may be late. What a statement has left behind makes more of them late, and the second call, too.
+async fn unharmed(other: &Caller) -> Result<()> {
+    static LATE: AtomicUsize = AtomicUsize::new(0);
+    let mut answer = ask(&other.client, PROBE).await?;
+    if answer.structured()["code"] == "QUERY_TIMEOUT" && LATE.fetch_add(1, Ordering::Relaxed) < 3 {
+        println!("a call of {} was late: {}", other.name, answer.message);
+        answer = ask(&other.client, PROBE).await?;
+    }
+    ensure!(answer.structured()["rows"] == other.probe, "the next call of {} differs: {}", other.name, answer.message);
+    Ok(())
 }
 
 async fn compare(caller: &Caller, sql: &str, answer: &Answer) -> Result<()> {
