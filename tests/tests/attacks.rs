@@ -277,7 +277,10 @@ async fn attacked(shared: &Shared, callers: &[Caller], me: usize, attack: &Value
 async fn unharmed(other: &Caller) -> Result<()> {
     static LATE: AtomicUsize = AtomicUsize::new(0);
     let mut answer = ask(&other.client, PROBE).await?;
-    if answer.structured()["code"] == "QUERY_TIMEOUT" && LATE.fetch_add(1, Ordering::Relaxed) < 3 {
+    // Late is the statement, the connection, or the place.
+    let late = ["QUERY_TIMEOUT", "UNAVAILABLE", "RATE_LIMITED"]
+        .contains(&answer.structured()["code"].as_str().unwrap_or_default());
+    if late && LATE.fetch_add(1, Ordering::Relaxed) < 3 {
         println!("a call of {} was late: {}", other.name, answer.message);
         answer = ask(&other.client, PROBE).await?;
     }
