@@ -1,5 +1,5 @@
-//! Signing keys, per directory: refreshed in the background, hourly unless told otherwise, kept through an outage of the authority, and
-//! fetched for an unknown key id at most once in five minutes.
+//! Signing keys, per directory: refreshed in the background, hourly unless told otherwise, kept through an outage of the
+//! authority, and fetched for an unknown key id at most once in five minutes.
 
 use std::{
     collections::HashMap,

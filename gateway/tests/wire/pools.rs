@@ -6,13 +6,14 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use serde_json::json;
 use storefence_devstack::mcp_client::McpClient;
 use storefence_tenancy::credentials::{Slot, database_secret_name};
 use tokio::net::TcpListener;
 
 use crate::{
     Tests,
+    stuck::run as ask,
     world::{CONTOSO, Gateway, World, ZAVA, free_port, until},
 };
 
@@ -25,12 +26,6 @@ pub fn tests(tests: &mut Tests) {
 }
 
 const COUNT: &str = "SELECT count(*) FROM retail.orders";
-
-async fn ask(client: &McpClient, sql: &str) -> Result<Value> {
-    let answer = client.call_tool("execute_sales_query", json!({"postgresql_query": sql})).await?;
-    ensure!(answer.status == 200, "{}: {}", answer.status, answer.message);
-    Ok(answer.structured().clone())
-}
 
 /// Waits until a chain whose database or vault is away fails without waiting, while another one is served.
 async fn fails_at_once(away: &McpClient, served: &McpClient, limit: Duration) -> Result<()> {

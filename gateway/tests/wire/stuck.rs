@@ -20,7 +20,8 @@ pub fn tests(tests: &mut Tests) {
     tests.add("a_report_that_fails_late_is_not_given_a_second_deadline", fails_late);
 }
 
-async fn run(client: &McpClient, sql: &str) -> Result<Value> {
+/// The answer to a statement, an error of the tool included.
+pub async fn run(client: &McpClient, sql: &str) -> Result<Value> {
     let answer = client.call_tool("execute_sales_query", json!({"postgresql_query": sql})).await?;
     ensure!(answer.status == 200, "{}: {}", answer.status, answer.message);
     Ok(answer.structured().clone())

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     Tests,
+    stuck::run,
     world::{World, ZAVA},
 };
 
@@ -22,12 +23,6 @@ pub fn tests(tests: &mut Tests) {
 
 /// Gathers rows, so that it is run as a report; never ends.
 const ENDLESS: &str = "SELECT count(*) FROM generate_series(1, 2000000000) a, generate_series(1, 2000000000) b";
-
-async fn run(client: &McpClient, sql: &str) -> Result<Value> {
-    let answer = client.call_tool("execute_sales_query", json!({"postgresql_query": sql})).await?;
-    ensure!(answer.status == 200, "{}: {}", answer.status, answer.message);
-    Ok(answer.structured().clone())
-}
 
 /// What four endless statements at a time came to.
 #[derive(Debug, Default)]
