@@ -8,9 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use hdrhistogram::Histogram;
 use tokio::sync::{Mutex, mpsc};
+
+use crate::wire::BlockingWire;
 
 /// One connection that can make its call again and again.
 pub trait Caller: Send + 'static {
@@ -103,6 +105,37 @@ pub async fn open<C: Caller>(callers: Vec<C>, rate: f64, duration: Duration) -> 
     let done = gather(tasks, begun).await;
     let _ = tokio::task::spawn_blocking(move || clock.join()).await;
     done
+}
+
+/// Calls at a fixed rate by threads that take the next call that is due in turn: as [`open`], without a step of the
+/// client's own between the call's time and the call. Each begins with one that does not count.
+pub fn steady(callers: Vec<BlockingWire>, rate: f64, duration: Duration) -> Result<Load> {
+    let threads = u32::try_from(callers.len())?;
+    let step = Duration::from_secs_f64(1.0 / rate);
+    let start = Instant::now() + Duration::from_millis(100);
+    let threads: Vec<_> = (0..threads)
+        .zip(callers)
+        .map(|(first, mut caller)| {
+            std::thread::spawn(move || {
+                caller.call()?;
+                let (mut load, mut due) = (Load::new()?, start + step * first);
+                while due < start + duration {
+                    std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                    caller.call()?;
+                    load.latency.saturating_record(nanoseconds(due.elapsed()));
+                    due += step * threads;
+                }
+                anyhow::Ok(load)
+            })
+        })
+        .collect();
+    let mut all = Load::new()?;
+    for thread in threads {
+        let load = thread.join().map_err(|_| anyhow!("a caller panicked"))??;
+        all.latency.add(&load.latency)?;
+    }
+    all.elapsed = start.elapsed();
+    Ok(all)
 }
 
 async fn gather<C>(tasks: Vec<tokio::task::JoinHandle<Result<(Load, C)>>>, begun: Instant) -> Result<(Load, Vec<C>)> {

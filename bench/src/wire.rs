@@ -1,7 +1,10 @@
 //! An HTTP/1.1 client that costs next to nothing, so that what is measured is the server: the request's bytes are
 //! prepared once, and of the answer only status and length are read.
 
-use std::sync::Arc;
+use std::{
+    io::{Read, Write},
+    sync::Arc,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
@@ -82,34 +85,13 @@ impl Wire {
     pub async fn exchange(&mut self) -> Result<u16> {
         self.stream.write_all(&self.request).await?;
         self.buffer.clear();
-        let head = loop {
+        loop {
             self.more().await?;
-            // Heads are short and come whole, as a rule in the first read.
-            if let Some(at) = find(&self.buffer, b"\r\n\r\n") {
-                break at + 4;
-            }
-        };
-        self.body_at = head;
-        let text = std::str::from_utf8(&self.buffer[..head])?;
-        let status = text.get(9..12).context("no status")?.parse()?;
-        let length = text.lines().find_map(|line| {
-            let (name, value) = line.split_once(':')?;
-            name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
-        });
-        match length {
-            Some(length) => {
-                while self.buffer.len() < head + length {
-                    self.more().await?;
-                }
-            }
-            // Chunked: the end is the empty chunk.
-            None => {
-                while !self.buffer.ends_with(b"0\r\n\r\n") {
-                    self.more().await?;
-                }
+            if let Some((status, body_at)) = whole(&self.buffer)? {
+                self.body_at = body_at;
+                return Ok(status);
             }
         }
-        Ok(status)
     }
 
     async fn more(&mut self) -> Result<()> {
@@ -126,13 +108,62 @@ impl Wire {
 impl Caller for Wire {
     async fn call(&mut self) -> Result<()> {
         let status = self.exchange().await?;
-        // A refusal would be faster than an answer, and the figures would be of refusals.
-        if status != 200 || find(&self.body()[..self.body().len().min(4096)], b"\"isError\":true").is_some() {
-            let end = self.body().len().min(600);
-            bail!("HTTP {status}: {}", String::from_utf8_lossy(&self.body()[..end]));
-        }
-        Ok(())
+        answered(status, self.body())
     }
+}
+
+/// The same for a thread of its own, which waits in the system call: nothing stands between the answer and who reads it.
+pub struct BlockingWire {
+    stream: std::net::TcpStream,
+    request: Arc<[u8]>,
+    buffer: Vec<u8>,
+}
+
+impl BlockingWire {
+    /// Connects to where the URL points.
+    pub fn connect(url: &str, request: Arc<[u8]>) -> Result<Self> {
+        let url: Url = url.parse()?;
+        let stream = std::net::TcpStream::connect(url.authority()).with_context(|| url.to_string())?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, request, buffer: vec![0; 64 * 1024] })
+    }
+
+    /// Makes one call and reads its answer, which is short.
+    pub fn call(&mut self) -> Result<()> {
+        self.stream.write_all(&self.request)?;
+        let mut read = 0;
+        loop {
+            let more = self.stream.read(&mut self.buffer[read..])?;
+            ensure!(more > 0, "the server closed the connection, or its answer is long");
+            read += more;
+            if let Some((status, body_at)) = whole(&self.buffer[..read])? {
+                return answered(status, &self.buffer[body_at..read]);
+            }
+        }
+    }
+}
+
+/// Status and start of the body, once an answer is there as a whole.
+fn whole(buffer: &[u8]) -> Result<Option<(u16, usize)>> {
+    // Heads are short and come whole, as a rule in the first read.
+    let Some(end) = find(buffer, b"\r\n\r\n") else { return Ok(None) };
+    let (head, body_at) = (std::str::from_utf8(&buffer[..end])?, end + 4);
+    let status = head.get(9..12).context("no status")?.parse()?;
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+    });
+    // Chunked: the end is the empty chunk.
+    let ends = length.map_or_else(|| buffer.ends_with(b"0\r\n\r\n"), |length| buffer.len() >= body_at + length);
+    Ok(ends.then_some((status, body_at)))
+}
+
+/// A refusal would be faster than an answer, and the figures would be of refusals.
+fn answered(status: u16, body: &[u8]) -> Result<()> {
+    if status != 200 || find(&body[..body.len().min(4096)], b"\"isError\":true").is_some() {
+        bail!("HTTP {status}: {}", String::from_utf8_lossy(&body[..body.len().min(600)]));
+    }
+    Ok(())
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {

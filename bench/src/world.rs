@@ -60,7 +60,10 @@ impl World {
         options.database = DatabaseSource::Url(database.admin_url.clone());
         options.seed = false;
         options.manifests = manifests;
-        options.gateway_env = vec![("STOREFENCE_POOL_PER_TENANT".to_owned(), CONNECTIONS.to_string())];
+        // One principal asks for everybody.
+        options.gateway_env = ["STOREFENCE_POOL_PER_TENANT", "STOREFENCE_POOL_PER_PRINCIPAL"]
+            .map(|name| (name.to_owned(), CONNECTIONS.to_string()))
+            .to_vec();
         let stack = Stack::start(options).await?;
         let identity = ClientApp::with_secret(principals::ZAVA_TENANT_ID);
         stack.entra().add_client(identity.clone());

@@ -140,6 +140,10 @@ struct RunArgs {
     #[arg(long, env = "STOREFENCE_POOL_PER_TENANT", value_name = "NUMBER", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pool_per_tenant: u32,
 
+    /// Most statements of one principal side by side, or processes of one that is parallel
+    #[arg(long, env = "STOREFENCE_POOL_PER_PRINCIPAL", value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pool_per_principal: u32,
+
     /// Most of them for principals whose statements ran long lately
     #[arg(long, env = "STOREFENCE_POOL_LONG_PER_TENANT", value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pool_long_per_tenant: u32,
@@ -396,6 +400,7 @@ fn settings(args: RunArgs, log_format: LogFormat) -> Result<run::Settings, CliEr
         allowed_host,
         allowed_origin,
         pool_per_tenant,
+        pool_per_principal,
         pool_long_per_tenant,
         pool_total,
         pool_idle,
@@ -456,6 +461,7 @@ fn settings(args: RunArgs, log_format: LogFormat) -> Result<run::Settings, CliEr
         token_cache,
         allowed,
         pool_per_tenant: pool_per_tenant as usize,
+        pool_per_principal,
         pool_long_per_tenant: pool_long_per_tenant as usize,
         pool_total: pool_total as usize,
         pool_idle: Duration::from_secs(pool_idle),

@@ -221,7 +221,7 @@ impl Doctor {
         let budget = Arc::new(Semaphore::new(1)).try_acquire_owned();
         let Ok(budget) = budget else { return findings };
         let life = Span { age: PATIENCE, calls: 2 }.begin();
-        let mut connection = match Connection::open(loaded.clone(), life, budget, self.metrics.clone()).await {
+        let mut connection = match Connection::open(loaded.clone(), life, 0, budget, self.metrics.clone()).await {
             Ok(connection) => connection,
             Err(error) => {
                 findings.push(unopened(database, &through, &error));

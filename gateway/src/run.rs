@@ -98,6 +98,8 @@ pub struct Settings {
     pub allowed: Allowed,
     /// Most connections of one tenant.
     pub pool_per_tenant: usize,
+    /// Most of them for the statements of one principal.
+    pub pool_per_principal: u32,
     /// Most of them for principals whose statements ran long lately.
     pub pool_long_per_tenant: usize,
     /// Most connections of all tenants.
@@ -218,6 +220,7 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
         token_cache,
         allowed,
         pool_per_tenant,
+        pool_per_principal,
         pool_long_per_tenant,
         pool_total,
         pool_idle,
@@ -248,6 +251,7 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     let loader = Loader::new(vaults, config.roots, metrics.clone());
     let sizes = PoolSettings {
         per_tenant: pool_per_tenant,
+        per_principal: pool_per_principal,
         long_per_tenant: pool_long_per_tenant,
         total: pool_total,
         wait: POOL_WAIT,

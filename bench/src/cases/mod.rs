@@ -90,7 +90,7 @@ async fn on_the_stack(
     if wanted("tokens") {
         tokens::run(world, settings, report).await?;
     }
-    if ["cheap", "schema", "zava"].into_iter().any(wanted) {
+    if ["cheap", "schema", "zava", "attack"].into_iter().any(wanted) {
         zava::seed(world, report).await?;
     }
     if wanted("cheap") {

@@ -24,12 +24,19 @@ const EVERY: [(&str, &str, &[Type]); 4] = [
     ("rollback", "ROLLBACK", &[]),
     ("ticket", "SELECT ticket, pid, epoch FROM fence.ticket()", &[]),
 ];
-/// Whether the database has `fence.run_report`, which came later than the others; and names are looked up as the runner
-/// does, which knows where pgvector is, since statements are described on the connection itself.
-const SET_UP: &str = "SELECT pg_catalog.to_regprocedure('fence.run_report(text,text,integer,integer)') IS NOT NULL, \
-    (SELECT pg_catalog.set_config('search_path', pg_catalog.substr(c, 13), false) FROM pg_catalog.pg_proc, \
-    pg_catalog.unnest(proconfig) c WHERE oid = 'fence.run_query(text,text,integer,integer)'::pg_catalog.regprocedure \
-    AND c LIKE 'search\\_path=%')";
+/// Whether the database has `fence.run_report`, which came later than the others; names are looked up as the runner
+/// does, which knows where pgvector is, since statements are described on the connection itself; and so many parallel
+/// workers at most, fewer where the server, the database or the login has fewer.
+fn set_up(workers: u32) -> String {
+    format!(
+        "SELECT pg_catalog.to_regprocedure('fence.run_report(text,text,integer,integer)') IS NOT NULL, \
+        (SELECT pg_catalog.set_config('search_path', pg_catalog.substr(c, 13), false) FROM pg_catalog.pg_proc, \
+        pg_catalog.unnest(proconfig) c WHERE oid = 'fence.run_query(text,text,integer,integer)'::pg_catalog.regprocedure \
+        AND c LIKE 'search\\_path=%'), \
+        pg_catalog.set_config(w, LEAST(pg_catalog.current_setting(w)::int, {workers})::text, false) \
+        FROM (VALUES ('max_parallel_workers_per_gather')) AS of (w)"
+    )
+}
 /// Longest wait for a connection to be usable.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -128,24 +135,26 @@ fn whole(end: End) -> Result<(), WireError> {
 }
 
 impl Connection {
-    /// Connects, prepares what every call needs, and draws the first ticket. `budget` is held until the connection is
-    /// closed.
+    /// Connects, prepares what every call needs, and draws the first ticket. `workers`: most parallel workers of a
+    /// statement. `budget` is held until the connection is closed.
     ///
     /// # Errors
     /// [`OpenError`].
     pub async fn open(
         loaded: Arc<Loaded>,
         life: Life,
+        workers: u32,
         budget: OwnedSemaphorePermit,
         metrics: Arc<Metrics>,
     ) -> Result<Self, OpenError> {
-        let opening = Self::open_now(loaded, life, budget, metrics);
+        let opening = Self::open_now(loaded, life, workers, budget, metrics);
         tokio::time::timeout(OPEN_TIMEOUT, opening).await.unwrap_or(Err(OpenError::Timeout))
     }
 
     async fn open_now(
         loaded: Arc<Loaded>,
         life: Life,
+        workers: u32,
         budget: OwnedSemaphorePermit,
         metrics: Arc<Metrics>,
     ) -> Result<Self, OpenError> {
@@ -154,7 +163,7 @@ impl Connection {
         for (name, sql, types) in EVERY {
             wire.parse(name, name, sql, types)?;
         }
-        wire.parse("set up", "", SET_UP, &[])?;
+        wire.parse("set up", "", &set_up(workers), &[])?;
         wire.call("set up", "", &[])?;
         wire.call("ticket", "ticket", &[])?;
         wire.sync();

@@ -115,6 +115,15 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// The same without parallel workers.
+    #[must_use]
+    pub const fn serial(self) -> Self {
+        match self {
+            Self::Report(sql) => Self::Select(sql),
+            other => other,
+        }
+    }
+
     /// What it is, for traces.
     #[must_use]
     pub const fn kind(&self) -> &'static str {

@@ -14,7 +14,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::{
-    budget::Budget, circuit::Circuit, connection::Connection, credentials::Loaded, ending::Endings, turns::Turns,
+    budget::Budget,
+    circuit::Circuit,
+    connection::Connection,
+    credentials::Loaded,
+    ending::Endings,
+    pool::PoolSettings,
+    shares::{Shares, Weight},
+    turns::Turns,
 };
 use crate::{identity::PrincipalId, metrics::Metrics};
 
@@ -35,6 +42,8 @@ pub struct Pool {
     pub vault: Circuit,
     /// Whether connections are opened.
     pub database: Circuit,
+    /// What each principal has of them.
+    pub shares: Shares,
     /// Who has long statements run one after the other.
     pub turns: Turns,
     /// When a call last came.
@@ -92,9 +101,9 @@ pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Pool {
     /// Without connections.
-    pub fn new(size: usize, turns: usize, budget: Budget, endings: Endings, metrics: &Metrics) -> Self {
+    pub fn new(sizes: &PoolSettings, budget: Budget, endings: Endings, metrics: &Metrics) -> Self {
         Self {
-            slots: Arc::new(Semaphore::new(size)),
+            slots: Arc::new(Semaphore::new(sizes.per_tenant)),
             opening: AtomicUsize::new(0),
             idle: Mutex::default(),
             idle_gauge: metrics.connections.with_label_values(&["idle"]),
@@ -102,7 +111,8 @@ impl Pool {
             loading: Arc::default(),
             vault: Circuit::default(),
             database: Circuit::default(),
-            turns: Turns::new(turns),
+            shares: Shares::new(sizes.per_principal),
+            turns: Turns::new(sizes.long_per_tenant),
             used: Mutex::new(Instant::now()),
             budget,
             endings,
@@ -138,9 +148,12 @@ impl Pool {
     }
 }
 
-/// What a statement takes until it has ended at the server: one of the tenant's connections, and the turn of who has them.
+/// What a statement takes until it has ended at the server: a part of its principal's share, one of the tenant's
+/// connections, and the turn of who has them.
 #[derive(Debug)]
 pub struct Places {
+    /// Its principal's.
+    pub share: OwnedSemaphorePermit,
     /// A connection's.
     pub slot: OwnedSemaphorePermit,
     /// Whose statements ran long lately has one.
@@ -154,6 +167,7 @@ pub struct Lease {
     reused: bool,
     /// Go with a connection that has to be ended, and are free again when it has.
     places: Option<Places>,
+    weight: Weight,
     principal: PrincipalId,
     since: Instant,
     _in_use: Counted,
@@ -168,6 +182,7 @@ impl Lease {
         pool: Arc<Pool>,
         reused: bool,
         places: Places,
+        weight: Weight,
         principal: PrincipalId,
         metrics: &Metrics,
     ) -> Self {
@@ -178,6 +193,7 @@ impl Lease {
             pool,
             reused,
             places: Some(places),
+            weight,
             principal,
             since: Instant::now(),
             _in_use: in_use,
@@ -189,6 +205,12 @@ impl Lease {
     #[must_use]
     pub const fn is_reused(&self) -> bool {
         self.reused
+    }
+
+    /// What the places are for.
+    #[must_use]
+    pub const fn weight(&self) -> Weight {
+        self.weight
     }
 
     /// The connection.

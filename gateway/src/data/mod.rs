@@ -11,6 +11,7 @@ pub mod life;
 pub mod pool;
 mod reports;
 pub mod rows;
+mod shares;
 pub mod tls;
 mod turns;
 pub mod uri;
@@ -32,6 +33,7 @@ use self::{
     pool::{PoolError, Pools},
     reports::{Reports, Shape},
     rows::Rows,
+    shares::Weight,
 };
 use crate::{
     audit::meter,
@@ -281,7 +283,9 @@ impl Data {
         // One deadline for all of it: waiting for a connection, opening one, and a second attempt are the caller's time, too.
         let deadline = started + bounds.timeout + GRACE;
         let Asker { principal, tenant, scope } = asker;
-        let mut lease = self.pools.lend(tenant, principal, deadline).await?;
+        let weight = if matches!(call, Call::Report(_)) { Weight::Parallel } else { Weight::Serial };
+        let mut lease = self.pools.lend(tenant, principal, weight, deadline).await?;
+        let call = if lease.weight() == Weight::Serial { call.serial() } else { call };
         let key = described_as(tenant, call);
         let known = if describe { self.described.get(&key) } else { Some(Arc::default()) };
         let connection = lease.connection();

@@ -16,6 +16,7 @@ use super::{
     ending::Endings,
     lease::{Lease, Opening, Places, Pool, locked},
     life::Span,
+    shares::Weight,
 };
 use crate::{identity::PrincipalId, metrics::Metrics, tenants::Tenant};
 
@@ -24,6 +25,8 @@ use crate::{identity::PrincipalId, metrics::Metrics, tenants::Tenant};
 pub struct PoolSettings {
     /// Most connections of one tenant.
     pub per_tenant: usize,
+    /// Most of them of one principal, and most processes of one statement, parallel workers included.
+    pub per_principal: u32,
     /// Most of them for those whose statements ran long lately.
     pub long_per_tenant: usize,
     /// Most connections of all tenants.
@@ -49,6 +52,9 @@ pub enum PoolError {
     /// All connections stayed busy for the whole wait.
     #[error("all connections are busy")]
     Busy,
+    /// So did those that one principal may have.
+    #[error("all connections of this principal are busy")]
+    Share,
     /// Statements of this principal ran long lately, and others that did have their turn.
     #[error("statements that ran long lately run one after the other")]
     Turns,
@@ -69,6 +75,7 @@ impl PoolError {
     pub const fn reason(&self) -> &'static str {
         match self {
             Self::Busy => "PoolBusy",
+            Self::Share => "PrincipalBusy",
             Self::Turns => "LongStatements",
             Self::CircuitOpen(_) => "CircuitOpen",
             Self::Credentials(_) => "Credentials",
@@ -103,9 +110,8 @@ impl Pools {
         if let Some(pool) = pools.get(id) {
             return pool.clone();
         }
-        let PoolSettings { per_tenant, long_per_tenant, .. } = self.settings;
         let (budget, endings) = (self.budget.clone(), self.endings.clone());
-        let pool = Arc::new(Pool::new(per_tenant, long_per_tenant, budget, endings, &self.metrics));
+        let pool = Arc::new(Pool::new(&self.settings, budget, endings, &self.metrics));
         pools.insert(id.clone(), pool.clone());
         pool
     }
@@ -116,7 +122,8 @@ impl Pools {
         self.pool(tenant.id()).turns.takes(principal, Instant::now())
     }
 
-    /// Lends a connection of the tenant's login that is in force to a principal. What takes longer than to the deadline,
+    /// Lends a connection of the tenant's login that is in force to a principal, for a statement of such a weight or of less
+    /// ([`Lease::weight`]). What takes longer than to the deadline,
     /// reading secrets or opening a connection, goes on without the caller: otherwise a short deadline would never learn
     /// that something is away, and never get a connection that takes a little longer to open.
     ///
@@ -126,6 +133,7 @@ impl Pools {
         self: &Arc<Self>,
         tenant: &Tenant,
         principal: PrincipalId,
+        weight: Weight,
         deadline: Instant,
     ) -> Result<Lease, PoolError> {
         let started = Instant::now();
@@ -133,7 +141,10 @@ impl Pools {
         *locked(&pool.used) = started;
         let loaded = self.credentials(&pool, tenant, deadline).await?;
         let wait_until = deadline.min(started + self.settings.wait);
-        // Before a connection is waited for: who waits for a turn holds none of those that others could use.
+        // Before a connection is waited for: who waits for its own statements, or for a turn, holds none of those that others
+        // could use.
+        let share = tokio::time::timeout_at(wait_until.into(), pool.shares.take(principal, weight)).await;
+        let Ok(Some((share, weight))) = share else { return Err(self.busy(&pool, PoolError::Share)) };
         let turn = if pool.turns.takes(principal, started) {
             let turn = tokio::time::timeout_at(wait_until.into(), pool.turns.next()).await;
             self.metrics.turns.with_label_values(&[if turn.is_ok() { "taken" } else { "refused" }]).inc();
@@ -142,12 +153,7 @@ impl Pools {
             None
         };
         let waiting = tokio::time::timeout_at(wait_until.into(), pool.slots.clone().acquire_owned());
-        let Ok(Ok(slot)) = waiting.await else {
-            // All of them wait for the database, not for statements.
-            let opening = pool.opening.load(Ordering::Acquire) >= self.settings.per_tenant;
-            let silent = || PoolError::Open("connections are being opened and the database does not answer".to_owned());
-            return Err(if opening { silent() } else { PoolError::Busy });
-        };
+        let Ok(Ok(slot)) = waiting.await else { return Err(self.busy(&pool, PoolError::Busy)) };
         // Others may have come with newer ones while this call waited.
         let loaded = pool.loaded.load_full().unwrap_or(loaded);
         let (connection, slot, reused) = match pool.take_idle(&loaded) {
@@ -161,7 +167,16 @@ impl Pools {
             }
         };
         self.metrics.pool_wait.observe(started.elapsed().as_secs_f64());
-        Ok(Lease::new(connection, pool, reused, Places { slot, turn }, principal, &self.metrics))
+        Ok(Lease::new(connection, pool, reused, Places { share, slot, turn }, weight, principal, &self.metrics))
+    }
+
+    /// What has been waited for in vain, or that all there is waits for the database, not for statements.
+    fn busy(&self, pool: &Pool, waited_for: PoolError) -> PoolError {
+        let (opening, free) = (pool.opening.load(Ordering::Acquire), pool.slots.available_permits());
+        if opening == 0 || opening + free < self.settings.per_tenant {
+            return waited_for;
+        }
+        PoolError::Open("connections are being opened and the database does not answer".to_owned())
     }
 
     /// The credentials in force, as far as a call has read them already.
@@ -289,7 +304,10 @@ impl Pools {
         loaded: Arc<Loaded>,
         place: OwnedSemaphorePermit,
     ) -> Result<Connection, PoolError> {
-        let open = |loaded, place| Connection::open(loaded, self.settings.life.begin(), place, self.metrics.clone());
+        let PoolSettings { life, per_principal, .. } = self.settings;
+        let open = |loaded, place| {
+            Connection::open(loaded, life.begin(), per_principal.saturating_sub(1), place, self.metrics.clone())
+        };
         let opened: Result<Connection, OpenError> = match open(loaded.clone(), place).await {
             Err(error) if error.is_refused() => {
                 self.reload(tenant, &loaded).await;

@@ -34,6 +34,7 @@ mod protocol;
 mod query;
 mod quota;
 mod quota_shared;
+mod shares;
 mod shutdown;
 mod slow;
 mod stuck;
@@ -113,6 +114,7 @@ fn main() -> Result<ExitCode> {
     limits::tests(&mut tests);
     stuck::tests(&mut tests);
     pools::tests(&mut tests);
+    shares::tests(&mut tests);
     turns::tests(&mut tests);
     counters::tests(&mut tests);
     tls::tests(&mut tests);

@@ -34,7 +34,9 @@ fn translate(pairs: u64) -> String {
 
 async fn uncancellable(world: Arc<World>) -> Result<()> {
     world.limits(&ZAVA, "head-office", Some(json!({"statementTimeout": "1s"}))).await?;
-    let gateway = world.another_gateway("stuck", &["--pool-per-tenant", "2", "--pool-total", "8"]).await?;
+    let gateway = world
+        .another_gateway("stuck", &["--pool-per-tenant", "2", "--pool-per-principal", "2", "--pool-total", "8"])
+        .await?;
     let (attacker, bystander) =
         (world.client_of(&gateway, "head-office")?, world.client_of(&gateway, "contoso-head-office")?);
     let database = world.superuser().await?;

@@ -12,7 +12,7 @@ use storefence_tenancy::credentials::Slot;
 use tokio::task::JoinSet;
 
 use crate::{
-    Tests,
+    Tests, shares,
     stuck::run,
     world::{World, ZAVA},
 };
@@ -38,7 +38,7 @@ struct Attack {
 
 async fn turns(world: Arc<World>) -> Result<()> {
     world.limits(&ZAVA, "head-office", Some(json!({"statementTimeout": "3s"}))).await?;
-    let gateway = world.another_gateway("turns", &[]).await?;
+    let gateway = world.another_gateway("turns", &["--pool-per-principal", "8"]).await?;
     let (attacker, colleague) =
         (world.client_of(&gateway, "head-office")?, world.client_of(&gateway, "seattle-manager")?);
     let neighbour = world.client_of(&gateway, "contoso-head-office")?;
@@ -79,7 +79,7 @@ async fn turns(world: Arc<World>) -> Result<()> {
     };
 
     // Three seconds each, the colleague's place left aside: the time for long statements is used up.
-    let first = run_at_once(&attacker, 3).await?;
+    let first = run_at_once(&attacker, shares::ENDLESS, 3).await?;
     ensure!(first.iter().all(|answer| answer["code"] == "QUERY_TIMEOUT"), "{first:?}");
     ensure!(outcome("taken").await? == 0.0, "a turn before the time is used up");
     run(&attacker, ENDLESS).await?;
@@ -103,11 +103,11 @@ async fn turns(world: Arc<World>) -> Result<()> {
     world.limits(&ZAVA, "head-office", None).await
 }
 
-async fn run_at_once(client: &McpClient, number: usize) -> Result<Vec<Value>> {
+async fn run_at_once(client: &McpClient, sql: &'static str, number: usize) -> Result<Vec<Value>> {
     let mut calls = JoinSet::new();
     for _ in 0..number {
         let client = client.clone();
-        calls.spawn(async move { run(&client, ENDLESS).await });
+        calls.spawn(async move { run(&client, sql).await });
     }
     calls.join_all().await.into_iter().collect()
 }

@@ -40,7 +40,9 @@ pub enum Author<'a> {
 pub fn told(caller: &Caller, error: QueryError, author: Author<'_>) -> ToolError {
     let reason = error.reason();
     match &error {
-        QueryError::Statement(_) | QueryError::Timeout(_) | QueryError::Pool(PoolError::Busy | PoolError::Turns) => {
+        QueryError::Statement(_)
+        | QueryError::Timeout(_)
+        | QueryError::Pool(PoolError::Busy | PoolError::Share | PoolError::Turns) => {
             tracing::debug!(correlation_id = %caller.correlation, reason, "the statement failed");
         }
         other => tracing::error!(
@@ -57,6 +59,9 @@ fn explain(error: QueryError, author: Author<'_>) -> ToolError {
         QueryError::Timeout(limit) => ToolError::new(Code::Timeout, too_long(limit.as_secs_f64(), author)),
         QueryError::Pool(PoolError::Busy) => {
             busy("too many statements of this chain are running at once; try again in a few seconds")
+        }
+        QueryError::Pool(PoolError::Share) => {
+            busy("other statements of yours are still running; wait for their answers, and ask for fewer at once")
         }
         QueryError::Pool(PoolError::Turns) => busy(
             "statements of yours ran long lately, so they run one after the other, and another one runs; try again in a few \
