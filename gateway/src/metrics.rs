@@ -46,6 +46,8 @@ pub struct Metrics {
     pub connection_events: IntCounterVec,
     /// Wait for a database connection.
     pub pool_wait: Histogram,
+    /// Wait of a principal for its own statements, or for its turn.
+    pub principal_wait: Histogram,
     /// Statements of principals whose statements ran long lately, by outcome.
     pub turns: IntCounterVec,
     /// Reads of Key Vault secrets by outcome.
@@ -129,11 +131,16 @@ impl Metrics {
             &QUERY_SECONDS,
             &["outcome"],
         )?;
-        let pool_wait = Histogram::with_opts(
-            HistogramOpts::new("storefence_pool_wait_seconds", "Wait for a database connection.")
-                .buckets(QUERY_SECONDS.to_vec()),
+        let wait = |name: &str, help: &str| -> Result<Histogram, prometheus::Error> {
+            let wait = Histogram::with_opts(HistogramOpts::new(name, help).buckets(QUERY_SECONDS.to_vec()))?;
+            registry.register(Box::new(wait.clone()))?;
+            Ok(wait)
+        };
+        let pool_wait = wait("storefence_pool_wait_seconds", "Wait for a database connection.")?;
+        let principal_wait = wait(
+            "storefence_principal_wait_seconds",
+            "Wait for the same principal's other statements, or for its turn, before that for a connection.",
         )?;
-        registry.register(Box::new(pool_wait.clone()))?;
         let jwks_age = Gauge::new("storefence_jwks_age_seconds", "Age of the oldest set of signing keys.")?;
         registry.register(Box::new(jwks_age.clone()))?;
         let gauge = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
@@ -176,6 +183,7 @@ impl Metrics {
                 &["event"],
             )?,
             pool_wait,
+            principal_wait,
             turns: counters(
                 "storefence_long_statement_turns_total",
                 "Statements of principals whose statements ran long lately, by whether they got their turn.",

@@ -123,9 +123,9 @@ impl Pools {
     }
 
     /// Lends a connection of the tenant's login that is in force to a principal, for a statement of such a weight or of less
-    /// ([`Lease::weight`]). What takes longer than to the deadline,
-    /// reading secrets or opening a connection, goes on without the caller: otherwise a short deadline would never learn
-    /// that something is away, and never get a connection that takes a little longer to open.
+    /// ([`Lease::weight`]). What takes longer than to the deadline, reading secrets or opening a connection, goes on without
+    /// the caller: otherwise a short deadline would never learn that something is away, and never get a connection that
+    /// takes a little longer to open.
     ///
     /// # Errors
     /// [`PoolError`].
@@ -141,6 +141,7 @@ impl Pools {
         *locked(&pool.used) = started;
         let loaded = self.credentials(&pool, tenant, deadline).await?;
         let wait_until = deadline.min(started + self.settings.wait);
+        let ready = Instant::now();
         // Before a connection is waited for: who waits for its own statements, or for a turn, holds none of those that others
         // could use.
         let share = tokio::time::timeout_at(wait_until.into(), pool.shares.take(principal, weight)).await;
@@ -152,6 +153,8 @@ impl Pools {
         } else {
             None
         };
+        let of_its_own = ready.elapsed();
+        self.metrics.principal_wait.observe(of_its_own.as_secs_f64());
         let waiting = tokio::time::timeout_at(wait_until.into(), pool.slots.clone().acquire_owned());
         let Ok(Ok(slot)) = waiting.await else { return Err(self.busy(&pool, PoolError::Busy)) };
         // Others may have come with newer ones while this call waited.
@@ -166,7 +169,7 @@ impl Pools {
                 (connection, slot, false)
             }
         };
-        self.metrics.pool_wait.observe(started.elapsed().as_secs_f64());
+        self.metrics.pool_wait.observe((started.elapsed() - of_its_own).as_secs_f64());
         Ok(Lease::new(connection, pool, reused, Places { share, slot, turn }, weight, principal, &self.metrics))
     }
 
