@@ -156,6 +156,8 @@ fn nanoseconds(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+
     use super::*;
 
     struct Sleeper(Duration);
@@ -176,5 +178,23 @@ mod tests {
         assert!(load.ms(1.0) > 150.0, "the last call was due 200 ms before its answer: {}", load.ms(1.0));
         let (load, callers) = closed(vec![Sleeper(Duration::from_millis(5))], Duration::from_millis(40)).await.unwrap();
         assert!(load.calls() >= 2 && callers.len() == 1 && load.ms(0.0) >= 4.9);
+    }
+
+    /// A server that takes 20 ms for each answer, and a thread that is to ask every 10 ms.
+    #[test]
+    fn threads_count_from_the_intended_start() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            while matches!(stream.read(&mut [0]), Ok(1)) {
+                std::thread::sleep(Duration::from_millis(20));
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+            }
+        });
+        let caller = BlockingWire::connect(&url, Arc::from(*b"?")).unwrap();
+        let load = steady(vec![caller], 100.0, Duration::from_millis(205)).unwrap();
+        assert_eq!(load.calls(), 21);
+        assert!(load.ms(1.0) > 150.0, "the last call was due 220 ms before its answer: {}", load.ms(1.0));
     }
 }
