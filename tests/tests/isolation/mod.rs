@@ -33,8 +33,10 @@ async fn world(version: u32) -> Result<World> {
         options.seed = false;
         // The fence is damaged here on purpose, and not to be mended meanwhile.
         options.operator_env.push(("STOREFENCE_RESYNC".into(), "24h".into()));
-        // Few connections for many callers: what the interleaving test is about.
-        options.gateway_env.push(("STOREFENCE_POOL_PER_TENANT".into(), "4".into()));
+        // Few connections for many callers, and for many calls of one: what the interleaving test is about.
+        for name in ["STOREFENCE_POOL_PER_TENANT", "STOREFENCE_POOL_PER_PRINCIPAL"] {
+            options.gateway_env.push((name.into(), "4".into()));
+        }
         Ok(())
     })
     .await?;
