@@ -144,7 +144,7 @@ struct RunArgs {
     #[arg(long, env = "STOREFENCE_POOL_PER_PRINCIPAL", value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pool_per_principal: u32,
 
-    /// Most of them for principals whose statements ran long lately
+    /// Most connections of one tenant for principals whose statements ran long lately
     #[arg(long, env = "STOREFENCE_POOL_LONG_PER_TENANT", value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pool_long_per_tenant: u32,
 

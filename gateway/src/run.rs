@@ -100,7 +100,7 @@ pub struct Settings {
     pub pool_per_tenant: usize,
     /// Most of them for the statements of one principal.
     pub pool_per_principal: u32,
-    /// Most of them for principals whose statements ran long lately.
+    /// Most connections of one tenant for principals whose statements ran long lately.
     pub pool_long_per_tenant: usize,
     /// Most connections of all tenants.
     pub pool_total: usize,

@@ -24,7 +24,7 @@ pub fn tests(tests: &mut Tests) {
 /// Never ends, and gathers no rows.
 pub const ENDLESS: &str = "SELECT a FROM generate_series(1, 10000) a, generate_series(1, 10000) b, generate_series(1, 10000) c WHERE a + b + c < 0";
 /// Gathers rows, so that it may have parallel workers; never ends.
-const REPORT: &str = "SELECT count(*) FROM generate_series(1, 2000000000) a, generate_series(1, 2000000000) b";
+pub const REPORT: &str = "SELECT count(*) FROM generate_series(1, 2000000000) a, generate_series(1, 2000000000) b";
 
 async fn shares(world: Arc<World>) -> Result<()> {
     // Longer than a connection is waited for.

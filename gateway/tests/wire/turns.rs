@@ -12,7 +12,8 @@ use storefence_tenancy::credentials::Slot;
 use tokio::task::JoinSet;
 
 use crate::{
-    Tests, shares,
+    Tests,
+    shares::{ENDLESS, REPORT},
     stuck::run,
     world::{World, ZAVA},
 };
@@ -20,9 +21,6 @@ use crate::{
 pub fn tests(tests: &mut Tests) {
     tests.add("who_used_up_the_time_for_long_statements_has_one_at_a_time", turns);
 }
-
-/// Gathers rows, so that it is run as a report; never ends.
-const ENDLESS: &str = "SELECT count(*) FROM generate_series(1, 2000000000) a, generate_series(1, 2000000000) b";
 
 /// What four endless statements at a time came to.
 #[derive(Debug, Default)]
@@ -54,7 +52,7 @@ async fn turns(world: Arc<World>) -> Result<()> {
         let (mut attack, mut calls) = (Attack::default(), JoinSet::new());
         for _ in 0..4 {
             let attacker = attacker.clone();
-            calls.spawn(async move { run(&attacker, ENDLESS).await });
+            calls.spawn(async move { run(&attacker, REPORT).await });
         }
         while attack.answers.len() < 4 {
             let found = at_work().await?;
@@ -79,10 +77,10 @@ async fn turns(world: Arc<World>) -> Result<()> {
     };
 
     // Three seconds each, the colleague's place left aside: the time for long statements is used up.
-    let first = run_at_once(&attacker, shares::ENDLESS, 3).await?;
+    let first = run_at_once(&attacker, ENDLESS, 3).await?;
     ensure!(first.iter().all(|answer| answer["code"] == "QUERY_TIMEOUT"), "{first:?}");
     ensure!(outcome("taken").await? == 0.0, "a turn before the time is used up");
-    run(&attacker, ENDLESS).await?;
+    run(&attacker, REPORT).await?;
 
     let second = attack().await?;
     ensure!(second.most == 1, "not one at a time: {second:?}");
