@@ -30,7 +30,9 @@ pub struct Pool {
     /// For those at work, those that are being opened, and those that are being ended.
     pub slots: Arc<Semaphore>,
     /// Slots that are taken by openings.
-    pub opening: AtomicUsize,
+    pub opening: Tally,
+    /// Slots that are taken by statements, those that are being ended included.
+    pub working: Tally,
     /// Those that wait for a call.
     pub idle: Mutex<Vec<Idle>>,
     idle_gauge: IntGauge,
@@ -77,20 +79,30 @@ impl Drop for Counted {
     }
 }
 
-/// One more opening until it is dropped.
-pub struct Opening(Arc<Pool>);
+/// A number of things that go on.
+#[derive(Debug, Default)]
+pub struct Tally(Arc<AtomicUsize>);
 
-impl Opening {
-    /// Begins.
-    pub fn new(pool: &Arc<Pool>) -> Self {
-        pool.opening.fetch_add(1, Ordering::AcqRel);
-        Self(pool.clone())
+impl Tally {
+    /// One more until what is returned is dropped.
+    pub fn one(&self) -> OneOf {
+        self.0.fetch_add(1, Ordering::AcqRel);
+        OneOf(self.0.clone())
+    }
+
+    /// Whether there are any.
+    pub fn any(&self) -> bool {
+        self.0.load(Ordering::Acquire) > 0
     }
 }
 
-impl Drop for Opening {
+/// One of a [`Tally`].
+#[derive(Debug)]
+pub struct OneOf(Arc<AtomicUsize>);
+
+impl Drop for OneOf {
     fn drop(&mut self) {
-        self.0.opening.fetch_sub(1, Ordering::AcqRel);
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -104,7 +116,8 @@ impl Pool {
     pub fn new(sizes: &PoolSettings, budget: Budget, endings: Endings, metrics: &Metrics) -> Self {
         Self {
             slots: Arc::new(Semaphore::new(sizes.per_tenant)),
-            opening: AtomicUsize::new(0),
+            opening: Tally::default(),
+            working: Tally::default(),
             idle: Mutex::default(),
             idle_gauge: metrics.connections.with_label_values(&["idle"]),
             loaded: ArcSwapOption::empty(),
@@ -158,6 +171,8 @@ pub struct Places {
     pub slot: OwnedSemaphorePermit,
     /// Whose statements ran long lately has one.
     pub turn: Option<OwnedSemaphorePermit>,
+    /// Of the tenant's statements.
+    pub working: OneOf,
 }
 
 /// A connection on loan. Only [`Lease::give_back`] returns it; dropped in any other way it is cancelled and closed.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -14,7 +14,7 @@ use super::{
     connection::{Connection, OpenError},
     credentials::{Loaded, Loader},
     ending::Endings,
-    lease::{Lease, Opening, Places, Pool, locked},
+    lease::{Lease, Places, Pool, locked},
     life::Span,
     shares::Weight,
 };
@@ -145,7 +145,7 @@ impl Pools {
         // Before a connection is waited for: who waits for its own statements, or for a turn, holds none of those that others
         // could use.
         let share = tokio::time::timeout_at(wait_until.into(), pool.shares.take(principal, weight)).await;
-        let Ok(Some((share, weight))) = share else { return Err(self.busy(&pool, PoolError::Share)) };
+        let Ok(Some((share, weight))) = share else { return Err(busy(&pool, PoolError::Share)) };
         let turn = if pool.turns.takes(principal, started) {
             let turn = tokio::time::timeout_at(wait_until.into(), pool.turns.next()).await;
             self.metrics.turns.with_label_values(&[if turn.is_ok() { "taken" } else { "refused" }]).inc();
@@ -156,7 +156,7 @@ impl Pools {
         let of_its_own = ready.elapsed();
         self.metrics.principal_wait.observe(of_its_own.as_secs_f64());
         let waiting = tokio::time::timeout_at(wait_until.into(), pool.slots.clone().acquire_owned());
-        let Ok(Ok(slot)) = waiting.await else { return Err(self.busy(&pool, PoolError::Busy)) };
+        let Ok(Ok(slot)) = waiting.await else { return Err(busy(&pool, PoolError::Busy)) };
         // Others may have come with newer ones while this call waited.
         let loaded = pool.loaded.load_full().unwrap_or(loaded);
         let (connection, slot, reused) = match pool.take_idle(&loaded) {
@@ -170,16 +170,8 @@ impl Pools {
             }
         };
         self.metrics.pool_wait.observe((started.elapsed() - of_its_own).as_secs_f64());
-        Ok(Lease::new(connection, pool, reused, Places { share, slot, turn }, weight, principal, &self.metrics))
-    }
-
-    /// What has been waited for in vain, or that all there is waits for the database, not for statements.
-    fn busy(&self, pool: &Pool, waited_for: PoolError) -> PoolError {
-        let (opening, free) = (pool.opening.load(Ordering::Acquire), pool.slots.available_permits());
-        if opening == 0 || opening + free < self.settings.per_tenant {
-            return waited_for;
-        }
-        PoolError::Open("connections are being opened and the database does not answer".to_owned())
+        let places = Places { share, slot, turn, working: pool.working.one() };
+        Ok(Lease::new(connection, pool, reused, places, weight, principal, &self.metrics))
     }
 
     /// The credentials in force, as far as a call has read them already.
@@ -284,8 +276,9 @@ impl Pools {
     ) -> Opened {
         let (sender, receiver) = oneshot::channel();
         let (pools, pool, tenant) = (self.clone(), pool.clone(), tenant.clone());
+        // Counted before the task begins: who waits meanwhile is told what for.
+        let opening = pool.opening.one();
         tokio::spawn(async move {
-            let opening = Opening::new(&pool);
             let opened = pools.open_now(&pool, &tenant, loaded, place).await;
             drop(opening);
             if let Err(Ok((connection, slot))) = sender.send(opened.map(|connection| (connection, slot))) {
@@ -376,4 +369,16 @@ impl Pools {
         locked(&self.pools).clear();
         self.endings.over(limit).await;
     }
+}
+
+/// What has been waited for in vain; or the database is away, where connections are waited for and no statement is at
+/// work on one.
+fn busy(pool: &Pool, waited_for: PoolError) -> PoolError {
+    if pool.working.any() {
+        return waited_for;
+    }
+    if pool.opening.any() {
+        return PoolError::Open("connections are being opened and the database does not answer".to_owned());
+    }
+    pool.database.check().map_or_else(PoolError::CircuitOpen, |()| waited_for)
 }

@@ -70,11 +70,11 @@ impl Tests {
                 Ok(done) => done.map_err(|error| Failed::from(format!("{error:?}"))),
                 Err(panic) => Err(Failed::from(format!("{panic}"))),
             };
-            // A quota or a rule that it did not take back would fail the tests that follow.
+            // A quota, a login or a fault that it did not take back would fail the tests that follow.
             if outcome.is_err()
-                && let Err(error) = runtime.block_on(world.restore_specs())
+                && let Err(error) = runtime.block_on(world.restore())
             {
-                eprintln!("the chains' specs could not be restored: {error:?}");
+                eprintln!("the chains could not be restored: {error:?}");
             }
             outcome
         }));

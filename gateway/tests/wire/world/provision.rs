@@ -170,13 +170,24 @@ impl World {
         Ok(())
     }
 
-    /// Puts the chains' specs back to what they were at the start.
-    pub async fn restore_specs(&self) -> Result<()> {
+    /// Puts the chains' specs and credentials back to what they were at the start, and takes faults away.
+    pub async fn restore(&self) -> Result<()> {
+        self.vault.clear_faults();
         let tenants = self.tenants().await?;
         for chain in [ZAVA, CONTOSO] {
             let mut object = tenants.get(chain.id).await?;
             object.data["spec"] = chain.object()["spec"].take();
             tenants.replace(chain.id, &PostParams::default(), &object).await?;
+            self.logins(&chain).await?;
+            self.set_credentials(chain.id, Slot::A, 1).await?;
+        }
+        Ok(())
+    }
+
+    /// Both slots' logins, with the passwords of the tests.
+    async fn logins(&self, chain: &Chain) -> Result<()> {
+        for slot in Slot::ALL {
+            self.login(chain, slot, &format!("hunter2-{slot}-{}", chain.id)).await?;
         }
         Ok(())
     }
@@ -209,9 +220,7 @@ impl World {
             );
         }
         admin(&self.database, &sql).await?;
-        for slot in Slot::ALL {
-            self.login(chain, slot, &format!("hunter2-{slot}-{}", chain.id)).await?;
-        }
+        self.logins(chain).await?;
         self.context_key(chain, 1).await?;
         let object: DynamicObject = serde_json::from_value(chain.object())?;
         self.tenants().await?.create(&PostParams::default(), &object).await?;
