@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use storefence_devstack::{
+    embeddings::Model,
     postgres::{Cluster, ClusterOptions, SslMode},
     process::{Child, Spawn},
 };
@@ -189,12 +190,14 @@ async fn the_services_answer_a_question() -> Result<()> {
             to("/stack", directory.clone()),
         ],
     };
+    // The model is in the image; here it is where the other suites have it. With the image's variables alone there may be no
+    // python3 to fetch it with.
+    Model::shared(&|step| println!("{step}"))?;
     let mut devstack = services
         .spawn("devstack")
         .arg(format!("--kubernetes-port={kubernetes}"))
         .arg(format!("--entra-port={entra}"))
         .arg(format!("--key-vault-port={vault}"))
-        // The model is in the image; here it is where the other suites have it.
         .env("STOREFENCE_DEVSTACK_DIR", storefence_devstack::paths::state_dir())
         .start()?;
     let ready = async {
