@@ -10,9 +10,10 @@ use storefence_tenancy::{
     credentials::{ContextKey, Slot, context_secret_name, database_secret_name},
     scope::StoreSet,
 };
+use tokio::runtime::Runtime;
 use tokio_postgres::{Client, NoTls, Statement, types::ToSql};
 
-use crate::load::Caller;
+use crate::load::{BlockingCaller, Caller};
 
 /// What it takes to make a tenant's calls.
 #[derive(Clone)]
@@ -129,6 +130,26 @@ impl Caller for Session {
         let lines = self.fly(&entry, &[&&*sql, &100_000_i32, &67_108_864_i32]).await?;
         self.received = (lines.len(), lines.iter().map(String::len).sum());
         Ok(())
+    }
+}
+
+/// The same for a thread of its own. The call itself drives the connection, as in the `postgres` crate.
+pub struct BlockingSession {
+    session: Session,
+    runtime: Runtime,
+}
+
+impl BlockingSession {
+    /// Opens a connection for calls of one statement in one scope.
+    pub fn open(tenant: &Tenant, stores: StoreSet, sql: &str) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(Self { session: runtime.block_on(Session::open(tenant, stores, sql))?, runtime })
+    }
+}
+
+impl BlockingCaller for BlockingSession {
+    fn call(&mut self) -> Result<()> {
+        self.runtime.block_on(self.session.call())
     }
 }
 

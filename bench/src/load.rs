@@ -4,20 +4,25 @@
 
 use std::{
     future::Future,
-    sync::Arc,
+    sync::{Barrier, OnceLock},
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Result, anyhow};
 use hdrhistogram::Histogram;
-use tokio::sync::{Mutex, mpsc};
-
-use crate::wire::BlockingWire;
+use tokio::task::spawn_blocking;
 
 /// One connection that can make its call again and again.
 pub trait Caller: Send + 'static {
     /// Makes one call and reads its answer.
     fn call(&mut self) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// The same for a thread, which waits for the answer.
+pub trait BlockingCaller {
+    /// Makes one call and reads its answer.
+    fn call(&mut self) -> Result<()>;
 }
 
 /// What came of a load.
@@ -69,72 +74,54 @@ pub async fn closed<C: Caller>(callers: Vec<C>, duration: Duration) -> Result<(L
     gather(tasks, begun).await
 }
 
-/// Calls at a fixed rate over the callers, each taking the next call that is due.
-pub async fn open<C: Caller>(callers: Vec<C>, rate: f64, duration: Duration) -> Result<(Load, Vec<C>)> {
-    let (due, dues) = mpsc::unbounded_channel::<Instant>();
-    let dues = Arc::new(Mutex::new(dues));
-    let begun = Instant::now();
-    // A thread of its own: the runtime's timers have a resolution of a millisecond.
-    let clock = std::thread::spawn(move || {
-        let step = Duration::from_secs_f64(1.0 / rate);
-        let mut next = begun + step;
-        while next < begun + duration {
-            std::thread::sleep(next.saturating_duration_since(Instant::now()));
-            if due.send(next).is_err() {
-                break;
-            }
-            next += step;
-        }
-    });
-    let tasks: Vec<_> = callers
-        .into_iter()
-        .map(|mut caller| {
-            let dues = dues.clone();
-            tokio::spawn(async move {
-                let mut load = Load::new()?;
-                loop {
-                    let due = dues.lock().await.recv().await;
-                    let Some(due) = due else { break };
-                    caller.call().await?;
-                    load.latency.saturating_record(nanoseconds(due.elapsed()));
-                }
-                anyhow::Ok((load, caller))
-            })
-        })
-        .collect();
-    let done = gather(tasks, begun).await;
-    let _ = tokio::task::spawn_blocking(move || clock.join()).await;
-    done
+/// Calls at a fixed rate, whatever the answers do, by so many threads that take the next call that is due in turn: each
+/// waits in the system call, so that no step of the client's own stands between the moment a call is due and the call. Each
+/// makes its caller, which makes one call that does not count; the clock starts when all have.
+pub async fn open<C: BlockingCaller>(
+    threads: u32,
+    make: impl Fn(u32) -> Result<C> + Send + Sync + 'static,
+    rate: f64,
+    duration: Duration,
+) -> Result<Load> {
+    spawn_blocking(move || steady(threads, &make, rate, duration)).await?
 }
 
-/// Calls at a fixed rate by threads that take the next call that is due in turn: as [`open`], without a step of the
-/// client's own between the call's time and the call. Each begins with one that does not count.
-pub fn steady(callers: Vec<BlockingWire>, rate: f64, duration: Duration) -> Result<Load> {
-    let threads = u32::try_from(callers.len())?;
+fn steady<C: BlockingCaller>(
+    threads: u32,
+    make: &(impl Fn(u32) -> Result<C> + Sync),
+    rate: f64,
+    duration: Duration,
+) -> Result<Load> {
     let step = Duration::from_secs_f64(1.0 / rate);
-    let start = Instant::now() + Duration::from_millis(100);
-    let threads: Vec<_> = (0..threads)
-        .zip(callers)
-        .map(|(first, mut caller)| {
-            std::thread::spawn(move || {
-                caller.call()?;
-                let (mut load, mut due) = (Load::new()?, start + step * first);
-                while due < start + duration {
-                    std::thread::sleep(due.saturating_duration_since(Instant::now()));
-                    caller.call()?;
-                    load.latency.saturating_record(nanoseconds(due.elapsed()));
-                    due += step * threads;
-                }
-                anyhow::Ok(load)
-            })
-        })
-        .collect();
+    let (ready, started) = (Barrier::new(usize::try_from(threads)?), OnceLock::new());
+    let calls = |first: u32| {
+        let made = make(first).and_then(|mut caller| caller.call().map(|()| caller));
+        // Whether or not it was made, or the others would wait for it.
+        ready.wait();
+        let (mut caller, start) = (made?, *started.get_or_init(Instant::now));
+        let (mut load, mut due) = (Load::new()?, start + step * first);
+        while due < start + duration {
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            caller.call()?;
+            load.latency.saturating_record(nanoseconds(due.elapsed()));
+            due += step * threads;
+        }
+        load.elapsed = start.elapsed();
+        anyhow::Ok(load)
+    };
+    let calls = &calls;
+    let loads = thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|first| scope.spawn(move || calls(first))).collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().map_err(|_| anyhow!("a caller panicked"))?)
+            .collect::<Result<Vec<_>>>()
+    })?;
     let mut all = Load::new()?;
-    for thread in threads {
-        let load = thread.join().map_err(|_| anyhow!("a caller panicked"))??;
+    for load in loads {
         all.latency.add(&load.latency)?;
+        all.elapsed = all.elapsed.max(load.elapsed);
     }
-    all.elapsed = start.elapsed();
     Ok(all)
 }
 
@@ -156,8 +143,6 @@ fn nanoseconds(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
-
     use super::*;
 
     struct Sleeper(Duration);
@@ -169,32 +154,35 @@ mod tests {
         }
     }
 
-    /// One slow caller behind a fixed rate: the calls that wait for it are late, and that is what is counted.
-    #[tokio::test(flavor = "multi_thread")]
-    async fn open_loop_counts_from_the_intended_start() {
-        let callers = vec![Sleeper(Duration::from_millis(20))];
-        let (load, _) = open(callers, 100.0, Duration::from_millis(205)).await.unwrap();
-        assert_eq!(load.calls(), 20);
-        assert!(load.ms(1.0) > 150.0, "the last call was due 200 ms before its answer: {}", load.ms(1.0));
-        let (load, callers) = closed(vec![Sleeper(Duration::from_millis(5))], Duration::from_millis(40)).await.unwrap();
-        assert!(load.calls() >= 2 && callers.len() == 1 && load.ms(0.0) >= 4.9);
+    impl BlockingCaller for Sleeper {
+        fn call(&mut self) -> Result<()> {
+            thread::sleep(self.0);
+            Ok(())
+        }
     }
 
-    /// A server that takes 20 ms for each answer, and a thread that is to ask every 10 ms.
-    #[test]
-    fn threads_count_from_the_intended_start() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            while matches!(stream.read(&mut [0]), Ok(1)) {
-                std::thread::sleep(Duration::from_millis(20));
-                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
-            }
-        });
-        let caller = BlockingWire::connect(&url, Arc::from(*b"?")).unwrap();
-        let load = steady(vec![caller], 100.0, Duration::from_millis(205)).unwrap();
+    /// One slow caller behind a fixed rate: the calls that wait for it are late, and that is what is counted.
+    #[tokio::test]
+    async fn open_loop_counts_from_the_intended_start() {
+        let make = |_| Ok(Sleeper(Duration::from_millis(20)));
+        let load = open(1, make, 100.0, Duration::from_millis(205)).await.unwrap();
         assert_eq!(load.calls(), 21);
         assert!(load.ms(1.0) > 150.0, "the last call was due 220 ms before its answer: {}", load.ms(1.0));
+        let load = open(4, make, 100.0, Duration::from_millis(205)).await.unwrap();
+        assert_eq!(load.calls(), 21);
+        assert!(load.ms(0.5) < 150.0, "four have time enough: {}", load.ms(0.5));
+    }
+
+    #[tokio::test]
+    async fn who_cannot_begin_holds_nobody_up() {
+        let make = |first| if first == 1 { Err(anyhow!("no connection")) } else { Ok(Sleeper(Duration::ZERO)) };
+        let error = open(3, make, 100.0, Duration::from_millis(20)).await.err().unwrap();
+        assert_eq!(error.to_string(), "no connection");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn closed_loop_asks_again_and_again() {
+        let (load, callers) = closed(vec![Sleeper(Duration::from_millis(5))], Duration::from_millis(40)).await.unwrap();
+        assert!(load.calls() >= 2 && callers.len() == 1 && load.ms(0.0) >= 4.9);
     }
 }

@@ -14,7 +14,7 @@ use tokio::{
 };
 use url::Url;
 
-use crate::load::Caller;
+use crate::load::{BlockingCaller, Caller};
 
 const VERSION: &str = "2026-07-28";
 
@@ -127,9 +127,11 @@ impl BlockingWire {
         stream.set_nodelay(true)?;
         Ok(Self { stream, request, buffer: vec![0; 64 * 1024] })
     }
+}
 
-    /// Makes one call and reads its answer, which is short.
-    pub fn call(&mut self) -> Result<()> {
+impl BlockingCaller for BlockingWire {
+    /// Answers are short.
+    fn call(&mut self) -> Result<()> {
         self.stream.write_all(&self.request)?;
         let mut read = 0;
         loop {

@@ -84,6 +84,7 @@ async fn ten_rotations_under_load_fail_no_call() -> Result<()> {
                     "    statementTimeout: 5s\n    concurrentCalls: 1000\n    tenantConcurrentCalls: 4000",
                 );
         }
+        options.gateway_env.push(("STOREFENCE_POOL_PER_PRINCIPAL".into(), "4".into()));
         Ok(())
     })
     .await?;

@@ -3,11 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::JoinSet;
 
 use super::Settings;
 use crate::{
-    load::{Load, steady},
+    load::{Load, open},
     report::{Aim, Report, Row},
     wire::{BlockingWire, Wire, query},
     world::{Gateway, World},
@@ -22,7 +22,7 @@ const ROUND: Duration = Duration::from_secs(6);
 /// Calls per second of the tenant that is looked at.
 const RATE: f64 = 100.0;
 /// Threads that make them.
-const CALLERS: usize = 8;
+const CALLERS: u32 = 8;
 
 /// What one tenant does to another.
 struct Attack {
@@ -89,7 +89,6 @@ impl Attack {
 
 /// A round of calls of the tenant that is looked at.
 async fn calls(gateway: &Gateway, request: &Arc<[u8]>) -> Result<Load> {
-    let connect = || BlockingWire::connect(&gateway.url, request.clone());
-    let callers = (0..CALLERS).map(|_| connect()).collect::<Result<_>>()?;
-    spawn_blocking(move || steady(callers, RATE, ROUND)).await?
+    let (url, request) = (gateway.url.clone(), request.clone());
+    open(CALLERS, move |_| BlockingWire::connect(&url, request.clone()), RATE, ROUND).await
 }

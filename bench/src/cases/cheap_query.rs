@@ -7,15 +7,17 @@ use storefence_tenancy::scope::StoreSet;
 
 use super::{Settings, round};
 use crate::{
-    flight::{Session, Tenant},
+    flight::{BlockingSession, Session, Tenant},
     load::{closed, open},
     report::{Aim, Kind, Report, Row, median},
-    wire::{Wire, query},
+    wire::{BlockingWire, Wire, query},
     world::{CONNECTIONS, World},
 };
 
 const SQL: &str = "SELECT count(*) FROM retail.stores";
 const ROUND: Duration = Duration::from_millis(800);
+/// At half load, on both sides: no more than the gateway has connections.
+const THREADS: u32 = 16;
 
 pub async fn run(world: &World, settings: Settings, report: &mut Report) -> Result<()> {
     let request = query(world.url(), &world.token("head-office")?, SQL)?;
@@ -48,16 +50,14 @@ pub async fn run(world: &World, settings: Settings, report: &mut Report) -> Resu
             half = median(&rates.iter().map(|(ours, _)| *ours).collect::<Vec<_>>()) / 2.0;
         }
     }
-    let mut ours = Wire::many(world.url(), &request, 64).await?;
-    let mut theirs = Session::many(&tenant, &StoreSet::All, SQL, CONNECTIONS).await?;
     let (mut p50, mut p99) = (Vec::new(), Vec::new());
     for _ in 0..settings.rounds {
-        let (our_load, back) = open(ours, half, 2 * ROUND).await?;
-        ours = back;
-        let (their_load, back) = open(theirs, half, 2 * ROUND).await?;
-        theirs = back;
-        p50.push((our_load.ms(0.5), their_load.ms(0.5)));
-        p99.push((our_load.ms(0.99), their_load.ms(0.99)));
+        let (url, request, tenant) = (world.url().to_owned(), request.clone(), tenant.clone());
+        let ours = open(THREADS, move |_| BlockingWire::connect(&url, request.clone()), half, 2 * ROUND).await?;
+        let theirs =
+            open(THREADS, move |_| BlockingSession::open(&tenant, StoreSet::All, SQL), half, 2 * ROUND).await?;
+        p50.push((ours.ms(0.5), theirs.ms(0.5)));
+        p99.push((ours.ms(0.99), theirs.ms(0.99)));
     }
     let what = format!("cheap query, p50 at half load, {half:.0}/s arriving");
     report.add(Row::pairs(Kind::Difference, "cheap.open.p50", &what, "the driver alone", "ms", Aim::AtMost(0.3), &p50));

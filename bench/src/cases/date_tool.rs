@@ -14,11 +14,13 @@ use super::{Settings, round};
 use crate::{
     load::open,
     report::{Aim, Kind, Report, Row},
-    wire::{Wire, tool_call},
+    wire::{BlockingWire, Wire, tool_call},
     world::World,
 };
 
 const ROUND: Duration = Duration::from_millis(600);
+/// At half load.
+const THREADS: u32 = 16;
 
 pub async fn run(world: &World, settings: Settings, report: &mut Report) -> Result<()> {
     let request = tool_call(world.url(), &world.token("seattle-manager")?, "get_current_utc_date", json!({}))?;
@@ -61,13 +63,12 @@ pub async fn run(world: &World, settings: Settings, report: &mut Report) -> Resu
         }
     }
     let (mut p50, mut p99) = (Vec::new(), Vec::new());
-    let mut ours = Wire::many(world.url(), &request, 64).await?;
-    let mut theirs = Wire::many(&bare_url, &request, 64).await?;
     for _ in 0..settings.rounds {
-        let (our_load, back) = open(ours, rate, ROUND).await?;
-        ours = back;
-        let (their_load, back) = open(theirs, rate, ROUND).await?;
-        theirs = back;
+        let load = async |url: &str| {
+            let (url, request) = (url.to_owned(), request.clone());
+            open(THREADS, move |_| BlockingWire::connect(&url, request.clone()), rate, ROUND).await
+        };
+        let (our_load, their_load) = (load(world.url()).await?, load(&bare_url).await?);
         p50.push((our_load.ms(0.5), their_load.ms(0.5)));
         p99.push((our_load.ms(0.99), their_load.ms(0.99)));
     }
