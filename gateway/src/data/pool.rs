@@ -149,7 +149,7 @@ impl Pools {
         let turn = if pool.turns.takes(principal, started) {
             let turn = tokio::time::timeout_at(wait_until.into(), pool.turns.next()).await;
             self.metrics.turns.with_label_values(&[if turn.is_ok() { "taken" } else { "refused" }]).inc();
-            turn.map_err(|_| PoolError::Turns)?
+            turn.map_err(|_| busy(&pool, PoolError::Turns))?
         } else {
             None
         };
