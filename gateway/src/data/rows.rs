@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use memchr::memchr2;
+
 /// A line that is not a JSON object; the fence never sends one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a row is not a JSON object")]
@@ -117,12 +119,12 @@ fn string(bytes: &[u8], start: usize) -> Result<Range<usize>, NotAnObject> {
     }
     let mut at = start + 1;
     loop {
-        match bytes.get(at) {
-            Some(b'\\') => at += 2,
-            Some(b'"') => return Ok(start..at + 1),
-            Some(_) => at += 1,
-            None => return Err(NotAnObject),
+        let rest = bytes.get(at..).ok_or(NotAnObject)?;
+        let found = at + memchr2(b'"', b'\\', rest).ok_or(NotAnObject)?;
+        if bytes[found] == b'"' {
+            return Ok(start..found + 1);
         }
+        at = found + 2;
     }
 }
 
@@ -154,7 +156,7 @@ fn value(bytes: &[u8], start: usize) -> Result<Range<usize>, NotAnObject> {
 /// A value of type `json` comes with the line breaks it was stored with. Outside strings they mean nothing, and in a
 /// stream of events they would end the event.
 fn push_value(out: &mut String, value: &str) {
-    if value.contains(['\n', '\r']) {
+    if memchr2(b'\n', b'\r', value.as_bytes()).is_some() {
         out.extend(value.chars().map(|c| if matches!(c, '\n' | '\r') { ' ' } else { c }));
     } else {
         out.push_str(value);
@@ -164,14 +166,22 @@ fn push_value(out: &mut String, value: &str) {
 /// A cell of the text form: a string without its quotes where that is unambiguous, anything else as JSON.
 fn push_cell(out: &mut String, value: &str) {
     match value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
-        Some(inner) if !inner.is_empty() && inner != "NULL" && !inner.contains(['\\', '"']) => out.push_str(inner),
+        Some(inner) if is_plain(inner) => out.push_str(inner),
         _ if value == "null" => out.push_str("NULL"),
         _ => push_value(out, value),
     }
 }
 
+/// Whether the inside of a string says the same without its quotes.
+fn is_plain(inner: &str) -> bool {
+    !inner.is_empty() && inner != "NULL" && memchr2(b'\\', b'"', inner.as_bytes()).is_none()
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Map, Value};
+
     use super::Rows;
 
     #[test]
@@ -206,6 +216,45 @@ mod tests {
         assert_eq!(rows.json, "[]");
         for line in ["", "[1]", "{", r#"{"a"}"#, r#"{"a":}"#, r#"{"a":1"#, r#"{"a":"x}"#, "{a:1}"] {
             assert!(Rows::default().push(line).is_err(), "{line}");
+        }
+    }
+
+    fn text() -> impl Strategy<Value = String> {
+        prop_oneof!["[\"\\\\,:{}\\[\\] a\u{e9}\n\t]{0,40}", "[a-z]{0,80}", Just("NULL".to_owned())]
+    }
+
+    fn value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            text().prop_map(Value::from)
+        ];
+        leaf.prop_recursive(3, 16, 4, |inner| {
+            let list = prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from);
+            let object = prop::collection::vec((text(), inner), 0..4);
+            prop_oneof![list, object.prop_map(|members| Value::from(members.into_iter().collect::<Map<_, _>>()))]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn rows_are_what_a_parser_reads(members in prop::collection::vec((text(), value()), 1..6)) {
+            let line = members.iter().map(|(name, value)| format!("{}:{value}", Value::from(name.as_str())));
+            let mut rows = Rows::default();
+            rows.push(&format!("{{{}}}", line.collect::<Vec<_>>().join(","))).expect("object");
+            let (names, values): (Vec<_>, Vec<_>) = members.into_iter().unzip();
+            prop_assert_eq!(&rows.names, &names);
+            prop_assert_eq!(&serde_json::from_str::<Vec<Value>>(&rows.json).expect("an array"), &values);
+            let cells: Vec<_> = rows.text.split('\t').collect();
+            prop_assert_eq!(cells.len(), values.len());
+            for (cell, value) in cells.into_iter().zip(values) {
+                match value {
+                    Value::Null => prop_assert_eq!(cell, "NULL"),
+                    Value::String(text) if !cell.starts_with('"') => prop_assert_eq!(cell, text),
+                    value => prop_assert_eq!(serde_json::from_str::<Value>(cell).expect("JSON"), value),
+                }
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use memchr::{memchr2, memmem};
 
 /// Where a tool leaves its result for the response to this one request.
 #[derive(Clone, Debug)]
@@ -50,7 +51,7 @@ impl Slot {
     /// breaks its writer put between two values.
     #[must_use]
     pub fn splice_line(&self, event: &[u8]) -> Option<Bytes> {
-        self.put_in(event, |json| match json.contains(['\n', '\r']) {
+        self.put_in(event, |json| match memchr2(b'\n', b'\r', json.as_bytes()).is_some() {
             true => json.replace(['\n', '\r'], " "),
             false => json,
         })
@@ -60,8 +61,8 @@ impl Slot {
         let mut held = self.0.payload.lock().unwrap_or_else(PoisonError::into_inner);
         held.as_ref()?;
         let mut marks = [
-            (find(body, &self.0.structured_mark)?, true, self.0.structured_mark.len()),
-            (find(body, &self.0.text_mark)?, false, self.0.text_mark.len()),
+            (memmem::find(body, self.0.structured_mark.as_bytes())?, true, self.0.structured_mark.len()),
+            (memmem::find(body, self.0.text_mark.as_bytes())?, false, self.0.text_mark.len()),
         ];
         let Payload { structured, text } = held.take()?;
         let (mut structured, mut text) = (form(structured), text);
@@ -85,13 +86,6 @@ impl Slot {
         out.extend_from_slice(rest);
         Some(out.into())
     }
-}
-
-fn find(body: &[u8], mark: &str) -> Option<usize> {
-    let (mark, first) = (mark.as_bytes(), *mark.as_bytes().first()?);
-    // The first byte tells most places apart without comparing slices at each.
-    let places = body.len().checked_sub(mark.len() - 1)?;
-    (0..places).find(|at| body[*at] == first && body[*at..].starts_with(mark))
 }
 
 #[cfg(test)]
