@@ -1,17 +1,14 @@
 //! One tenant's connections, and those of them that are on loan.
 
 use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
 use arc_swap::ArcSwapOption;
 use prometheus::IntGauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::task::task_tracker::TaskTrackerToken;
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use super::{
     budget::Budget,
@@ -30,9 +27,9 @@ pub struct Pool {
     /// For those at work, those that are being opened, and those that are being ended.
     pub slots: Arc<Semaphore>,
     /// Slots that are taken by openings.
-    pub opening: Tally,
+    pub opening: TaskTracker,
     /// Slots that are taken by statements, those that are being ended included.
-    pub working: Tally,
+    pub working: TaskTracker,
     /// Those that wait for a call.
     pub idle: Mutex<Vec<Idle>>,
     idle_gauge: IntGauge,
@@ -79,33 +76,6 @@ impl Drop for Counted {
     }
 }
 
-/// A number of things that go on.
-#[derive(Debug, Default)]
-pub struct Tally(Arc<AtomicUsize>);
-
-impl Tally {
-    /// One more until what is returned is dropped.
-    pub fn one(&self) -> OneOf {
-        self.0.fetch_add(1, Ordering::AcqRel);
-        OneOf(self.0.clone())
-    }
-
-    /// Whether there are any.
-    pub fn any(&self) -> bool {
-        self.0.load(Ordering::Acquire) > 0
-    }
-}
-
-/// One of a [`Tally`].
-#[derive(Debug)]
-pub struct OneOf(Arc<AtomicUsize>);
-
-impl Drop for OneOf {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
 /// The value, whatever became of a thread that held it.
 pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -116,8 +86,8 @@ impl Pool {
     pub fn new(sizes: &PoolSettings, budget: Budget, endings: Endings, metrics: &Metrics) -> Self {
         Self {
             slots: Arc::new(Semaphore::new(sizes.per_tenant)),
-            opening: Tally::default(),
-            working: Tally::default(),
+            opening: TaskTracker::default(),
+            working: TaskTracker::default(),
             idle: Mutex::default(),
             idle_gauge: metrics.connections.with_label_values(&["idle"]),
             loaded: ArcSwapOption::empty(),
@@ -172,7 +142,7 @@ pub struct Places {
     /// Whose statements ran long lately has one.
     pub turn: Option<OwnedSemaphorePermit>,
     /// Of the tenant's statements.
-    pub working: OneOf,
+    pub working: TaskTrackerToken,
 }
 
 /// A connection on loan. Only [`Lease::give_back`] returns it; dropped in any other way it is cancelled and closed.

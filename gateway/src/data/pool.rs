@@ -170,7 +170,7 @@ impl Pools {
             }
         };
         self.metrics.pool_wait.observe((started.elapsed() - of_its_own).as_secs_f64());
-        let places = Places { share, slot, turn, working: pool.working.one() };
+        let places = Places { share, slot, turn, working: pool.working.token() };
         Ok(Lease::new(connection, pool, reused, places, weight, principal, &self.metrics))
     }
 
@@ -277,7 +277,7 @@ impl Pools {
         let (sender, receiver) = oneshot::channel();
         let (pools, pool, tenant) = (self.clone(), pool.clone(), tenant.clone());
         // Counted before the task begins: who waits meanwhile is told what for.
-        let opening = pool.opening.one();
+        let opening = pool.opening.token();
         tokio::spawn(async move {
             let opened = pools.open_now(&pool, &tenant, loaded, place).await;
             drop(opening);
@@ -374,10 +374,10 @@ impl Pools {
 /// What has been waited for in vain; or the database is away, where connections are waited for and no statement is at
 /// work on one.
 fn busy(pool: &Pool, waited_for: PoolError) -> PoolError {
-    if pool.working.any() {
+    if !pool.working.is_empty() {
         return waited_for;
     }
-    if pool.opening.any() {
+    if !pool.opening.is_empty() {
         return PoolError::Open("connections are being opened and the database does not answer".to_owned());
     }
     pool.database.check().map_or_else(PoolError::CircuitOpen, |()| waited_for)
