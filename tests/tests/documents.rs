@@ -154,6 +154,11 @@ fn what_a_visitor_looks_for_is_there() {
         ("LICENSE", "Apache License"),
         (".editorconfig", "root = true"),
         ("rust-toolchain.toml", "[toolchain]"),
+        (".pre-commit-config.yaml", "cargo fmt --all --check"),
+        (".github/CODEOWNERS", "/migrations/"),
+        (".github/PULL_REQUEST_TEMPLATE.md", "cargo xtask test"),
+        (".github/ISSUE_TEMPLATE/bug.yml", "report it privately"),
+        (".github/ISSUE_TEMPLATE/feature.yml", "The need"),
     ] {
         let text = fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
         assert!(text.contains(holds), "{file} does not hold '{holds}'");
@@ -171,6 +176,8 @@ fn every_decision_is_in_the_list() {
     for (n, (number, file)) in listed.iter().enumerate() {
         assert_eq!(*number, format!("{:04}", n + 1), "{file}");
         assert!(file.starts_with(number.as_str()), "{number} leads to {file}");
+        let text = fs::read_to_string(directory.join(file)).unwrap();
+        assert!(text.starts_with(&format!("# {number} ")), "{file} has the number of another in its heading");
     }
     let mut present: Vec<String> = files(&directory, "md")
         .iter()
@@ -182,6 +189,36 @@ fn every_decision_is_in_the_list() {
         present.len() >= 16 && present == listed.into_iter().map(|(_, file)| file).collect::<Vec<_>>(),
         "{present:?}"
     );
+}
+
+/// A folder that an owner is named for exists: a rule for one that has moved protects nothing.
+#[test]
+fn every_path_with_an_owner_exists() {
+    let text = fs::read_to_string(root().join(".github/CODEOWNERS")).unwrap();
+    let paths: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix('/')?.split(' ').next()).collect();
+    assert!(paths.len() >= 5, "{paths:?}");
+    for path in paths {
+        assert!(root().join(path).is_dir(), "{path}");
+    }
+}
+
+/// A table of the reference names each thing once: two rows of one name say two things, and one of them is stale.
+/// Options are left out: several commands may have one of the same name.
+#[test]
+fn reference_tables_have_no_row_twice() {
+    let text = fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let mut tables = 0;
+    for table in text.split("<!-- reference: ").skip(1).filter(|table| !table.starts_with("options of")) {
+        let table = table.split("<!-- end of reference -->").next().unwrap();
+        let mut names: Vec<&str> =
+            table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+        let all = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all, "a row stands twice in: {}", table.lines().next().unwrap_or_default());
+        tables += 1;
+    }
+    assert!(tables >= 4, "{tables} tables");
 }
 
 #[test]
