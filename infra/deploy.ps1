@@ -294,7 +294,7 @@ function Invoke-Chart {
     if ($LASTEXITCODE -ne 0) { throw 'kubectl apply failed' }
     Invoke-Tool kubectl @('apply', '--kubeconfig', $kubeconfig, '--filename', (Join-Path $out 'secret-provider-class.yaml'))
     # Helm installs the CRDs of a chart once and never again.
-    Invoke-Tool kubectl @('apply', '--kubeconfig', $kubeconfig, '--server-side', '--filename', (Join-Path $root 'crds'))
+    Invoke-Tool kubectl @('apply', '--kubeconfig', $kubeconfig, '--server-side', '--force-conflicts', '--filename', (Join-Path $root 'crds'))
     Invoke-Tool helm @('upgrade', '--install', 'storefence', $chart, '--kubeconfig', $kubeconfig, '--namespace', $namespace,
         '--values', $values, '--wait', '--timeout', '10m')
 }

@@ -333,7 +333,7 @@ chart() {
   kubectl create namespace "$STOREFENCE_NAMESPACE" --dry-run=client --output yaml | kubectl apply --filename -
   kubectl apply --filename "$out/secret-provider-class.yaml"
   # Helm installs the CRDs of a chart once and never again.
-  kubectl apply --server-side --filename "$root/crds"
+  kubectl apply --server-side --force-conflicts --filename "$root/crds"
   helm upgrade --install storefence "$root/charts/storefence" --namespace "$STOREFENCE_NAMESPACE" \
     --values "$out/values.yaml" --wait --timeout 10m
 }

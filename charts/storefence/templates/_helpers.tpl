@@ -1,18 +1,19 @@
 {{- define "storefence.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimAll "-" -}}
 {{- end -}}
 
 {{- define "storefence.fullname" -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- .Values.fullnameOverride | trunc 40 | trimAll "-" -}}
 {{- else if contains (include "storefence.name" .) .Release.Name -}}
-{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- .Release.Name | trunc 40 | trimAll "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name (include "storefence.name" .) | trunc 40 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name (include "storefence.name" .) | trunc 40 | trimAll "-" -}}
 {{- end -}}
 {{- end -}}
 
-{{- /* The templates below take a dict: root is the chart's context, part is "operator" or "gateway". */ -}}
+{{- /* The templates below take a dict: root is the chart's context, part is "operator" or "gateway",
+    more holds further labels. */ -}}
 
 {{- define "storefence.selector" -}}
 app.kubernetes.io/name: {{ include "storefence.name" .root }}
@@ -26,7 +27,7 @@ app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 app.kubernetes.io/part-of: storefence
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
-{{- with .root.Values.commonLabels }}
+{{- with merge (deepCopy (default dict .more)) .root.Values.commonLabels }}
 {{ toYaml . }}
 {{- end }}
 {{- end -}}
@@ -292,19 +293,6 @@ readinessProbe:
 {{- regexReplaceAll ":[0-9]+$" (include "storefence.urlHost" .Values.gateway.publicUrl) "" -}}
 {{- end -}}
 
-{{- /* Values that have no default, and those that exclude one another: said in one sentence before anything is installed. */ -}}
-{{- define "storefence.check" -}}
-{{- if and .Values.devstack.enabled (ne .Values.profile "development") -}}{{- fail (printf "devstack.enabled is for development: it hands out tokens for anybody and forgets every row and secret; profile is %s" .Values.profile) -}}{{- end -}}
-{{- if not .Values.gateway.publicUrl -}}{{- fail "gateway.publicUrl is not given: the URL that clients use, without /mcp" -}}{{- end -}}
-{{- if not .Values.gateway.audiences -}}{{- fail "gateway.audiences is empty: the API's client ID, as it stands in aud, is expected" -}}{{- end -}}
-{{- if not .Values.gateway.scopes -}}{{- fail "gateway.scopes is empty: the scope of the API, such as api://APP/Retail.Query, is expected" -}}{{- end -}}
-{{- if not .Values.config.keyVaults -}}{{- fail "config.keyVaults is empty: tenants' credentials come from there" -}}{{- end -}}
-{{- if not .Values.config.databases -}}{{- fail "config.databases is empty: RetailTenants refer to one by its name" -}}{{- end -}}
-{{- range .Values.config.databases -}}
-{{- if not (or .adminUrlSecret .adminUrlFile .adminUrlKeyVaultSecret) -}}{{- fail (printf "config.databases: %s has none of adminUrlSecret, adminUrlKeyVaultSecret and adminUrlFile" .name) -}}{{- end -}}
-{{- end -}}
-{{- end -}}
-
 {{- /* The gateway has no administrator's credentials and learns of no database but its trust root. */ -}}
 {{- define "storefence.gatewayConfig" -}}
 databases:
@@ -331,5 +319,116 @@ embeddings:
   {{- if .apiKeySecret }}
   apiKeyFile: /etc/storefence/embeddings/{{ .apiKeySecret.key }}
   {{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "storefence.operatorEnv" -}}
+{{ include "storefence.env" (dict "root" . "part" "operator") }}
+- name: STOREFENCE_RESYNC
+  value: {{ .Values.operator.resync | quote }}
+- name: STOREFENCE_CONCURRENCY
+  value: {{ int64 .Values.operator.concurrency | quote }}
+- name: STOREFENCE_RETRY_BASE
+  value: {{ .Values.operator.retryBase | quote }}
+- name: STOREFENCE_RETRY_MAX
+  value: {{ .Values.operator.retryMax | quote }}
+- name: STOREFENCE_CALL_TIMEOUT
+  value: {{ .Values.operator.callTimeout | quote }}
+- name: STOREFENCE_EMBED_INTERVAL
+  value: {{ .Values.operator.embedInterval | quote }}
+- name: STOREFENCE_LEADER_ELECT
+  value: "true"
+- name: STOREFENCE_LEASE_DURATION
+  value: {{ .Values.operator.leaseDuration | quote }}
+{{- with .Values.operator.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "storefence.gatewayEnv" -}}
+{{- $service := include "storefence.partName" (dict "root" . "part" "gateway") -}}
+{{ include "storefence.env" (dict "root" . "part" "gateway") }}
+- name: STOREFENCE_LISTEN
+  value: 0.0.0.0:8080
+- name: STOREFENCE_PUBLIC_URL
+  value: {{ .Values.gateway.publicUrl | quote }}
+- name: STOREFENCE_AUDIENCE
+  value: {{ join "," .Values.gateway.audiences | quote }}
+- name: STOREFENCE_SCOPE
+  value: {{ join "," .Values.gateway.scopes | quote }}
+- name: STOREFENCE_AUTHORITY
+  value: {{ .Values.gateway.authority | quote }}
+{{- with .Values.gateway.v1Issuer }}
+- name: STOREFENCE_V1_ISSUER
+  value: {{ . | quote }}
+{{- end }}
+{{- with .Values.gateway.authorizationServer }}
+- name: STOREFENCE_AUTHORIZATION_SERVER
+  value: {{ . | quote }}
+{{- end }}
+- name: STOREFENCE_JWKS_REFRESH
+  value: {{ int64 .Values.gateway.jwksRefreshSeconds | quote }}
+- name: STOREFENCE_TOKEN_CACHE
+  value: {{ int64 .Values.gateway.tokenCache | quote }}
+# Callers inside the cluster, helm test among them, name the Service.
+- name: STOREFENCE_ALLOWED_HOST
+  value: {{ join "," (concat (list $service (printf "%s.%s" $service .Release.Namespace) (printf "%s.%s.svc" $service .Release.Namespace)) .Values.gateway.allowedHosts) | quote }}
+{{- with .Values.gateway.allowedOrigins }}
+- name: STOREFENCE_ALLOWED_ORIGIN
+  value: {{ join "," . | quote }}
+{{- end }}
+- name: STOREFENCE_POOL_PER_TENANT
+  value: {{ int64 .Values.gateway.pool.perTenant | quote }}
+- name: STOREFENCE_POOL_PER_PRINCIPAL
+  value: {{ int64 .Values.gateway.pool.perPrincipal | quote }}
+- name: STOREFENCE_POOL_LONG_PER_TENANT
+  value: {{ int64 .Values.gateway.pool.longPerTenant | quote }}
+- name: STOREFENCE_POOL_TOTAL
+  value: {{ int64 .Values.gateway.pool.total | quote }}
+- name: STOREFENCE_POOL_IDLE
+  value: {{ int64 .Values.gateway.pool.idleSeconds | quote }}
+- name: STOREFENCE_POOL_MAX_AGE
+  value: {{ int64 .Values.gateway.pool.maxAgeSeconds | quote }}
+- name: STOREFENCE_POOL_MAX_CALLS
+  value: {{ int64 .Values.gateway.pool.maxCalls | quote }}
+{{- if .Values.gateway.tls.secretName }}
+- name: STOREFENCE_TLS_CERT
+  value: /etc/storefence/tls/tls.crt
+- name: STOREFENCE_TLS_KEY
+  value: /etc/storefence/tls/tls.key
+{{- end }}
+- name: STOREFENCE_MAX_CONNECTIONS
+  value: {{ int64 .Values.gateway.maxConnections | quote }}
+- name: STOREFENCE_KEEP_ALIVE
+  value: {{ int64 .Values.gateway.keepAliveSeconds | quote }}
+- name: STOREFENCE_CACHE_BYTES
+  value: {{ int64 .Values.gateway.cacheBytes | quote }}
+- name: STOREFENCE_SLOW_AFTER
+  value: {{ int64 .Values.gateway.slowAfterMilliseconds | quote }}
+{{- with .Values.gateway.redisUrlSecret }}
+- name: STOREFENCE_REDIS_URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ .name }}
+      key: {{ .key }}
+{{- end }}
+{{- with .Values.gateway.traces.otlpEndpoint }}
+- name: OTEL_EXPORTER_OTLP_ENDPOINT
+  value: {{ . | quote }}
+- name: STOREFENCE_TRACE_STATEMENTS
+  value: {{ $.Values.gateway.traces.statements | quote }}
+{{- end }}
+- name: STOREFENCE_DRAIN
+  value: {{ int64 .Values.gateway.drainSeconds | quote }}
+- name: STOREFENCE_CLIENT_TIMEOUT
+  value: {{ int64 .Values.gateway.clientTimeoutSeconds | quote }}
+- name: STOREFENCE_AUDIT_FILE
+  value: {{ .Values.gateway.auditFile | quote }}
+{{- with .Values.gateway.tenantsDirectory }}
+- name: STOREFENCE_TENANTS
+  value: {{ . | quote }}
+{{- end }}
+{{- with .Values.gateway.extraEnv }}
+{{ toYaml . }}
 {{- end }}
 {{- end -}}

@@ -6,6 +6,7 @@
 //! failure.
 
 pub mod debian;
+pub mod helm;
 pub mod node;
 pub mod python;
 
@@ -103,7 +104,7 @@ fn installed(program: &str) -> Option<PathBuf> {
 }
 
 /// The major version that a program prints, such as 20 for `v20.20.2`.
-fn major(program: &Path) -> Result<u32> {
+pub fn major(program: &Path) -> Result<u32> {
     let text = run(Command::new(program).arg("--version"))?;
     let digits: String = text.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
     ensure!(!digits.is_empty(), "{} tells no version: {text}", program.display());

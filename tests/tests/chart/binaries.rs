@@ -83,8 +83,7 @@ fn every_variable_of_the_binary_has_a_value() {
             .flat_map(|set| container(&objects(&values(set)), part).env.unwrap_or_default())
             .map(|variable| variable.name)
             .collect();
-        let templates = crate::render::read("charts/storefence/templates/gateway/deployment.yaml")
-            + &crate::render::read("charts/storefence/templates/_helpers.tpl");
+        let templates = crate::render::read("charts/storefence/templates/_helpers.tpl");
         for found in variable.captures_iter(&help) {
             let name = &found[1];
             let elsewhere = BY_OTHERS.iter().any(|(known, _)| known == &name);

@@ -7,5 +7,6 @@ mod monitoring;
 mod numbers;
 mod objects;
 mod readme;
+mod refused;
 mod render;
 mod values;

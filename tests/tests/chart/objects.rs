@@ -1,6 +1,5 @@
 //! Rendered objects: the Kubernetes types, restricted pods, selectors that match, golden files.
 
-use anyhow::anyhow;
 use k8s_openapi::{
     Resource,
     api::{
@@ -16,11 +15,11 @@ use k8s_openapi::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use storefence_devstack::stack;
-use storefence_tests::outside::or_skipped;
+use storefence_tests::outside::helm::helm;
 
 use crate::{
     readme::generated,
-    render::{available, helm_binary, helm_template, lint, objects, parse, read, values},
+    render::{available, helm_lint, helm_template, lint, objects, parse, read, values},
 };
 
 pub const SETS: [&str; 4] = ["minimal", "production", "route", "devstack"];
@@ -383,15 +382,19 @@ fn helm_lints_the_chart() {
     }
 }
 
-/// Where `helm` itself is installed it renders the same.
+/// Helm itself, of both major versions, renders the same and lints the chart.
 #[test]
-fn an_installed_helm_renders_the_same() {
-    let helm = helm_binary().then_some(()).ok_or_else(|| anyhow!("helm is not installed"));
-    if or_skipped("helm", helm).unwrap_or_else(|error| panic!("{error:#}")).is_none() {
-        return;
-    }
-    for set in SETS {
-        let rendered = helm_template(&values(set)).unwrap_or_else(|error| panic!("{set}: {error}"));
-        assert_eq!(golden(parse(&rendered)), read(&format!("tests/chart/golden/{set}.yaml")), "{set}");
+fn helm_3_and_helm_4_render_the_same() {
+    for major in [3, 4] {
+        let Some(helm) = helm(major).unwrap_or_else(|error| panic!("{error:#}")) else { continue };
+        for set in SETS {
+            let rendered = helm_template(&helm, &values(set)).unwrap_or_else(|error| panic!("{set}: {error}"));
+            assert_eq!(
+                golden(parse(&rendered)),
+                read(&format!("tests/chart/golden/{set}.yaml")),
+                "Helm {major}: {set}"
+            );
+            helm_lint(&helm, &values(set)).unwrap_or_else(|error| panic!("Helm {major}: {set}: {error}"));
+        }
     }
 }

@@ -78,6 +78,13 @@ fn the_readme_is_generated_from_the_values() {
     generated("charts/storefence/README.md", &text);
 }
 
+/// Templates cannot read `values.yaml`, so what they put back where a value was left empty stands beside it.
+#[test]
+fn the_defaults_are_those_of_the_values() {
+    let text = serde_json::to_string_pretty(&defaults()).unwrap() + "\n";
+    generated("charts/storefence/files/defaults.json", &text);
+}
+
 /// Compares a generated file with the one that stands there, or writes it.
 pub fn generated(path: &str, text: &str) {
     let file = crate::render::root().join(path);

@@ -68,7 +68,7 @@ fn engine() -> &'static Engine {
 }
 
 /// Whether `helm` is installed.
-pub fn helm_binary() -> bool {
+fn helm_binary() -> bool {
     Command::new("helm").arg("version").output().is_ok_and(|output| output.status.success())
 }
 
@@ -141,27 +141,34 @@ pub fn render(sets: &[Value]) -> Vec<Result<Files, String>> {
             };
             answers.into_iter().map(files).collect()
         }
-        Engine::Binary => sets.iter().map(helm_template).collect(),
+        Engine::Binary => sets.iter().map(|values| helm_template(Path::new("helm"), values)).collect(),
         Engine::None(why) => panic!("{why}"),
     }
 }
 
 /// `helm template` with these values.
-pub fn helm_template(values: &Value) -> Result<Files, String> {
+pub fn helm_template(helm: &Path, values: &Value) -> Result<Files, String> {
+    let text = helm_over_the_chart(helm, &["template", RELEASE], values)?;
+    Ok(Files::from([("helm template".to_owned(), text)]))
+}
+
+/// `helm lint --strict` with these values.
+pub fn helm_lint(helm: &Path, values: &Value) -> Result<String, String> {
+    helm_over_the_chart(helm, &["lint", "--strict"], values)
+}
+
+fn helm_over_the_chart(helm: &Path, command: &[&str], values: &Value) -> Result<String, String> {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), values.to_string()).unwrap();
-    let output = Command::new("helm")
-        .args(["template", RELEASE])
+    let output = Command::new(helm)
+        .args(command)
         .arg(chart())
         .args(["--namespace", NAMESPACE, "--values"])
         .arg(file.path())
         .output()
         .unwrap();
-    if output.status.success() {
-        Ok(Files::from([("helm template".to_owned(), String::from_utf8(output.stdout).unwrap())]))
-    } else {
-        Err(String::from_utf8_lossy(&output.stderr).into_owned())
-    }
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr) + &text(&output.stdout)) }
 }
 
 /// What `helm lint --strict` says of these values: severity and text.

@@ -158,7 +158,8 @@ fn every_value_is_used() {
         let peer = json!([{"ipBlock": {"cidr": "192.0.2.0/24"}}]);
         Some(match path {
             "config.databases" => json!([{"name": "other", "adminUrlFile": "/other"}]),
-            "config.keyVaults" => json!([{"name": "other", "url": "https://other.vault.azure.net"}]),
+            // The production set has an administrator there.
+            "config.keyVaults" => json!([{"name": "main", "url": "https://other.vault.azure.net"}]),
             "config.embeddings" => json!({"deployment": "other"}),
             "azure.credential" => json!("client-secret"),
             "azure.caBundle" => json!({"configMap": "other", "key": "other.pem"}),
@@ -188,6 +189,9 @@ fn every_value_is_used() {
             "gateway.tenantsDirectory" | "gateway.auditFile" => json!("/other"),
             path if path.ends_with(".to") || path.ends_with("From") && path.starts_with("networkPolicy") => peer,
             path if path.ends_with("tolerations") => json!([{"key": "other"}]),
+            path if path.ends_with("extraEnvFrom") => json!([{"secretRef": {"name": "other"}}]),
+            path if path.ends_with("extraVolumes") => json!([{"name": "other", "emptyDir": {}}]),
+            path if path.ends_with("extraVolumeMounts") => json!([{"name": "config", "mountPath": "/other"}]),
             path if path.ends_with("extraEgress") => json!([{"to": peer}]),
             path if path.ends_with("affinity") => json!({"nodeAffinity": {}}),
             path if path.ends_with("resync") || path.contains("retry") || path.ends_with("Timeout") => json!("77s"),
