@@ -12,12 +12,12 @@ use std::{
 };
 
 use azure_core::credentials::TokenCredential;
-use reqwest::{Client, StatusCode};
+use reqwest::{Client, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
 use self::answer::{ANSWER_MAX, refused, start, vectors};
-use crate::{credential::Pinned, secrets::SecretValue};
+use crate::{credential::Identity, secrets::SecretValue};
 
 /// Dimensions of the column that the vectors are stored in.
 pub const DIMENSIONS: usize = 1536;
@@ -217,15 +217,13 @@ impl EmbeddingsError {
 pub struct Embeddings {
     config: Arc<EmbeddingsConfig>,
     client: Client,
-    credential: Option<Arc<dyn TokenCredential>>,
+    credential: Option<Arc<Identity>>,
 }
 
 impl Embeddings {
     /// `client` sets the longest wait for an answer.
-    pub(crate) fn new(config: EmbeddingsConfig, client: Client, credential: Option<Arc<dyn TokenCredential>>) -> Self {
-        let credential = credential
-            .filter(|_| config.needs_credential())
-            .map(|inner| Pinned::new(inner, &config.resource) as Arc<dyn TokenCredential>);
+    pub(crate) fn new(config: EmbeddingsConfig, client: Client, credential: Option<Arc<Identity>>) -> Self {
+        let credential = credential.filter(|_| config.needs_credential());
         Self { config: Arc::new(config), client, credential }
     }
 
@@ -239,21 +237,15 @@ impl Embeddings {
     /// shorter ones are filled up with zeros, which leaves the cosine as it is.
     ///
     /// # Errors
-    /// [`EmbeddingsError`]; one call, no repetition.
+    /// [`EmbeddingsError`]; one call, and another one only where a token of ours is refused.
     pub async fn embed(&self, inputs: &[String]) -> Result<Vec<Vec<f32>>, EmbeddingsError> {
-        let model = (self.config.provider == Provider::OpenAi).then(|| self.config.model.as_str());
-        let request = self.client.post(self.config.url.clone()).json(&Request { input: inputs, model });
-        let request = match (self.config.provider, self.key().await?) {
-            (Provider::AzureOpenAi, Some(key)) => request.header("api-key", key.expose()),
-            (Provider::OpenAi, Some(key)) => request.bearer_auth(key.expose()),
-            (Provider::OpenAi, None) => request,
-            (Provider::AzureOpenAi, None) => request.bearer_auth(self.token().await?.expose()),
-        };
-        let unavailable = |error: reqwest::Error| EmbeddingsError::Unavailable {
-            message: cause(&error.without_url()),
-            retry_after: None,
-        };
-        let response = request.send().await.map_err(unavailable)?;
+        let mut response = self.send(inputs).await?;
+        if response.status() == StatusCode::UNAUTHORIZED
+            && let Some(identity) = &self.credential
+            && identity.renew()
+        {
+            response = self.send(inputs).await?;
+        }
         let (status, headers) = (response.status(), response.headers().clone());
         let most = ANSWER_MAX * (inputs.len() + 1);
         let (body, is_whole) = start(response, most).await.map_err(unavailable)?;
@@ -265,6 +257,18 @@ impl Embeddings {
             return Err(EmbeddingsError::Unusable(problem));
         }
         vectors(&body, inputs.len())
+    }
+
+    async fn send(&self, inputs: &[String]) -> Result<Response, EmbeddingsError> {
+        let model = (self.config.provider == Provider::OpenAi).then(|| self.config.model.as_str());
+        let request = self.client.post(self.config.url.clone()).json(&Request { input: inputs, model });
+        let request = match (self.config.provider, self.key().await?) {
+            (Provider::AzureOpenAi, Some(key)) => request.header("api-key", key.expose()),
+            (Provider::OpenAi, Some(key)) => request.bearer_auth(key.expose()),
+            (Provider::OpenAi, None) => request,
+            (Provider::AzureOpenAi, None) => request.bearer_auth(self.token().await?.expose()),
+        };
+        request.send().await.map_err(unavailable)
     }
 
     async fn key(&self) -> Result<Option<SecretValue>, EmbeddingsError> {
@@ -309,6 +313,10 @@ struct Request<'a> {
     input: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     model: Option<&'a str>,
+}
+
+fn unavailable(error: reqwest::Error) -> EmbeddingsError {
+    EmbeddingsError::Unavailable { message: cause(&error.without_url()), retry_after: None }
 }
 
 /// The innermost cause says what happened; reqwest's own text only that something did.

@@ -15,6 +15,7 @@ use azure_identity::{
 use url::Url;
 
 use crate::{
+    credential::Identity,
     embeddings::{Embeddings, EmbeddingsConfig},
     http::{CaFileError, client, machine_client},
     secrets::SecretStore,
@@ -108,8 +109,16 @@ pub enum OptionsError {
 }
 
 impl AzureOptions {
-    /// The credential of these options.
-    pub fn credential(&self) -> Result<Arc<dyn TokenCredential>, OptionsError> {
+    /// The identity of these options.
+    ///
+    /// # Errors
+    /// Names the option.
+    pub fn credential(&self) -> Result<Arc<Identity>, OptionsError> {
+        let options = self.clone();
+        Ok(Identity::new(self.sdk_credential()?, move || options.sdk_credential().map_err(|error| error.to_string())))
+    }
+
+    fn sdk_credential(&self) -> Result<Arc<dyn TokenCredential>, OptionsError> {
         if self.authority_host.scheme() != "https" {
             let option = "--azure-authority-host (AZURE_AUTHORITY_HOST)".to_owned();
             return Err(OptionsError::NotHttps { option, url: self.authority_host.to_string() });
@@ -161,7 +170,7 @@ impl AzureOptions {
     /// their own.
     pub fn secret_store(
         &self,
-        credential: Arc<dyn TokenCredential>,
+        credential: Arc<Identity>,
         vault: &Url,
         timeout: Duration,
     ) -> Result<SecretStore, OptionsError> {

@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, collections::HashMap, fmt, future::Future, sync::Arc, time::Duration};
 
-use azure_core::{credentials::TokenCredential, error::ErrorKind, http::ClientOptions};
+use azure_core::{error::ErrorKind, http::ClientOptions};
 use azure_security_keyvault_secrets::{
     ResourceExt, SecretClient, SecretClientOptions,
     models::{
@@ -14,7 +14,7 @@ use futures::TryStreamExt;
 use url::Url;
 use zeroize::Zeroizing;
 
-use crate::credential::Pinned;
+use crate::credential::{Identity, Pinned};
 
 const NAME_MAX: usize = 127;
 
@@ -132,7 +132,7 @@ pub struct SecretStore {
 impl SecretStore {
     pub(crate) fn new(
         vault: &Url,
-        credential: Arc<dyn TokenCredential>,
+        credential: Arc<Identity>,
         resource: &str,
         client_options: ClientOptions,
         timeout: Duration,

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, path::PathBuf, time::Duration};
 
+use azure_core::credentials::TokenCredential as _;
 use storefence_azure::{AzureOptions, CredentialKind, SecretError, SecretStore, SecretValue};
 use storefence_devstack::{
     entra::{ClientApp, Endpoint, Entra, EntraOptions, Fault as EntraFault, principals::ZAVA_TENANT_ID},
@@ -129,6 +130,31 @@ async fn each_failure_has_its_name() {
     assert_eq!(store.get("s", None).await.unwrap_err().reason(), "KeyVaultUnreachable");
     vault.server().set_down(false);
     assert!(store.get("s", None).await.is_ok());
+}
+
+/// An authority that starts over with new keys publishes the former ones no more: the vault refuses the token that is kept,
+/// long before its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_whose_key_is_published_no_more_is_fetched_anew_once() {
+    let Cloud { store, vault, entra, .. } = &cloud().await;
+    let tokens = || entra.requests(Endpoint::Token, ZAVA_TENANT_ID);
+    vault.put("s", "x", &[]);
+    assert!(store.get("s", None).await.is_ok());
+    assert_eq!(tokens(), 1);
+    entra.rotate_keys().unwrap();
+    assert!(store.get("s", None).await.is_ok());
+    assert_eq!(tokens(), 1, "the former key is still published");
+    entra.retire_old_keys();
+    assert!(store.get("s", None).await.is_ok(), "within the same call");
+    assert_eq!(tokens(), 2);
+
+    // A vault that refuses every token does not make us ask for one with each call.
+    entra.rotate_keys().unwrap();
+    entra.retire_old_keys();
+    for _ in 0..5 {
+        assert_eq!(store.get("s", None).await.unwrap_err().reason(), "KeyVaultUnauthorized");
+    }
+    assert_eq!(tokens(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

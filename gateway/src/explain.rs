@@ -11,7 +11,7 @@ use std::{
 };
 
 use kube::{
-    Api, Client, Config,
+    Api, Config,
     api::{ApiResource, DynamicObject, ListParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
@@ -203,7 +203,7 @@ async fn from_cluster(kubeconfig: Option<&Path>) -> Result<Listed, ExplainError>
         }
         None => Config::infer().await.map_err(|error| failed(&error))?,
     };
-    let client = Client::try_from(config).map_err(|error| failed(&error))?;
+    let client = storefence_azure::kubernetes_client(config, crate::USER_AGENT).map_err(|error| failed(&error))?;
     // Untyped, as in the gateway's watch: one object that does not parse must not hide the others.
     let api: Api<DynamicObject> = Api::all_with(client, &ApiResource::erase::<RetailTenant>(&()));
     let list = api.list(&ListParams::default()).await.map_err(|error| failed(&error))?;

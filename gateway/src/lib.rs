@@ -21,3 +21,6 @@ pub mod run;
 pub mod server;
 pub mod telemetry;
 pub mod tenants;
+
+/// How this process names itself to the Kubernetes API.
+pub(crate) const USER_AGENT: &str = concat!("storefence-gateway/", env!("CARGO_PKG_VERSION"));

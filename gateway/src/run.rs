@@ -361,7 +361,9 @@ impl Source {
         let Some(path) = directory else {
             let failed = |error: &dyn std::fmt::Display| RunError::Kubernetes(error.to_string());
             let config = kube::Config::infer().await.map_err(|error| failed(&error))?;
-            return Ok(Self::Cluster(kube::Client::try_from(config).map_err(|error| failed(&error))?));
+            let client =
+                storefence_azure::kubernetes_client(config, crate::USER_AGENT).map_err(|error| failed(&error))?;
+            return Ok(Self::Cluster(client));
         };
         let opened = Directory::open(path.clone());
         opened.map(Self::Directory).map_err(|error| RunError::Directory(path.display().to_string(), error))

@@ -1,6 +1,6 @@
-//! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration. Two commands answer a question with
-//! their code, and keep the third one for what went wrong: `verify` 0 intact, 1 deviations, 2 anything else; `plan`
-//! 0 nothing to do, 2 a difference, 1 anything else.
+//! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration. Three commands answer a question with
+//! their code, and keep the third one for what went wrong: `verify` 0 intact, 1 deviations, 2 anything else; `validate`
+//! 0 valid, 1 problems, 2 anything else; `plan` 0 nothing to do, 2 a difference, 1 anything else.
 
 mod admin;
 mod embed;
@@ -9,6 +9,7 @@ mod output;
 mod plan;
 mod reload;
 mod run;
+mod validate;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
@@ -59,6 +60,9 @@ enum Command {
     Harden(harden::Harden),
     /// Print what would change for the RetailTenants of a file; exits with 2 when something would.
     Plan(Box<plan::PlanArgs>),
+    /// Check the RetailTenants of a file without a cluster: schema, CEL rules and the operator's own rules; exits with 1
+    /// when one would be refused.
+    Validate(validate::Validate),
     /// Print the CustomResourceDefinition.
     Crds,
     /// Ask the operator that runs beside this whether it is ready, for health checks; exits with 1 when it is not.
@@ -132,7 +136,7 @@ pub fn command() -> clap::Command {
 fn code_of(command: &str, code: u8) -> u8 {
     match (command, code) {
         ("plan", USAGE) => FAILED,
-        ("verify", FAILED) => USAGE,
+        ("verify" | "validate", FAILED) => USAGE,
         _ => code,
     }
 }
@@ -165,10 +169,18 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// A client of the cluster that KUBECONFIG names, or of the one around this process.
+async fn kubernetes() -> anyhow::Result<kube::Client> {
+    let config = kube::Config::infer().await?;
+    Ok(storefence_azure::kubernetes_client(config, concat!("storefence-operator/", env!("CARGO_PKG_VERSION")))?)
+}
+
 fn execute(command: Command) -> Result<ExitCode, CliError> {
-    if let Command::Crds = command {
-        return admin::crds();
-    }
+    let command = match command {
+        Command::Crds => return admin::crds(),
+        Command::Validate(arguments) => return validate::validate(arguments),
+        command => command,
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -182,6 +194,7 @@ fn execute(command: Command) -> Result<ExitCode, CliError> {
             Command::Verify(arguments) => admin::verify(arguments).await,
             Command::Harden(arguments) => harden::harden(arguments).await,
             Command::Plan(arguments) => plan::plan(*arguments).await,
+            Command::Validate(arguments) => validate::validate(arguments),
             Command::Crds => admin::crds(),
             Command::Probe(options) => admin::probe(&options),
         }

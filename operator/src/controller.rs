@@ -1,5 +1,6 @@
 //! The loop around the passes: watch, trigger, bounded concurrency, finalizer, status, retries.
 
+mod api;
 mod lanes;
 mod object;
 mod retry;
@@ -22,6 +23,7 @@ use kube::{
         watcher,
     },
 };
+use storefence_azure::{patient_watch, watch_backoff};
 use storefence_tenancy::{RetailTenant, resource::Mode};
 use tokio_util::sync::CancellationToken;
 
@@ -42,6 +44,7 @@ use crate::{
     },
     server::Facts,
 };
+use api::ApiAccess;
 use lanes::{Due, Lane, LaneKey, Lanes, Trigger};
 use object::KubernetesObject;
 use retry::Retries;
@@ -104,9 +107,16 @@ pub struct ControllerFacts {
     synced: Arc<std::sync::atomic::AtomicBool>,
     triggers: mpsc::UnboundedSender<Trigger>,
     due: Arc<Due>,
+    client: Client,
+    access: ApiAccess,
 }
 
 impl ControllerFacts {
+    /// Asks the Kubernetes API now and then whether it lets us in, for ever.
+    pub async fn ask_the_api(&self) {
+        self.access.ask(self.client.clone()).await;
+    }
+
     /// Sets off a pass over every tenant: what was missing may be there now.
     pub fn look_at_all(&self) {
         self.look_at(|_| true);
@@ -125,13 +135,13 @@ impl ControllerFacts {
 
 impl Facts for ControllerFacts {
     fn missing(&self) -> Vec<String> {
+        let mut missing: Vec<String> = self.access.missing().into_iter().collect();
         let synced = self.synced.load(std::sync::atomic::Ordering::Relaxed);
-        // Standing by is all that is asked of a replica that does not lead.
-        if synced || self.metrics.leader.get() == 0 {
-            Vec::new()
-        } else {
-            vec!["the list of RetailTenants has not been read yet".to_owned()]
+        // A replica that does not lead reads no list.
+        if !synced && self.metrics.leader.get() != 0 {
+            missing.push("the list of RetailTenants has not been read yet".to_owned());
         }
+        missing
     }
 
     fn metrics(&self) -> Result<String, prometheus::Error> {
@@ -179,6 +189,8 @@ impl Controller {
             synced: Arc::clone(&synced),
             triggers: siblings.clone(),
             due: Arc::clone(&due),
+            client: client.clone(),
+            access: ApiAccess::new(settings.call_deadline),
         });
         let reporter = Reporter { controller: FIELD_MANAGER.to_owned(), instance: instance() };
         let context = Arc::new(Context {
@@ -195,8 +207,9 @@ impl Controller {
         });
 
         let for_siblings = store;
-        let objects = watcher(Api::<Guarded>::all(client), watcher::Config::default())
-            .default_backoff()
+        let events = watcher(Api::<Guarded>::all(client), watcher::Config::default());
+        let objects = patient_watch(events, watch_backoff(), "no change is seen until it is back")
+            .map(Ok::<_, watcher::Error>)
             .reflect(writer)
             .inspect_ok(move |event| match event {
                 watcher::Event::Delete(object) => {
@@ -311,7 +324,8 @@ impl Context {
             }
             (false, false) => {
                 self.metrics.kubernetes_write("finalizer");
-                kubernetes.add_finalizer(object.finalizers()).await.map(|()| End::Gone)
+                let version = metadata.resource_version.as_deref();
+                kubernetes.add_finalizer(object.finalizers(), version).await.map(|()| End::Gone)
             }
             (false, true) if self.rotates(object) => return self.step_of_rotation(object, &kubernetes, &place).await,
             (false, true) => {
@@ -461,3 +475,7 @@ fn place(metadata: &ObjectMeta) -> String {
     let text = |part: &Option<String>| part.clone().unwrap_or_default();
     format!("{}/{}", text(&metadata.namespace), text(&metadata.name))
 }
+
+#[cfg(test)]
+#[path = "controller/requests_tests.rs"]
+mod requests_tests;

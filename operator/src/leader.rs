@@ -21,7 +21,7 @@ use kube::{
 };
 use uuid::Uuid;
 
-use crate::controller::in_time;
+use crate::controller::{FIELD_MANAGER, in_time};
 
 /// Name of the Lease.
 const NAME: &str = "storefence-operator";
@@ -155,7 +155,7 @@ impl Election {
             return;
         };
         spec.holder_identity = None;
-        if let Err(error) = self.api.replace(NAME, &PostParams::default(), &lease).await {
+        if let Err(error) = self.api.replace(NAME, &params(), &lease).await {
             tracing::debug!(%error, "the lease was not given back");
         }
     }
@@ -164,7 +164,7 @@ impl Election {
         let Some(lease) = self.api.get_opt(NAME).await? else {
             let metadata = ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() };
             let lease = Lease { metadata, spec: Some(self.record(None)) };
-            return won(self.api.create(&PostParams::default(), &lease).await);
+            return won(self.api.create(&params(), &lease).await);
         };
         let spec = lease.spec.clone().unwrap_or_default();
         let held = spec.holder_identity.as_ref().is_some_and(|holder| !holder.is_empty() && *holder != self.identity);
@@ -182,7 +182,7 @@ impl Election {
         }
         // The resourceVersion in it makes this fail if anybody else was faster.
         let lease = Lease { spec: Some(self.record(Some(&spec))), ..lease };
-        won(self.api.replace(NAME, &PostParams::default(), &lease).await)
+        won(self.api.replace(NAME, &params(), &lease).await)
     }
 
     async fn renew(&self) -> Result<bool, kube::Error> {
@@ -192,7 +192,7 @@ impl Election {
             return Ok(false);
         }
         let lease = Lease { spec: Some(self.record(Some(&spec))), ..lease };
-        won(self.api.replace(NAME, &PostParams::default(), &lease).await)
+        won(self.api.replace(NAME, &params(), &lease).await)
     }
 
     fn record(&self, last: Option<&LeaseSpec>) -> LeaseSpec {
@@ -212,6 +212,10 @@ impl Election {
             ..LeaseSpec::default()
         }
     }
+}
+
+fn params() -> PostParams {
+    PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() }
 }
 
 /// A conflict means that somebody else was faster.

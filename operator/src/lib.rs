@@ -13,6 +13,7 @@ pub mod database;
 pub mod embed;
 pub mod errors;
 pub mod leader;
+pub mod manifest;
 pub mod metrics;
 pub mod migrate;
 pub mod reconcile;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
-use storefence_azure::{AzureOptions, OptionsError, SecretError, SecretStore, SecretValue, SecretVersion};
+use storefence_azure::{AzureOptions, Identity, OptionsError, SecretError, SecretStore, SecretValue, SecretVersion};
 use storefence_tenancy::credentials::{MANAGED_BY, TAG_MANAGED_BY, TAG_OWNER_UID};
 use url::Url;
 
@@ -113,7 +113,7 @@ impl VaultError {
 /// Makes clients of vaults that share one identity.
 pub struct VaultFactory {
     options: AzureOptions,
-    credential: Arc<dyn azure_core::credentials::TokenCredential>,
+    credential: Arc<Identity>,
     metrics: Arc<Metrics>,
     timeout: Duration,
 }

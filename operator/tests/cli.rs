@@ -102,6 +102,37 @@ fn plan_and_verify_keep_their_answers_codes_apart_from_trouble() {
     }
 }
 
+/// Without a cluster, a configuration or an identity: what is good, what is not and why, and what is no manifest.
+#[test]
+fn validate_answers_with_its_code_and_names_rule_and_store() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/zava.yaml");
+    let good = std::fs::read_to_string(&example).unwrap();
+    let answer = |file: &str, input: Option<&str>| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_storefence-operator"));
+        let pipe = std::process::Stdio::piped;
+        command.args(["validate", "-f", file]).env_clear().stdin(pipe()).stdout(pipe()).stderr(pipe());
+        let mut child = command.spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        std::io::Write::write_all(&mut stdin, input.unwrap_or_default().as_bytes()).unwrap();
+        drop(stdin);
+        told(&child.wait_with_output().unwrap())
+    };
+    assert_eq!(answer(example.to_str().unwrap(), None), (Some(0), "zava: valid\n".to_owned(), String::new()));
+    let bad = good.replace("stores: [Seattle]", "stores: [Sea]");
+    let contoso = std::fs::read_to_string(example.with_file_name("contoso.yaml")).unwrap();
+    let (code, stdout, stderr) = answer("-", Some(&format!("{bad}---\n{contoso}")));
+    assert_eq!((code, stderr.as_str()), (Some(1), ""));
+    assert!(stdout.starts_with("zava: 1 problem\n") && stdout.ends_with("contoso: valid\n"), "{stdout}");
+    assert!(stdout.contains("rule 'seattle-manager' names the store 'Sea'"), "{stdout}");
+    for (input, expected) in [("a: [", "-: "), ("kind: Secret", "no RetailTenant"), ("", "no RetailTenant")] {
+        let (code, stdout, stderr) = answer("-", Some(input));
+        assert!(code == Some(2) && stdout.is_empty() && stderr.contains(expected), "{input:?}: {code:?} {stderr}");
+    }
+    let (code, _, stderr) = answer("/does/not/exist.yaml", None);
+    assert!(code == Some(2) && stderr.contains("--file") && stderr.contains("STOREFENCE_VALIDATE_FILE"), "{stderr}");
+    assert_eq!(told(&operator(&["validate"])).0, Some(2));
+}
+
 #[test]
 fn a_reader_that_leaves_early_is_no_error() {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_storefence-operator"));
@@ -218,6 +249,9 @@ async fn plan_tells_what_would_change_and_changes_nothing() {
     world.write("tenant.yaml", &document(&[seattle]).replace("tenantId: zava", "tenantId: -bad-"));
     let (code, _, stderr) = world.run(&arguments);
     assert!(code == Some(1) && stderr.contains("spec.tenantId"), "{stderr}");
+    world.write("tenant.yaml", &document(&[seattle, ("seattle", store(1, 2))]));
+    let (code, stdout, stderr) = world.run(&arguments);
+    assert!(code == Some(1) && stdout.is_empty() && stderr.contains("'seattle' looks like 'Seattle'"), "{stderr}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,6 +6,7 @@ mod harness;
 use std::time::Duration;
 
 use harness::{OPERATOR, World, condition_of, poll, spec, store};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Patch, PatchParams};
 use rand::Rng;
 use serde_json::json;
@@ -129,12 +130,34 @@ async fn an_annotation_rotates_and_the_old_password_is_refused_after_the_overlap
 async fn age_rotates_without_being_asked() {
     let world = World::start().await;
     let operator = world.operator().await;
-    apply(&world, "3s", "1s").await;
-    let third = poll(async || Some(credentials(&tenant(&world).await)).filter(|found| found.active_kid >= 3)).await;
-    let third = third.unwrap_or_else(|| panic!("{}", operator.log()));
-    assert_eq!(third.active_slot, Slot::A);
-    assert_eq!(tenant(&world).await.status.unwrap().last_rotation.unwrap().annotation, None);
-    assert!(operator.metric("storefence_operator_rotations_total{outcome=\"ok\"}").await >= 2.0);
+    apply(&world, "1h", "1s").await;
+    assert!(operator.stop().await.success());
+    for kid in [2, 3] {
+        grow_older(&world, Duration::from_secs(3601)).await;
+        let operator = world.operator().await;
+        let rotated = poll(async || {
+            let found = credentials(&tenant(&world).await);
+            ((found.active_kid, found.slots.len()) == (kid, 1)).then_some(found)
+        });
+        let rotated = rotated.await.unwrap_or_else(|| panic!("{}", operator.log()));
+        assert_eq!(rotated.active_slot, if kid == 2 { Slot::B } else { Slot::A });
+        assert_eq!(tenant(&world).await.status.unwrap().last_rotation.unwrap().annotation, None);
+        assert_eq!(operator.metric("storefence_operator_rotations_total{outcome=\"ok\"}").await, 1.0);
+        assert!(operator.stop().await.success());
+    }
+}
+
+/// As if the credentials had been made earlier: the status says so, in the operator's own name. No operator may run.
+async fn grow_older(world: &World, by: Duration) {
+    let mut status = tenant(world).await.status.unwrap();
+    let earlier = |time: &mut Time| time.0 -= by;
+    status.last_rotation.iter_mut().for_each(|last| earlier(&mut last.time));
+    status.credentials.iter_mut().flat_map(|found| &mut found.slots).for_each(|slot| earlier(&mut slot.set_at));
+    let body = json!({
+        "apiVersion": "retail.storefence.dev/v1alpha1", "kind": "RetailTenant", "metadata": {"name": "zava"}, "status": status,
+    });
+    let params = PatchParams::apply("storefence-operator").force();
+    world.tenants("retail").patch_status("zava", &params, &Patch::Apply(body)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,8 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use crate::names::normalised;
+
 /// The most values of a store claim that are looked at. A longer list grants nothing: `RetailTenant` has at most 500
 /// stores, so a longer one is a mistake or an attack.
 pub const STORE_CLAIM_MAX: usize = 500;
@@ -103,10 +105,11 @@ impl Claims {
         self.raw.get("scp").and_then(Value::as_str).is_some_and(|scp| scp.split(' ').any(|word| word == scope))
     }
 
-    /// Whether the claim `name` is the string `value`, or an array that holds it.
+    /// Whether the claim `name` is the string `value`, or an array that holds it. `value` is in Unicode's form NFC, the
+    /// claim in any.
     #[must_use]
     pub fn has_value(&self, name: &str, value: &str) -> bool {
-        self.values(name).contains(&value)
+        self.values(name).into_iter().any(|found| normalised(found) == value)
     }
 
     /// Whether the claim is present at all, of whatever type.

@@ -16,6 +16,7 @@ pub mod claims;
 pub mod context;
 pub mod credentials;
 pub mod ids;
+pub mod names;
 pub mod resource;
 pub mod rules;
 pub mod scope;

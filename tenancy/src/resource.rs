@@ -1,20 +1,27 @@
 //! The `RetailTenant` custom resource, `retail.storefence.dev/v1alpha1`.
 //!
 //! The schema and its CEL rules are the first check; every message is written for the person at `kubectl apply`.
+//!
+//! A real API server estimates what a rule costs from the schema's maxima, and counts it when it runs. A definition whose
+//! estimate is over budget is refused, and so is an object whose rules run over it. So each rule stays below half of the
+//! budget at the largest object that the schema admits; what does not fit in there has a limit in the rule itself, and
+//! [`TenantRules::compile`](crate::TenantRules::compile) checks all of it.
 
+mod limits;
 mod policy;
+mod schema;
 mod status;
 mod tools;
 
 use std::{fmt, time::Duration};
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::{CustomResource, CustomResourceExt, KubeSchema};
+use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
+pub use limits::{GatewayLimits, Rotation};
 pub use policy::{AdoptionPolicy, DeletionPolicy, Mode};
+pub use schema::crd;
 pub use status::{
     ContextKeyVersion, Credentials, DRIFT_HISTORY_MAX, DriftOutcome, DriftRecord, LastRotation, LoginSlot,
     RetailTenantStatus, RotationInProgress,
@@ -31,6 +38,15 @@ pub const ROTATE_ANNOTATION: &str = "retail.storefence.dev/rotate";
 pub const STORES_MAX: usize = 500;
 /// Most principal rules of one tenant.
 pub const PRINCIPALS_MAX: usize = 64;
+/// Most bytes of all names in `spec.principals[].stores` together. An object has to fit into the 1.5 MiB that etcd takes in
+/// one request, with the server's own records of who set which field.
+pub const RULES_BYTES_MAX: usize = 600_000;
+/// Most bytes of the stores' names and display names together, for the same reason.
+pub const STORES_BYTES_MAX: usize = 150_000;
+/// Longest name of a store, in characters.
+pub const STORE_NAME_MAX: usize = 63;
+/// Shortest `rotation.period`: each rotation leaves a version of two secrets in the Key Vault for good.
+pub const ROTATION_PERIOD_MIN: Duration = Duration::from_secs(3600);
 /// Longest `gateway.statementTimeout`.
 pub const STATEMENT_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 /// Longest `gateway.cacheTtl`.
@@ -51,7 +67,8 @@ pub const UNTRUSTED_CLAIMS: [(&str, &str); 9] = [
 ];
 
 const GUID: &str = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$";
-const NAME: &str = r"^[A-Za-z0-9][A-Za-z0-9 ._&'-]{0,62}$";
+/// Letters, digits and combining marks of every script; no space at either end. RE2 and `regex` read it alike.
+const NAME: &str = r"^[\p{L}\p{N}]([\p{L}\p{N}\p{M} ._&'-]{0,61}[\p{L}\p{N}\p{M}._&'-])?$";
 const DNS_LABEL: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
 const CLAIM_NAME: &str = r"^[A-Za-z_][A-Za-z0-9_.:/-]{0,127}$";
 
@@ -84,10 +101,17 @@ const CLAIM_NAME: &str = r"^[A-Za-z_][A-Za-z0-9_.:/-]{0,127}$";
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.stores.all(s, self.stores.exists_one(t, t.id == s.id))")
+// Pairs of stores: `in` costs one, `==` the length of both texts.
+#[x_kube(validation = Rule::new("self.stores.size() > 150 || self.stores.all(s, self.stores.exists_one(t, s.id in [t.id]))")
     .message("spec.stores: two stores have the same id"))]
-#[x_kube(validation = Rule::new("self.principals.all(p, sets.contains(self.stores.map(s, s.name), p.stores))")
+// The first 20 names of each rule: the server estimates with what a list may hold, and 64 rules may each name 500 of 500
+// stores, which is beyond any budget.
+#[x_kube(validation = Rule::new("self.stores.size() * self.principals.size() > 10000 || self.principals.all(p, sets.contains(self.stores.map(s, s.name), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19].filter(i, i < p.stores.size()).map(i, p.stores[i])))")
     .message("spec.principals[].stores: every entry must be the name of a store in spec.stores"))]
+#[x_kube(validation = Rule::new("self.principals.map(p, bytes(p.stores.join('')).size()).sum() <= 600000")
+    .message("spec.principals[].stores: all names together must have at most 600000 bytes, so that etcd can hold the object; give rules for the whole chain the role HeadOffice, or shorten the stores' names"))]
+#[x_kube(validation = Rule::new("self.stores.map(s, bytes(s.name).size() + (has(s.displayName) ? bytes(s.displayName).size() : 0)).sum() <= 150000")
+    .message("spec.stores: names and display names together must have at most 150000 bytes, so that etcd can hold the object"))]
 pub struct RetailTenantSpec {
     /// Identifier of the chain, unique in the cluster and unchangeable. It stands in URLs and secret names.
     #[schemars(length(min = 1, max = 40), regex(pattern = "^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"))]
@@ -177,7 +201,8 @@ pub struct ConnectionRef {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Store {
-    /// Name, unique in the tenant; principal rules and claims refer to it.
+    /// Name, unique in the tenant, of letters and digits of any script, spaces, `.`, `_`, `&`, `'` and `-`. Principal rules and
+    /// claims refer to it. Names are compared in Unicode's form NFC, and two that look alike are refused.
     #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
     #[x_kube(validation = Rule::new("!self.matches('^[0-9A-Fa-f]{8}-([0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}$')")
         .message("a store's name must not be a UUID"))]
@@ -275,7 +300,8 @@ pub struct PrincipalRule {
 
     /// Names of stores in `spec.stores`. Empty for `HeadOffice` and with `storesFromClaim`.
     #[serde(default)]
-    #[schemars(length(max = 500), inner(length(max = 63)), extend("x-kubernetes-list-type" = "set"))]
+    // Atomic: as a set, the server would keep each name once more in `managedFields`.
+    #[schemars(length(max = 500), inner(length(min = 1, max = 63)), extend("x-kubernetes-list-type" = "atomic"))]
     pub stores: Vec<String>,
 
     /// The tools that the rule grants, of those that read the chain's rows; all of them where absent. A token may use the
@@ -299,197 +325,4 @@ pub struct ClaimMatch {
     /// The exact value.
     #[schemars(length(min = 1, max = 256))]
     pub value: String,
-}
-
-/// Limits that the gateway keeps for one tenant.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct GatewayLimits {
-    /// Most rows of an answer; more are cut and `truncated` says so.
-    #[serde(default = "default_max_rows")]
-    #[schemars(range(min = 1, max = 100_000))]
-    pub max_rows: u32,
-
-    /// Most bytes of an answer's rows as JSON; more are cut and `truncated` says so.
-    #[serde(default = "default_max_result_bytes")]
-    #[schemars(range(min = 1024, max = 67_108_864))]
-    pub max_result_bytes: u32,
-
-    /// Longest run of one statement, `100ms` to `60s`.
-    #[serde(default = "default_statement_timeout")]
-    #[schemars(length(max = 16), regex(pattern = "^[0-9]{1,5}(ms|s)$"))]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('100ms') && duration(self) <= duration('60s')")
-        .message("statementTimeout must be 100ms to 60s"))]
-    pub statement_timeout: String,
-
-    /// Most tool calls of one principal in a minute, per gateway replica; unlimited where absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1_000_000))]
-    pub requests_per_minute: Option<u32>,
-
-    /// Most tool calls of one principal at a time, per gateway replica.
-    #[serde(default = "default_concurrent_calls")]
-    #[schemars(range(min = 1, max = 10_000))]
-    pub concurrent_calls: u32,
-
-    /// Most tool calls of the whole chain in a minute, per gateway replica; unlimited where absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 10_000_000))]
-    pub tenant_requests_per_minute: Option<u32>,
-
-    /// Most tool calls of the whole chain at a time, per gateway replica. Fewer statements than that run at once, since
-    /// each needs a database connection; the rest wait for one.
-    #[serde(default = "default_tenant_concurrent_calls")]
-    #[schemars(range(min = 1, max = 100_000))]
-    pub tenant_concurrent_calls: u32,
-
-    /// How long an answer may be given again to callers of the same scope, `1s` to `1h`; no answer is kept where absent.
-    /// Answers are then up to that old.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 2, max = 24), regex(pattern = "^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,8}s)?$"))]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('1h')")
-        .message("cacheTtl must be 1s to 1h"))]
-    pub cache_ttl: Option<String>,
-}
-
-impl Default for GatewayLimits {
-    fn default() -> Self {
-        Self {
-            max_rows: default_max_rows(),
-            max_result_bytes: default_max_result_bytes(),
-            statement_timeout: default_statement_timeout(),
-            requests_per_minute: None,
-            concurrent_calls: default_concurrent_calls(),
-            tenant_requests_per_minute: None,
-            tenant_concurrent_calls: default_tenant_concurrent_calls(),
-            cache_ttl: None,
-        }
-    }
-}
-
-const fn default_concurrent_calls() -> u32 {
-    64
-}
-
-const fn default_tenant_concurrent_calls() -> u32 {
-    256
-}
-
-const fn default_max_rows() -> u32 {
-    500
-}
-
-const fn default_max_result_bytes() -> u32 {
-    1_048_576
-}
-
-fn default_statement_timeout() -> String {
-    "5s".to_owned()
-}
-
-impl GatewayLimits {
-    /// `statementTimeout` as a duration. A text that the schema would refuse counts as the default, 5 s, and never as
-    /// more than [`STATEMENT_TIMEOUT_MAX`].
-    #[must_use]
-    pub fn timeout(&self) -> Duration {
-        let text = self.statement_timeout.as_str();
-        let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-        let parsed = match (digits.parse::<u64>(), unit) {
-            (Ok(n), "ms") => Duration::from_millis(n),
-            (Ok(n), "s") => Duration::from_secs(n),
-            _ => Duration::from_secs(5),
-        };
-        parsed.clamp(Duration::from_millis(100), STATEMENT_TIMEOUT_MAX)
-    }
-
-    /// `cacheTtl`; a text that the schema would refuse counts as absent.
-    #[must_use]
-    pub fn cache_ttl(&self) -> Option<Duration> {
-        self.cache_ttl.as_deref().and_then(hours_minutes_seconds).filter(|ttl| *ttl <= CACHE_TTL_MAX)
-    }
-}
-
-/// When the credentials of one tenant are replaced.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("duration(self.overlap) >= duration('1s') && duration(self.overlap) < duration(self.period)")
-    .message("rotation: overlap must be at least 1s and shorter than period"))]
-pub struct Rotation {
-    /// Age at which credentials are replaced, in hours, minutes and seconds: `720h`, `36h30m`.
-    #[serde(default = "default_rotation_period")]
-    #[schemars(length(min = 2, max = 24), regex(pattern = "^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,8}s)?$"))]
-    pub period: String,
-
-    /// How long the former credentials stay valid beside the new ones, for calls that began with them.
-    #[serde(default = "default_rotation_overlap")]
-    #[schemars(length(min = 2, max = 24), regex(pattern = "^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,8}s)?$"))]
-    pub overlap: String,
-}
-
-fn default_rotation_period() -> String {
-    "720h".to_owned()
-}
-
-fn default_rotation_overlap() -> String {
-    "24h".to_owned()
-}
-
-impl Default for Rotation {
-    fn default() -> Self {
-        Self { period: default_rotation_period(), overlap: default_rotation_overlap() }
-    }
-}
-
-impl Rotation {
-    /// `period`; a text that the schema would refuse counts as the default.
-    #[must_use]
-    pub fn period(&self) -> Duration {
-        hours_minutes_seconds(&self.period).unwrap_or(Duration::from_secs(720 * 3600))
-    }
-
-    /// `overlap`; a text that the schema would refuse counts as the default.
-    #[must_use]
-    pub fn overlap(&self) -> Duration {
-        hours_minutes_seconds(&self.overlap).unwrap_or(Duration::from_secs(24 * 3600))
-    }
-}
-
-/// Reads the hours, minutes and seconds of Go's durations, each at most once and in this order; not zero.
-fn hours_minutes_seconds(text: &str) -> Option<Duration> {
-    let (mut rest, mut total) = (text, 0_u64);
-    for (unit, seconds) in [('h', 3600), ('m', 60), ('s', 1)] {
-        if let Some((digits, after)) = rest.split_once(unit) {
-            if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
-                return None;
-            }
-            total = total.checked_add(digits.parse::<u64>().ok()?.checked_mul(seconds)?)?;
-            rest = after;
-        }
-    }
-    (rest.is_empty() && total > 0).then(|| Duration::from_secs(total))
-}
-
-/// The CustomResourceDefinition as it stands in `crds/`.
-///
-/// Differs from the derived one in that no optional field is `nullable`: a null would count as given in the CEL rules
-/// and as absent in Rust. The API server drops or refuses nulls instead.
-#[must_use]
-#[allow(clippy::missing_panics_doc)] // what the derive makes is a CRD, with or without `nullable`
-pub fn crd() -> CustomResourceDefinition {
-    let mut crd = serde_json::to_value(RetailTenant::crd()).expect("a CRD is JSON");
-    strip_nullable(&mut crd);
-    serde_json::from_value(crd).expect("still a CRD")
-}
-
-fn strip_nullable(value: &mut Value) {
-    match value {
-        Value::Object(map) => {
-            if map.get("nullable").is_some_and(Value::is_boolean) {
-                map.remove("nullable");
-            }
-            map.values_mut().for_each(strip_nullable);
-        }
-        Value::Array(items) => items.iter_mut().for_each(strip_nullable),
-        _ => {}
-    }
 }

@@ -1,7 +1,9 @@
 //! A `RetailTenant`'s spec, checked and resolved into what runs.
 //!
-//! The API server has applied the same checks at admission (schema and CEL); here they hold for objects that came
-//! another way: stored before a rule was tightened, or read from a directory.
+//! The API server has applied most of these checks at admission (schema and CEL). Here all of them hold: also those that are
+//! too expensive for CEL, and for objects that were stored before a rule was tightened or are read from a directory.
+
+mod compile;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,8 +14,10 @@ use uuid::Uuid;
 
 use crate::{
     TenantId,
-    resource::{PrincipalRule, RetailTenantSpec, Role, STORES_MAX, ToolName, UNTRUSTED_CLAIMS},
+    names::normalised,
+    resource::{PRINCIPALS_MAX, RULES_BYTES_MAX, RetailTenantSpec, Role, ToolName},
 };
+use compile::{Problems, compile_rule, compile_stores};
 
 /// One field of a spec that cannot be used, and the way out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -104,7 +108,7 @@ pub struct Rule {
 /// A store, resolved. A gateway holds those of ten thousand chains: texts are shared, not copied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreEntry {
-    /// Name, unique in the tenant.
+    /// Name in Unicode's form NFC, unique in the tenant.
     pub name: Arc<str>,
     /// For people; the name where the spec gives none.
     pub display_name: Arc<str>,
@@ -186,6 +190,17 @@ impl TenantRules {
         let (stores, by_name) = compile_stores(spec, &mut problems);
         let mut names = BTreeSet::new();
         let mut rules = Vec::with_capacity(spec.principals.len());
+        if spec.principals.len() > PRINCIPALS_MAX {
+            problems.add("spec.principals", format!("at most {PRINCIPALS_MAX} rules are expected"));
+        }
+        let bytes: usize = spec.principals.iter().flat_map(|rule| &rule.stores).map(String::len).sum();
+        if bytes > RULES_BYTES_MAX {
+            let problem = format!(
+                "all names together have {bytes} bytes, {RULES_BYTES_MAX} are possible, so that etcd can hold the object; \
+                 give rules for the whole chain the role HeadOffice, or shorten the stores' names"
+            );
+            problems.add("spec.principals[].stores", problem);
+        }
         for (i, principal) in spec.principals.iter().enumerate() {
             let field = format!("spec.principals[{i}]");
             if !names.insert(&principal.name) {
@@ -225,168 +240,13 @@ impl TenantRules {
         &self.rules
     }
 
-    /// The store whose name or lower-case UUID is exactly `text`: no wildcard, no case folding, no trimming.
+    /// The store whose name or lower-case UUID is `text`: no wildcard, no case folding, no trimming. A name may come in
+    /// another of Unicode's normal forms.
     #[must_use]
     pub fn store_by_name_or_id(&self, text: &str) -> Option<Uuid> {
-        self.stores.named(text).or_else(|| {
+        self.stores.named(&normalised(text)).or_else(|| {
             let id = Uuid::try_parse(text).ok()?;
             (self.stores.get(&id).is_some() && id.hyphenated().to_string() == text).then_some(id)
         })
-    }
-}
-
-fn compile_stores(
-    spec: &RetailTenantSpec,
-    problems: &mut Problems,
-) -> (BTreeMap<Uuid, StoreEntry>, BTreeMap<String, Uuid>) {
-    let mut stores = BTreeMap::new();
-    let mut by_name = BTreeMap::new();
-    if spec.stores.is_empty() || spec.stores.len() > STORES_MAX {
-        problems.add("spec.stores", format!("1 to {STORES_MAX} stores are expected"));
-    }
-    for (i, store) in spec.stores.iter().enumerate() {
-        let Some(id) = problems.guid(&format!("spec.stores[{i}].id"), &store.id) else { continue };
-        if store.name.is_empty() || Uuid::try_parse(&store.name).is_ok() {
-            problems.add(&format!("spec.stores[{i}].name"), "a name that is not a UUID is expected".to_owned());
-        }
-        let name: Arc<str> = store.name.as_str().into();
-        let display_name = match &store.display_name {
-            Some(text) if **text != *name => text.as_str().into(),
-            _ => name.clone(),
-        };
-        if by_name.insert(store.name.clone(), id).is_some() {
-            problems.add(&format!("spec.stores[{i}].name"), format!("'{}' stands twice", store.name));
-        }
-        if stores.insert(id, StoreEntry { name, display_name }).is_some() {
-            problems.add(&format!("spec.stores[{i}].id"), format!("'{id}' stands twice"));
-        }
-    }
-    (stores, by_name)
-}
-
-fn compile_rule(
-    field: &str,
-    principal: &PrincipalRule,
-    by_name: &BTreeMap<String, Uuid>,
-    problems: &mut Problems,
-) -> Option<Rule> {
-    let PrincipalRule {
-        name,
-        role,
-        entra_group,
-        entra_user,
-        entra_application,
-        app_role,
-        claim,
-        stores_from_claim,
-        stores,
-        tools,
-    } = principal;
-    let mut selectors = Vec::new();
-    if let Some(id) = entra_user {
-        selectors.extend(problems.guid(&format!("{field}.entraUser"), id).map(Selector::User));
-    }
-    if let Some(id) = entra_application {
-        selectors.extend(problems.guid(&format!("{field}.entraApplication"), id).map(Selector::Application));
-    }
-    if let Some(id) = entra_group {
-        let id = problems.guid(&format!("{field}.entraGroup"), id);
-        selectors.extend(id.map(|id| Selector::Group(id.hyphenated().to_string())));
-    }
-    selectors.extend(app_role.clone().map(Selector::AppRole));
-    if let Some(claim) = claim {
-        problems.trusted_claim(&format!("{field}.claim.name"), &claim.name);
-        selectors.push(Selector::Claim { name: claim.name.clone(), value: claim.value.clone() });
-    }
-    if let Some(name) = stores_from_claim {
-        problems.trusted_claim(&format!("{field}.storesFromClaim"), name);
-        selectors.push(Selector::StoresFromClaim(name.clone()));
-    }
-    let given = [entra_user.is_some(), entra_group.is_some(), app_role.is_some(), claim.is_some()];
-    let given = given
-        .into_iter()
-        .chain([stores_from_claim.is_some(), entra_application.is_some()])
-        .filter(|given| *given)
-        .count();
-    if given != 1 {
-        let choice =
-            "exactly one of entraGroup, entraUser, entraApplication, appRole, claim and storesFromClaim is expected";
-        problems.add(field, format!("{choice}; {given} are given"));
-    }
-    let mut ids = BTreeSet::new();
-    for store in stores {
-        match by_name.get(store) {
-            Some(id) => drop(ids.insert(*id)),
-            None => problems.add(&format!("{field}.stores"), format!("'{store}' is not a name in spec.stores")),
-        }
-    }
-    let from_claim = stores_from_claim.is_some();
-    let grant = match (role, from_claim) {
-        (Role::HeadOffice, true) => {
-            problems.add(&format!("{field}.storesFromClaim"), "HeadOffice sees all stores already".to_owned());
-            Grant::AllStores
-        }
-        (Role::HeadOffice, false) => Grant::AllStores,
-        (_, true) => Grant::FromClaim,
-        (_, false) => Grant::Stores(ids.into_iter().collect()),
-    };
-    match grant {
-        Grant::AllStores | Grant::FromClaim if !stores.is_empty() => {
-            let why = if from_claim { "storesFromClaim names the stores" } else { "HeadOffice sees all stores" };
-            problems.add(&format!("{field}.stores"), format!("must be empty: {why}"));
-        }
-        Grant::Stores(_) if stores.is_empty() => {
-            problems.add(&format!("{field}.stores"), format!("at least one store is expected for {role}"));
-        }
-        _ => {}
-    }
-    let tools = compile_tools(field, tools.as_deref(), problems);
-    let selector = selectors.into_iter().next()?;
-    Some(Rule { name: name.as_str().into(), role: *role, selector, grant, tools })
-}
-
-fn compile_tools(field: &str, tools: Option<&[String]>, problems: &mut Problems) -> ToolSet {
-    let Some(names) = tools else { return ToolSet::All };
-    if names.is_empty() {
-        problems
-            .add(&format!("{field}.tools"), "at least one tool is expected; all are granted where it is absent".into());
-    }
-    let mut granted = BTreeSet::new();
-    for (i, name) in names.iter().enumerate() {
-        match ToolName::named(name) {
-            Some(tool) if granted.insert(tool) => {}
-            Some(_) => problems.add(&format!("{field}.tools[{i}]"), format!("'{name}' stands twice")),
-            None if ToolName::EVERYBODYS.contains(&name.as_str()) => {
-                problems.add(&format!("{field}.tools[{i}]"), format!("remove '{name}': every caller has it"));
-            }
-            None => {
-                let known = ToolName::ALL.map(ToolName::as_str).join(", ");
-                problems.add(&format!("{field}.tools[{i}]"), format!("'{name}' is none of the tools {known}"));
-            }
-        }
-    }
-    ToolSet::Some(granted)
-}
-
-#[derive(Default)]
-struct Problems(Vec<SpecProblem>);
-
-impl Problems {
-    fn add(&mut self, field: &str, problem: String) {
-        self.0.push(SpecProblem { field: field.to_owned(), problem });
-    }
-
-    fn guid(&mut self, field: &str, text: &str) -> Option<Uuid> {
-        let id = Uuid::try_parse(text).ok().filter(|id| id.hyphenated().to_string() == text);
-        if id.is_none() {
-            self.add(field, format!("'{text}' is not a lower-case UUID such as 2f4e6d8c-1a3b-5c7e-9f0a-b2d4f6e8c0a2"));
-        }
-        id
-    }
-
-    fn trusted_claim(&mut self, field: &str, name: &str) {
-        if let Some((_, instead)) = UNTRUSTED_CLAIMS.iter().find(|(claim, _)| *claim == name) {
-            self.add(field, format!("the claim '{name}' cannot grant access: {instead}"));
-        }
     }
 }

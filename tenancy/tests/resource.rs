@@ -161,7 +161,7 @@ fn the_overlap_of_a_rotation_is_shorter_than_its_period() {
     for (period, overlap, good) in [
         ("720h", "24h", true),
         ("36h30m", "90m15s", true),
-        ("3s", "1s", true),
+        ("1h", "1s", true),
         ("24h", "24h", false),
         ("1h", "61m", false),
         ("1h", "0s", false),
@@ -174,9 +174,14 @@ fn the_overlap_of_a_rotation_is_shorter_than_its_period() {
         let parsed: RetailTenantSpec = serde_json::from_value(spec).unwrap();
         assert_eq!(parsed.rotation.overlap() < parsed.rotation.period(), good, "{period} {overlap}");
     }
+    let mut short = valid();
+    short["rotation"] = json!({"period": "59m59s", "overlap": "1s"});
+    assert!(cel(&short, None).contains("period must be at least 1h"), "{}", cel(&short, None));
     let parsed: RetailTenantSpec = serde_json::from_value(valid()).unwrap();
     assert_eq!((parsed.rotation.period().as_secs(), parsed.rotation.overlap().as_secs()), (2_592_000, 86_400));
-    for (text, seconds) in [("1h1m1s", 3661), ("90m", 5400), ("1s1h", 2_592_000), ("5", 2_592_000), ("h", 2_592_000)] {
+    for (text, seconds) in
+        [("2s", 3600), ("1h1m1s", 3661), ("90m", 5400), ("1s1h", 2_592_000), ("5", 2_592_000), ("h", 2_592_000)]
+    {
         let rotation = storefence_tenancy::resource::Rotation { period: text.to_owned(), ..parsed.rotation.clone() };
         assert_eq!(rotation.period().as_secs(), seconds, "{text}");
     }

@@ -1,11 +1,11 @@
 //! Follows the RetailTenants of all namespaces and publishes each state as an immutable snapshot.
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -13,8 +13,9 @@ use futures::StreamExt;
 use kube::{
     Api, Client,
     api::{ApiResource, DynamicObject},
-    runtime::{WatchStreamExt, watcher},
+    runtime::watcher,
 };
+use storefence_azure::{patient_watch, watch_backoff};
 use storefence_tenancy::RetailTenant;
 use tokio::sync::Notify;
 
@@ -74,28 +75,26 @@ pub async fn follow(client: Client, tenants: Arc<Tenants>, metrics: Arc<Metrics>
     // Untyped on purpose: with a typed Api one object that does not parse fails the whole list.
     let resource = ApiResource::erase::<RetailTenant>(&());
     let api: Api<DynamicObject> = Api::all_with(client, &resource);
-    let mut events = watcher(api, watcher::Config::default()).backoff(Backoff::default()).boxed();
+    let events = watcher(api, watcher::Config::default());
+    let mut events = pin!(patient_watch(events, watch_backoff(), "the tenants known so far stay in force"));
     let mut objects = Objects::default();
     while let Some(event) = events.next().await {
         match event {
-            Ok(watcher::Event::Init) => objects.begin_list(),
-            Ok(watcher::Event::InitApply(object)) => apply(&mut objects, object),
-            Ok(watcher::Event::InitDone) => {
+            watcher::Event::Init => objects.begin_list(),
+            watcher::Event::InitApply(object) => apply(&mut objects, object),
+            watcher::Event::InitDone => {
                 objects.end_list();
                 tenants.publish(&objects, 0, &metrics);
                 tenants.set_synced();
                 tracing::info!(tenants = tenants.load().len(), "RetailTenants listed");
             }
-            Ok(watcher::Event::Apply(object)) => {
+            watcher::Event::Apply(object) => {
                 apply(&mut objects, object);
                 tenants.publish(&objects, 0, &metrics);
             }
-            Ok(watcher::Event::Delete(object)) => {
+            watcher::Event::Delete(object) => {
                 objects.delete(&object);
                 tenants.publish(&objects, 0, &metrics);
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the watch of RetailTenants broke; the tenants known so far stay in force")
             }
         }
     }
@@ -110,32 +109,5 @@ fn apply(objects: &mut Objects, object: DynamicObject) {
             problem,
             "this RetailTenant cannot be used; its last good state stays in force"
         );
-    }
-}
-
-/// From 200 ms to 10 s, and back to the start as soon as an event comes: a tenant's change has to act within seconds.
-struct Backoff {
-    next: Duration,
-}
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self { next: Duration::from_millis(200) }
-    }
-}
-
-impl Iterator for Backoff {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let pause = self.next;
-        self.next = (pause * 2).min(Duration::from_secs(10));
-        Some(pause.mul_f64(rand::random_range(0.8..1.2)))
-    }
-}
-
-impl kube::runtime::utils::Backoff for Backoff {
-    fn reset(&mut self) {
-        *self = Self::default();
     }
 }

@@ -12,6 +12,7 @@ use super::{
     CliError, ConfigArgs,
     output::{say, write},
     reload::InForce,
+    validate,
 };
 use crate::{
     circuit::CircuitPolicy,
@@ -63,17 +64,14 @@ pub async fn plan(arguments: PlanArgs) -> Result<ExitCode, CliError> {
         variable: "STOREFENCE_PLAN_FILE",
         what: "a YAML file with RetailTenants",
     })?;
-    let unusable = |problem: String| CliError::Invalid {
-        flag: "--file",
-        variable: "STOREFENCE_PLAN_FILE",
-        problem: format!("{}: {problem}", file.display()),
-    };
-    let text = match file.to_str() {
-        Some("-") => std::io::read_to_string(std::io::stdin()),
-        _ => std::fs::read_to_string(&file),
-    };
-    let text = text.map_err(|error| unusable(error.to_string()))?;
-    let tenants: Vec<RetailTenant> = serde_saphyr::from_multiple(&text).map_err(|error| unusable(error.to_string()))?;
+    let checked = validate::read(&file, "--file", "STOREFENCE_PLAN_FILE")?;
+    let refused: String = checked.iter().filter(|one| !one.problems.is_empty()).map(validate::report).collect();
+    if !refused.is_empty() {
+        let problem = format!("{}: what would be refused has no plan\n{}", file.display(), refused.trim_end());
+        return Err(CliError::Invalid { flag: "--file", variable: "STOREFENCE_PLAN_FILE", problem });
+    }
+    let tenants = checked.into_iter().map(|one| serde_json::from_value(one.document));
+    let tenants: Vec<RetailTenant> = tenants.collect::<Result<_, _>>().context("--file")?;
     let metrics = Arc::new(Metrics::new().context("metrics")?);
     let vaults = VaultFactory::new(azure, Arc::clone(&metrics), call_timeout)?;
     let limits = Limits {
@@ -86,7 +84,7 @@ pub async fn plan(arguments: PlanArgs) -> Result<ExitCode, CliError> {
     let (_, backends) = InForce::new(config, vaults, limits).await?;
     let client = match offline {
         true => None,
-        false => Some(Client::try_default().await.context("Kubernetes: KUBECONFIG, in-cluster, or --offline")?),
+        false => Some(super::kubernetes().await.context("Kubernetes: KUBECONFIG, in-cluster, or --offline")?),
     };
 
     let mut steps = 0;

@@ -131,7 +131,7 @@ pub async fn run(arguments: Run) -> Result<ExitCode, CliError> {
     };
     let (in_force, backends) = InForce::new(config, vaults, limits).await?;
     let backends = Arc::new(ArcSwap::from_pointee(backends));
-    let client = kube::Client::try_default().await.context("Kubernetes: KUBECONFIG or in-cluster configuration")?;
+    let client = super::kubernetes().await.context("Kubernetes: KUBECONFIG or in-cluster configuration")?;
 
     let stop = CancellationToken::new();
     let listener = server::bind(admin_listen).await.with_context(|| format!("--admin-listen {admin_listen}"))?;
@@ -155,6 +155,9 @@ pub async fn run(arguments: Run) -> Result<ExitCode, CliError> {
         facts: Arc::clone(&facts),
         metrics: Arc::clone(&metrics),
     };
+    let asking = Arc::clone(&facts);
+    let asking = async move { asking.ask_the_api().await };
+    let asking = tokio::spawn(stop.child_token().run_until_cancelled_owned(asking));
     let waking = watch_circuits(Arc::clone(&backends), Arc::clone(&facts));
     let waking = tokio::spawn(stop.child_token().run_until_cancelled_owned(waking));
     let reloading = tokio::spawn(stop.child_token().run_until_cancelled_owned(reload.run()));
@@ -180,7 +183,7 @@ pub async fn run(arguments: Run) -> Result<ExitCode, CliError> {
     tracing::info!("stopping: running passes may end");
     stop.cancel();
     // Ends at its next await; nothing depends on it.
-    drop((reloading, embedding, waking));
+    drop((reloading, embedding, waking, asking));
     if outcome.is_ok() && tokio::time::timeout(DRAIN, controlling).await.is_err() {
         tracing::warn!("passes did not end in time and are dropped");
     }

@@ -55,11 +55,13 @@ impl KubernetesObject {
         self.leadership.check().map_err(|error| kube::Error::Service(error.into()))
     }
 
-    /// Adds the finalizer, unless somebody else changed the list meanwhile.
-    pub async fn add_finalizer(&self, present: &[String]) -> Result<(), kube::Error> {
+    /// Adds the finalizer, unless somebody else changed the list meanwhile. `version` is that of the object whose list is
+    /// `present`.
+    pub async fn add_finalizer(&self, present: &[String], version: Option<&str>) -> Result<(), kube::Error> {
         let patch = if present.is_empty() {
+            // A list that is not there has nothing to be compared with but the object as a whole.
             json!([
-                {"op": "test", "path": "/metadata/finalizers", "value": null},
+                {"op": "test", "path": "/metadata/resourceVersion", "value": version.unwrap_or_default()},
                 {"op": "add", "path": "/metadata/finalizers", "value": [FINALIZER]},
             ])
         } else {
@@ -87,7 +89,8 @@ impl KubernetesObject {
 
     async fn patch_metadata(&self, patch: serde_json::Value) -> Result<(), kube::Error> {
         let patch = serde_json::from_value(patch).map_err(kube::Error::SerdeError)?;
-        let (params, patch) = (PatchParams::default(), Patch::<()>::Json(patch));
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let patch = Patch::<()>::Json(patch);
         self.may_write()?;
         let _: PartialObjectMeta<DynamicObject> =
             in_time(self.deadline, self.api.patch_metadata(&self.name, &params, &patch)).await?;
@@ -109,11 +112,17 @@ impl KubernetesObject {
     /// Writes the whole status by forced server-side apply; an object that is gone is no error. With `version`, the
     /// object must still be that one.
     pub async fn apply_status(&self, status: &RetailTenantStatus, version: Option<&str>) -> Result<(), kube::Error> {
+        // No field may be null: the API server takes a `resourceVersion` that is null for one that is wrong.
+        let mut metadata = json!({"name": self.name});
+        // A status of a deleted object must not land on its namesake.
+        let guards = [("uid", self.uid.as_deref()), ("resourceVersion", version)];
+        for (field, value) in guards.into_iter().filter_map(|(field, value)| Some((field, value?))) {
+            metadata[field] = value.into();
+        }
         let body = json!({
             "apiVersion": RetailTenant::api_version(&()),
             "kind": RetailTenant::kind(&()),
-            // The UID: a status of a deleted object must not land on its namesake.
-            "metadata": {"name": self.name, "uid": self.uid, "resourceVersion": version},
+            "metadata": metadata,
             "status": status,
         });
         let params = PatchParams::apply(FIELD_MANAGER).force();

@@ -21,7 +21,7 @@ pub struct RetailTenantStatus {
     /// not mended. `Suspended`: the operator does nothing, because `spec.suspend` is set. `reason` is one word of a closed
     /// list, `message` says what to do next.
     #[serde(default)]
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 
     /// Stores behind the fence.
@@ -91,6 +91,7 @@ pub struct RotationInProgress {
     pub kid: u32,
     /// Value of the annotation that asked for it; absent where the credentials' age did and there was no annotation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
     pub annotation: Option<String>,
     /// When it began.
     pub started_at: Time,
@@ -102,6 +103,7 @@ pub struct RotationInProgress {
 pub struct LastRotation {
     /// Value of the annotation `retail.storefence.dev/rotate` that is handled; another one asks for a new rotation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
     pub annotation: Option<String>,
     /// When the new credentials came into force.
     pub time: Time,
@@ -120,12 +122,12 @@ pub struct Credentials {
 
     /// Login slots that have a secret.
     #[serde(default)]
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["slot"]))]
+    #[schemars(length(max = 2), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["slot"]))]
     pub slots: Vec<LoginSlot>,
 
     /// Context keys that the database accepts.
     #[serde(default)]
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["kid"]))]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["kid"]))]
     pub context_keys: Vec<ContextKeyVersion>,
 }
 
@@ -136,10 +138,13 @@ pub struct LoginSlot {
     /// `a` or `b`.
     pub slot: Slot,
     /// PostgreSQL role.
+    #[schemars(length(max = 63))]
     pub login: String,
     /// Key Vault secret.
+    #[schemars(length(max = 127))]
     pub secret_name: String,
     /// Its version.
+    #[schemars(length(max = 127))]
     pub secret_version: String,
     /// When the password was set.
     pub set_at: Time,
@@ -156,8 +161,10 @@ pub struct ContextKeyVersion {
     #[schemars(range(min = 1, max = 999_999))]
     pub kid: u32,
     /// Key Vault secret.
+    #[schemars(length(max = 127))]
     pub secret_name: String,
     /// Its version.
+    #[schemars(length(max = 127))]
     pub secret_version: String,
     /// When it was made.
     pub created_at: Time,

@@ -3,7 +3,7 @@
 use futures::future::BoxFuture;
 use rmcp::model::{JsonObject, Tool as Definition};
 use serde_json::json;
-use storefence_tenancy::rules::StoreEntry;
+use storefence_tenancy::{names::folded, rules::StoreEntry};
 use uuid::Uuid;
 
 use super::{Caller, Code, Services, Tool, ToolError, ToolOutput, arguments::Fields, definition};
@@ -86,7 +86,9 @@ pub fn named<'a>(caller: &'a Caller, text: &str) -> Result<(&'a Uuid, &'a StoreE
     let wanted = text.trim();
     let id = Uuid::try_parse(wanted).ok();
     let stores = in_scope(caller);
-    let found = stores.iter().find(|(known, store)| id == Some(**known) || store.name.eq_ignore_ascii_case(wanted));
+    // No two stores of a tenant fold to the same.
+    let alike = folded(wanted);
+    let found = stores.iter().find(|(known, store)| id == Some(**known) || folded(&store.name) == alike);
     found.copied().ok_or_else(|| {
         let shown: String = wanted.chars().take(64).collect();
         let names: Vec<_> = stores.iter().map(|(_, store)| &*store.name).collect();
