@@ -6,14 +6,17 @@
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use rustls::pki_types::CertificateDer;
 use serde::Deserialize;
 use storefence_azure::{EmbeddingsConfig, EmbeddingsConfigError, EmbeddingsEntry};
 use url::Url;
 
-use crate::data::tls::{self, TlsError};
+use crate::data::{
+    tls::TlsError,
+    trust::{Roots, Trust},
+};
 
 /// What the user writes.
 #[derive(Debug, Deserialize)]
@@ -44,7 +47,7 @@ struct KeyVault {
 #[derive(Debug, Default)]
 pub struct Config {
     /// Extra trust roots by `spec.databaseRef.name`.
-    pub roots: HashMap<String, Vec<CertificateDer<'static>>>,
+    pub roots: Roots,
     /// Key Vaults by `spec.keyVaultRef.name`.
     pub key_vaults: HashMap<String, Url>,
     /// Who embeds questions, if anybody.
@@ -98,8 +101,8 @@ impl Config {
             serde_saphyr::from_str(text).map_err(|error| ConfigError::Malformed(String::new(), error.to_string()))?;
         let mut config = Self::default();
         for Database { name, ca_file } in databases {
-            let roots = ca_file.map(|path| tls::certificates(&path)).transpose()?.unwrap_or_default();
-            if config.roots.insert(name.clone(), roots).is_some() {
+            let trust = Arc::new(Trust::open(ca_file)?);
+            if config.roots.insert(name.clone(), trust).is_some() {
                 return Err(ConfigError::Twice { field: "databases[].name", name });
             }
         }

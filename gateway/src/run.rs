@@ -32,6 +32,7 @@ use crate::{
         credentials::{Loader, SecretError, SecretSource},
         life::Span,
         pool::{PoolSettings, Pools},
+        trust,
     },
     doctor::Doctor,
     http::{self, App, auth::Access, hosts::Allowed, metadata::Metadata},
@@ -248,7 +249,8 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
 
     let vaults = Arc::new(Vaults::new(&azure, &config.key_vaults)?);
     let examined = Loader::new(vaults.clone(), config.roots.clone(), metrics.clone());
-    let loader = Loader::new(vaults, config.roots, metrics.clone());
+    let roots = config.roots;
+    let loader = Loader::new(vaults, roots.clone(), metrics.clone());
     let sizes = PoolSettings {
         per_tenant: pool_per_tenant,
         per_principal: pool_per_principal,
@@ -315,6 +317,7 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     background.spawn(source.follow(tenants.clone(), metrics.clone()));
     background.spawn(follow_directories(tenants.clone(), keys.clone()));
     background.spawn(async move { keys.keep_fresh().await });
+    background.spawn(trust::follow(roots));
     background.spawn(tidy(services.clone(), tenants));
     let admin_stop = CancellationToken::new();
     let limits =

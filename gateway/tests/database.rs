@@ -1,14 +1,15 @@
 //! The gateway's client of PostgreSQL against a real server, with TLS in front of it, and against one that misbehaves.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use storefence_devstack::{
-    postgres::{AdminKind, Cluster, ClusterOptions, Database, SslMode},
+    postgres::{AdminKind, Cluster, ClusterOptions, Database, Proxy, SslMode},
     tls::Authority,
 };
 use storefence_gateway::data::{
     tls::{self, Verify, certificates},
+    trust::{self, Trust},
     uri,
     wire::{Reply, Wire, WireError, field},
 };
@@ -22,7 +23,7 @@ async fn connect(uri: &str, roots: Option<&std::path::Path>) -> Result<Wire, Wir
     let roots = roots.map(|path| certificates(path).expect("roots")).unwrap_or_default();
     let uri = uri.split("&sslrootcert").next().unwrap_or_default();
     let (config, verify) = uri::parse(uri, !roots.is_empty()).expect("a URI");
-    let tls = tls::connector(verify.unwrap_or(Verify::ChainAndName), &roots).expect("TLS");
+    let tls = tls::connector(verify.unwrap_or(Verify::ChainAndName), &roots).expect("TLS").config;
     Wire::connect(&config, &tls).await
 }
 
@@ -147,6 +148,51 @@ async fn an_end_while_nobody_calls_is_noticed() -> Result<()> {
     Ok(())
 }
 
+/// An authority that ends is followed by appending the next one; connections that are opened then are let in, with the same
+/// configuration. What cannot be read leaves the last good file in force.
+#[tokio::test]
+async fn a_root_that_is_appended_is_trusted() -> Result<()> {
+    let (cluster, database) = world().await?;
+    let next = Authority::new()?;
+    let backend = std::net::SocketAddr::from(([127, 0, 0, 1], cluster.port()));
+    let proxy = Proxy::start(backend, &next).await?;
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::copy(cluster.ca_file(), file.path())?;
+
+    let trust = Arc::new(Trust::open(Some(file.path().to_owned()))?);
+    let uri = database.admin_tls_url.split("&sslrootcert").next().unwrap_or_default();
+    let elsewhere = uri.replace(&format!(":{}/", cluster.proxy().addr().port()), &format!(":{}/", proxy.addr().port()));
+    ensure!(elsewhere != uri, "{uri}");
+    let (former, verify) = uri::parse(uri, true)?;
+    let (later, _) = uri::parse(&elsewhere, true)?;
+    let tls = trust.connector(verify.context("TLS")?)?;
+    Wire::connect(&former, &tls).await?;
+    ensure!(matches!(Wire::connect(&later, &tls).await, Err(WireError::Tls(_))), "not trusted yet");
+
+    let following = tokio::spawn(trust::follow([("retail".to_owned(), trust.clone())].into()));
+    let other = tempfile::NamedTempFile::new()?;
+    next.write_pem(other.path())?;
+    let both = std::fs::read_to_string(cluster.ca_file())? + &std::fs::read_to_string(other.path())?;
+    std::fs::write(file.path(), &both)?;
+    let trusted = async {
+        while Wire::connect(&later, &tls).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), trusted).await.context("the second root is not picked up")?;
+    Wire::connect(&former, &tls).await?;
+    following.abort();
+
+    std::fs::write(file.path(), "none")?;
+    ensure!(trust.read_again().is_err(), "no certificate");
+    Wire::connect(&later, &tls).await?;
+    std::fs::copy(other.path(), file.path())?;
+    ensure!(trust.read_again()?, "changed");
+    ensure!(matches!(Wire::connect(&former, &tls).await, Err(WireError::Tls(_))), "a root that is taken out");
+    ensure!(!trust.read_again()?, "as before");
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_cancel_ends_the_statement_and_a_drop_the_session() -> Result<()> {
     let (cluster, database) = world().await?;
@@ -154,7 +200,7 @@ async fn a_cancel_ends_the_statement_and_a_drop_the_session() -> Result<()> {
         let uri = uri.split("&sslrootcert").next().unwrap_or_default();
         let (config, verify) = uri::parse(uri, true)?;
         let roots = certificates(cluster.ca_file())?;
-        let tls = tls::connector(verify.unwrap_or(Verify::ChainAndName), &roots)?;
+        let tls = tls::connector(verify.unwrap_or(Verify::ChainAndName), &roots)?.config;
         let mut wire = Wire::connect(&config, &tls).await?;
         let pid = wire.query("SELECT pg_backend_pid()").await?.context("a pid")?;
         let cancel = wire.cancel();

@@ -1,17 +1,18 @@
 //! A tenant's login and context key, read from Key Vault when they are first needed.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use rustls::{ClientConfig, pki_types::CertificateDer};
+use rustls::ClientConfig;
 use storefence_tenancy::credentials::ContextKey;
 use tokio_postgres::{Config, config::SslMode};
 use zeroize::Zeroizing;
 
-use super::{tls, uri};
+use super::{
+    tls,
+    trust::{Roots, Trust},
+    uri,
+};
 use crate::{
     metrics::Metrics,
     tenants::{CredentialsInForce, Tenant},
@@ -80,21 +81,17 @@ impl std::fmt::Debug for Loaded {
 /// Reads and prepares credentials.
 pub struct Loader {
     secrets: Arc<dyn SecretSource>,
-    roots: HashMap<String, Vec<CertificateDer<'static>>>,
-    /// One TLS configuration per database and mode, not per tenant: the system's roots alone take half a megabyte.
-    connectors: Mutex<HashMap<(String, tls::Verify), Arc<ClientConfig>>>,
+    roots: Roots,
+    /// For databases without roots of their own.
+    system: Arc<Trust>,
     metrics: Arc<Metrics>,
 }
 
 impl Loader {
     /// `roots`: extra trust roots by database name.
     #[must_use]
-    pub fn new(
-        secrets: Arc<dyn SecretSource>,
-        roots: HashMap<String, Vec<CertificateDer<'static>>>,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        Self { secrets, roots, connectors: Mutex::default(), metrics }
+    pub fn new(secrets: Arc<dyn SecretSource>, roots: Roots, metrics: Arc<Metrics>) -> Self {
+        Self { secrets, roots, system: Arc::default(), metrics }
     }
 
     /// Reads what is in force for a tenant.
@@ -110,28 +107,12 @@ impl Loader {
         )?;
         let key = ContextKey::from_base64(&key_text)
             .map_err(|error| CredentialsError::Malformed { name: key, problem: error.to_string() })?;
-        let roots = self.roots.get(&*tenant.database).map_or(&[][..], Vec::as_slice);
-        let (config, verify) = uri::parse(&uri, !roots.is_empty())
+        let trust = self.roots.get(&*tenant.database).unwrap_or(&self.system);
+        let (config, verify) = uri::parse(&uri, trust.file().is_some())
             .map_err(|error| CredentialsError::Malformed { name: login, problem: error.to_string() })?;
         debug_assert_eq!(config.get_ssl_mode() == SslMode::Disable, verify.is_none());
-        let tls = self.connector(&tenant.database, verify.unwrap_or(tls::Verify::ChainAndName), roots)?;
+        let tls = trust.connector(verify.unwrap_or(tls::Verify::ChainAndName))?;
         Ok(Loaded { in_force: in_force.clone(), config, tls, kid: in_force.kid, key })
-    }
-
-    fn connector(
-        &self,
-        database: &str,
-        verify: tls::Verify,
-        roots: &[CertificateDer<'static>],
-    ) -> Result<Arc<ClientConfig>, tls::TlsError> {
-        let mut connectors = self.connectors.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (database.to_owned(), verify);
-        if let Some(known) = connectors.get(&key) {
-            return Ok(known.clone());
-        }
-        let made = tls::connector(verify, roots)?;
-        connectors.insert(key, made.clone());
-        Ok(made)
     }
 
     async fn read(

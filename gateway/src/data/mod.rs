@@ -13,6 +13,7 @@ mod reports;
 pub mod rows;
 mod shares;
 pub mod tls;
+pub mod trust;
 mod turns;
 pub mod uri;
 pub mod wire;

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
     client::{
@@ -46,35 +47,60 @@ pub fn certificates(path: &std::path::Path) -> Result<Vec<CertificateDer<'static
     if found.is_empty() { Err(failed("it holds no certificate".to_owned())) } else { Ok(found) }
 }
 
+/// TLS towards servers, and what it trusts, which may change.
+#[derive(Debug)]
+pub struct Connector {
+    /// For connections.
+    pub config: Arc<ClientConfig>,
+    verifier: Arc<PostgresVerifier>,
+}
+
+impl Connector {
+    /// Replaces what is trusted, for connections that are opened from now on.
+    pub fn trust(&self, verifier: Option<Arc<WebPkiServerVerifier>>) {
+        self.verifier.inner.store(verifier);
+    }
+}
+
+/// What checks a certificate against the system's roots and `extra`; nothing where nothing is checked.
+///
+/// # Errors
+/// [`TlsError::Setup`].
+pub fn verifier(
+    verify: Verify,
+    extra: &[CertificateDer<'static>],
+) -> Result<Option<Arc<WebPkiServerVerifier>>, TlsError> {
+    if verify == Verify::Nothing {
+        return Ok(None);
+    }
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    roots.add_parsable_certificates(extra.iter().cloned());
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let built = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
+    built.map(Some).map_err(|error| TlsError::Setup(error.to_string()))
+}
+
 /// A configuration that trusts the system's roots and `extra`.
 ///
 /// # Errors
 /// [`TlsError::Setup`].
-pub fn connector(verify: Verify, extra: &[CertificateDer<'static>]) -> Result<Arc<ClientConfig>, TlsError> {
+pub fn connector(verify: Verify, extra: &[CertificateDer<'static>]) -> Result<Connector, TlsError> {
     let setup = |error: &dyn std::fmt::Display| TlsError::Setup(error.to_string());
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone());
     let builder = builder.with_safe_default_protocol_versions().map_err(|error| setup(&error))?;
-    let inner = match verify {
-        Verify::Nothing => None,
-        Verify::Chain | Verify::ChainAndName => {
-            let mut roots = RootCertStore::empty();
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            roots.add_parsable_certificates(extra.iter().cloned());
-            let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
-            Some(verifier.build().map_err(|error| setup(&error))?)
-        }
-    };
-    let verifier = PostgresVerifier { verify, inner, provider };
+    let inner = ArcSwapOption::new(verifier(verify, extra)?);
+    let verifier = Arc::new(PostgresVerifier { verify, inner, provider });
     // "dangerous" because the verifier is our own; verify-full is webpki's, unchanged.
-    let config = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth();
-    Ok(Arc::new(config))
+    let config = builder.dangerous().with_custom_certificate_verifier(verifier.clone()).with_no_client_auth();
+    Ok(Connector { config: Arc::new(config), verifier })
 }
 
 #[derive(Debug)]
 struct PostgresVerifier {
     verify: Verify,
-    inner: Option<Arc<WebPkiServerVerifier>>,
+    inner: ArcSwapOption<WebPkiServerVerifier>,
     provider: Arc<CryptoProvider>,
 }
 
@@ -87,7 +113,9 @@ impl ServerCertVerifier for PostgresVerifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let Some(inner) = &self.inner else { return Ok(ServerCertVerified::assertion()) };
+        let Some(inner) = self.inner.load_full().filter(|_| self.verify != Verify::Nothing) else {
+            return Ok(ServerCertVerified::assertion());
+        };
         let verified = inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
         match verified {
             // webpki looks at the name last: the chain is good when only the name is not
