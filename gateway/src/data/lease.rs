@@ -233,7 +233,6 @@ impl Drop for Lease {
     fn drop(&mut self) {
         // The caller went away in the middle of a flight.
         self.end("disconnect");
-        let now = Instant::now();
-        self.pool.turns.charge(self.principal, now - self.since, now);
+        self.pool.turns.charge(self.principal, self.since, Instant::now());
     }
 }

@@ -48,6 +48,10 @@ use crate::{
 /// What the gateway waits beyond the tenant's statement timeout before it cancels on its own account. The server's
 /// timeout comes first, unless the statement switched it off.
 const GRACE: Duration = Duration::from_millis(500);
+/// What a statement has at least, however long its caller waited for a connection. One that is cancelled for the time that
+/// its caller waited costs the connection; the next caller has to open another, which takes longer than a statement, and so
+/// is later still: a queue that a database left behind by standing still for a moment would never get shorter.
+const LEAST: Duration = Duration::from_secs(1);
 /// Life of a signed context, in seconds. It is checked when the call begins.
 const CONTEXT_SECONDS: i64 = 30;
 /// Most rows and bytes of the gateway's own statements: the tenant's limits are for what callers write.
@@ -294,7 +298,8 @@ impl Data {
         let expires = connection.server_now() + CONTEXT_SECONDS;
         let signed = context::sign(&loaded.key, loaded.kid, tenant.id(), connection.ticket(), expires, scope.stores());
         let flight = fly(connection, &signed, call, bounds, known.is_none());
-        let Ok(flight) = tokio::time::timeout_at(deadline.into(), flight).await else {
+        let until = deadline.max(Instant::now() + bounds.timeout.min(LEAST));
+        let Ok(flight) = tokio::time::timeout_at(until.into(), flight).await else {
             lease.kill("timeout");
             return Err(QueryError::Timeout(bounds.timeout));
         };

@@ -5,6 +5,9 @@
 //! principals: each has an allowance of seconds, which long statements use up and time gives back. Who has used it up
 //! shares one of the tenant's connections with the like, and has no parallel workers; everybody else keeps theirs, the
 //! tenant's other callers, too.
+//!
+//! Time in which several statements of a principal ran counts once. A server that stands still for two seconds holds all
+//! of them, and counted one by one they would use up the allowance of whoever had four.
 
 use std::{
     collections::HashMap,
@@ -38,6 +41,8 @@ pub struct Turns {
 struct Used {
     seconds: f64,
     at: Instant,
+    /// Time until then has been counted.
+    counted: Instant,
 }
 
 impl Used {
@@ -64,16 +69,17 @@ impl Turns {
         self.places.clone().acquire_owned().await.ok()
     }
 
-    /// Takes what a statement used off the allowance. Who has used nothing is forgotten, so the memory is bounded by the
-    /// connections that long statements can have had in ten minutes.
-    pub fn charge(&self, principal: PrincipalId, took: Duration, now: Instant) {
-        if took <= LONG {
+    /// Takes what a statement that began then used off the allowance. Who has used nothing is forgotten, so the memory is
+    /// bounded by the connections that long statements can have had in ten minutes.
+    pub fn charge(&self, principal: PrincipalId, began: Instant, now: Instant) {
+        if now.saturating_duration_since(began) <= LONG {
             return;
         }
         let mut used = locked(&self.used);
         used.retain(|_, used| used.at(now) > 0.0);
-        let before = used.get(&principal).map_or(0.0, |used| used.at(now));
-        used.insert(principal, Used { seconds: (before + took.as_secs_f64()).min(MOST), at: now });
+        let (before, counted) = used.get(&principal).map_or((0.0, began), |used| (used.at(now), used.counted));
+        let seconds = before + now.saturating_duration_since(began.max(counted)).as_secs_f64();
+        used.insert(principal, Used { seconds: seconds.min(MOST), at: now, counted: now });
     }
 
     /// Whether somebody's allowance is not whole: there is something to remember.
@@ -99,21 +105,36 @@ mod tests {
     #[test]
     fn long_statements_use_an_allowance_up_and_time_gives_it_back() {
         let (turns, start) = (Turns::new(1), Instant::now());
-        turns.charge(who(1), seconds(6), start);
-        assert!(!turns.takes(who(1), start), "within the allowance");
-        turns.charge(who(1), seconds(6), start);
-        assert!(turns.takes(who(1), start));
-        assert!(!turns.takes(who(2), start), "another principal's own");
-        assert!(turns.takes(who(1), start + seconds(15)), "12 - 15/8");
-        assert!(!turns.takes(who(1), start + seconds(17)), "12 - 17/8");
-        assert!(turns.remember(start + seconds(95)));
-        assert!(!turns.remember(start + seconds(97)), "all of it");
+        let (half, end) = (start + seconds(6), start + seconds(12));
+        turns.charge(who(1), start, half);
+        assert!(!turns.takes(who(1), half), "within the allowance");
+        turns.charge(who(1), half, end);
+        assert!(turns.takes(who(1), end), "6 - 6/8 + 6");
+        assert!(!turns.takes(who(2), end), "another principal's own");
+        assert!(turns.takes(who(1), end + seconds(9)), "11.25 - 9/8");
+        assert!(!turns.takes(who(1), end + seconds(11)), "11.25 - 11/8");
+        assert!(turns.remember(end + seconds(89)));
+        assert!(!turns.remember(end + seconds(91)), "all of it");
+    }
+
+    /// Four statements of one principal, on a server that stands still three times for two seconds and a half.
+    #[test]
+    fn time_in_which_several_statements_ran_counts_once() {
+        let (turns, mut now) = (Turns::new(1), Instant::now());
+        for _ in 0..3 {
+            let began = now;
+            now += Duration::from_millis(2_500);
+            (0..4).for_each(|_| turns.charge(who(1), began, now));
+            assert!(!turns.takes(who(1), now), "it has done nothing");
+        }
+        turns.charge(who(1), now, now + seconds(5));
+        assert!(turns.takes(who(1), now + seconds(5)), "7.5 and 5, less what was given back");
     }
 
     #[test]
     fn short_statements_cost_nothing_however_many() {
         let (turns, start) = (Turns::new(1), Instant::now());
-        (0..10_000).for_each(|_| turns.charge(who(1), LONG, start));
+        (0..10_000).for_each(|_| turns.charge(who(1), start, start + LONG));
         assert!(!turns.takes(who(1), start));
         assert!(!turns.remember(start));
     }
@@ -121,11 +142,12 @@ mod tests {
     #[test]
     fn turns_end_and_the_memory_is_bounded() {
         let (turns, start) = (Turns::new(1), Instant::now());
-        (0..10_000).for_each(|_| turns.charge(who(1), seconds(30), start));
-        assert!(turns.takes(who(1), start + seconds(599)));
-        assert!(!turns.takes(who(1), start + seconds(601)));
-        (0..100).for_each(|number| turns.charge(who(number), seconds(2), start));
-        turns.charge(who(100), seconds(2), start + seconds(17));
+        let end = start + seconds(30 * 100);
+        (0..100).for_each(|n| turns.charge(who(1), start + seconds(30 * n), start + seconds(30 * (n + 1))));
+        assert!(turns.takes(who(1), end + seconds(599)));
+        assert!(!turns.takes(who(1), end + seconds(601)));
+        (0..100).for_each(|number| turns.charge(who(number), end, end + seconds(2)));
+        turns.charge(who(100), end + seconds(17), end + seconds(19));
         assert_eq!(locked(&turns.used).len(), 2, "the first, which used much, and the last");
     }
 
