@@ -14,16 +14,25 @@ pub struct Passed {
     pub args: Vec<OsString>,
 }
 
+impl Passed {
+    /// Whether only the options are asked for, for which nothing is built that is there.
+    pub fn asks_for_help(&self) -> bool {
+        self.args.iter().any(|argument| argument == "--help" || argument == "-h")
+    }
+}
+
 /// Builds the binaries and starts the stack.
 pub fn up(passed: &Passed) -> Result<()> {
-    build::binaries()?;
+    if !passed.asks_for_help() {
+        build::binaries()?;
+    }
     delegate("up", passed)
 }
 
 /// Hands `kind …` over. `kind up` works with the checkout as it is now, so what it is handed to is built anew, as `up` does.
 pub fn kind(passed: &Passed) -> Result<()> {
     let up = passed.args.iter().any(|argument| argument == "up");
-    if up || !build::binary("storefence-devstack").exists() {
+    if !passed.asks_for_help() && (up || !build::binary("storefence-devstack").exists()) {
         build::binaries()?;
     }
     delegate("kind", passed)
@@ -33,7 +42,9 @@ pub fn kind(passed: &Passed) -> Result<()> {
 pub fn delegate(command: &str, passed: &Passed) -> Result<()> {
     let devstack = build::binary("storefence-devstack");
     if !devstack.exists() {
-        bail!("nothing is built yet: run `cargo xtask up` first");
+        bail!(
+            "nothing is built yet: run `cargo xtask up` first; its options and those of `{command}` can be shown then"
+        );
     }
     let error = Command::new(&devstack).arg(command).args(&passed.args).exec();
     Err(error).with_context(|| format!("cannot start {}", devstack.display()))

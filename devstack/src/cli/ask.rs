@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::{StackFile, token};
+use crate::cli::output::{say, write};
 use crate::mcp_client::{McpClient, Revision};
 
 #[derive(clap::Args)]
@@ -40,14 +41,14 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     }
     let structured = answer.structured();
     if options.json {
-        println!("{structured}");
+        say!("{structured}");
     }
     if answer.is_tool_error() {
         let text = |key: &str| structured[key].as_str().unwrap_or_default().to_owned();
         bail!("{}: {}", text("code"), text("message"));
     }
     if !options.json {
-        print!("{}", table(structured).context("the answer has no columns and rows")?);
+        write(format_args!("{}", table(structured).context("the answer has no columns and rows")?));
     }
     Ok(())
 }

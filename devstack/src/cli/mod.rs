@@ -3,6 +3,7 @@
 
 mod ask;
 mod kind;
+mod output;
 mod serve;
 mod status;
 mod token;

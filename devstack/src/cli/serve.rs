@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::cli::output::say;
 use crate::stack::serve::{Kubernetes, ServeOptions, Served, is_ready};
 
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -107,7 +108,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         manifests,
     })
     .await?;
-    println!("serving");
+    say!("serving");
     tokio::select! {
         ended = served.run() => ended,
         _ = terminated.recv() => Ok(()),

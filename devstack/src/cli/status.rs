@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use super::StackFile;
+use crate::cli::output::say;
 use crate::stack::{NoStack, StackFacts, facts::is_alive};
 
 #[derive(clap::Args)]
@@ -29,12 +30,12 @@ pub(crate) struct DownOptions {
 pub(crate) async fn status(options: &StatusOptions) -> Result<()> {
     let facts = options.stack.read()?;
     if options.json {
-        println!("{}", serde_json::to_string_pretty(&facts)?);
+        say!("{}", serde_json::to_string_pretty(&facts)?);
     } else {
         for (name, pid) in &facts.pids {
-            println!("{name:<12} {:<8} {pid}", if is_alive(*pid) { "running" } else { "ended" });
+            say!("{name:<12} {:<8} {pid}", if is_alive(*pid) { "running" } else { "ended" });
         }
-        println!("{}", super::up::instructions(&facts, ""));
+        say!("{}", super::up::instructions(&facts, ""));
     }
     let ended: Vec<&str> =
         facts.pids.iter().filter(|(_, pid)| !is_alive(**pid)).map(|(name, _)| name.as_str()).collect();
@@ -53,7 +54,7 @@ pub(crate) async fn down(options: &DownOptions) -> Result<()> {
     let facts = match StackFacts::read(&options.stack.path) {
         Ok(facts) => facts,
         Err(NoStack::NotRunning | NoStack::Ended(_)) => {
-            println!("no stack is running");
+            say!("no stack is running");
             return Ok(());
         }
         Err(error) => return Err(error.into()),
@@ -72,6 +73,6 @@ pub(crate) async fn down(options: &DownOptions) -> Result<()> {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    println!("stopped");
+    say!("stopped");
     Ok(())
 }

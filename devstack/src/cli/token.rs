@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
 use super::StackFile;
+use crate::cli::output::say;
 use crate::{entra::principals, stack::StackFacts};
 
 #[derive(clap::Args)]
@@ -27,7 +28,7 @@ pub(crate) struct Options {
 
 pub(crate) async fn run(options: &Options) -> Result<()> {
     let facts = options.stack.read()?;
-    println!("{}", issue(&facts, &options.principal, options.claims.as_deref(), options.expires_in).await?);
+    say!("{}", issue(&facts, &options.principal, options.claims.as_deref(), options.expires_in).await?);
     Ok(())
 }
 

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::StackFile;
+use crate::cli::output::{say, write};
 use crate::{
     entra::principals,
     postgres::AdminKind,
@@ -51,7 +52,7 @@ enum Cluster {
 pub(crate) async fn run(options: Options) -> Result<()> {
     match StackFacts::read(&options.stack.path) {
         Ok(facts) => {
-            println!("{}", instructions(&facts, ""));
+            say!("{}", instructions(&facts, ""));
             bail!("a stack is running already: stop it with `cargo xtask down`, or name another file with --stack");
         }
         Err(NoStack::NotRunning | NoStack::Ended(_)) => {}
@@ -72,8 +73,8 @@ async fn foreground(options: Options) -> Result<()> {
         _ = terminated.recv() => bail!("terminated"),
     };
     stack.facts().write(&path).with_context(|| format!("cannot write {}", path.display()))?;
-    println!("ready after {:.1} s\n", begun.elapsed().as_secs_f32());
-    println!("{}\n\nCtrl-C stops the stack.", instructions(stack.facts(), ""));
+    say!("ready after {:.1} s\n", begun.elapsed().as_secs_f32());
+    say!("{}\n\nCtrl-C stops the stack.", instructions(stack.facts(), ""));
     let ended = loop {
         tokio::select! {
             _ = interrupted.recv() => break None,
@@ -85,7 +86,7 @@ async fn foreground(options: Options) -> Result<()> {
             }
         }
     };
-    println!("stopping");
+    say!("stopping");
     let _ = fs::remove_file(&path);
     stack.stop().await;
     match ended {
@@ -115,7 +116,7 @@ fn stack_options(options: Options) -> Result<StackOptions> {
     stack.cluster = cluster;
     stack.ports = Ports { gateway: options.gateway_port, ..Ports::default() };
     stack.model = !options.no_model;
-    stack.progress = |line| println!("{line}");
+    stack.progress = |line| say!("{line}");
     if options.apply.is_empty() {
         stack.manifests = StackOptions::examples()?;
     } else {
@@ -143,7 +144,10 @@ fn detach(options: &Options) -> Result<()> {
         let ended = child.try_wait()?;
         let text = fs::read_to_string(&log)?;
         let ready = StackFacts::read(&options.stack.path).is_ok_and(|facts| facts.pids["devstack"] == child.id());
-        print!("{}", text[shown..].replace("Ctrl-C stops the stack.", "`cargo xtask down` stops the stack."));
+        write(format_args!(
+            "{}",
+            text[shown..].replace("Ctrl-C stops the stack.", "`cargo xtask down` stops the stack.")
+        ));
         shown = text.len();
         if let Some(status) = ended {
             bail!("the stack did not start ({status})");

@@ -15,6 +15,7 @@ use std::{
 use anyhow::{Result, bail, ensure};
 use clap::Subcommand;
 
+use crate::cli::output::say;
 use crate::{
     paths,
     stack::{StackFacts, cluster as installed},
@@ -64,11 +65,11 @@ fn down(directory: &Path) -> Result<()> {
     let cluster = Cluster::new(directory, Default::default())?;
     let _ = fs::remove_file(directory.join("stack.json"));
     if !cluster.exists()? {
-        println!("no kind cluster {} is there", cluster.name);
+        say!("no kind cluster {} is there", cluster.name);
         return Ok(());
     }
     cluster.delete()?;
-    println!("deleted");
+    say!("deleted");
     Ok(())
 }
 
@@ -80,13 +81,13 @@ async fn status(directory: &Path) -> Result<()> {
     let kube = installed::client(&cluster.kubeconfig).await?;
     let mut waiting = Vec::new();
     for (name, ready) in installed::parts(&kube, NAMESPACE).await? {
-        println!("{name:<40} {}", if ready { "ready" } else { "not ready" });
+        say!("{name:<40} {}", if ready { "ready" } else { "not ready" });
         if !ready {
             waiting.push(name);
         }
     }
     match StackFacts::read(&directory.join("stack.json")) {
-        Ok(facts) => println!("\n{}", up::instructions(&facts, directory)),
+        Ok(facts) => say!("\n{}", up::instructions(&facts, directory)),
         Err(_) => bail!("`cargo xtask kind up` has not come to its end: run it again"),
     }
     ensure!(

@@ -15,6 +15,7 @@ use super::{
     cluster::Cluster,
     programs::{self, DOCKER, HELM, KIND, KUBECTL},
 };
+use crate::cli::output::say;
 use crate::{
     cli::{token, up},
     entra::principals,
@@ -55,20 +56,20 @@ pub(super) async fn run(options: Options, directory: &Path) -> Result<()> {
 
     let cluster = Cluster::new(directory, [options.gateway_port, options.authority_port, options.sign_in_port])?;
     if cluster.exists()? {
-        println!("using the kind cluster {}", cluster.name);
+        say!("using the kind cluster {}", cluster.name);
         cluster.export_kubeconfig()?;
     } else {
-        println!("creating the kind cluster {}", cluster.name);
+        say!("creating the kind cluster {}", cluster.name);
         cluster.create()?;
     }
     let images = build()?;
-    println!("loading the images onto the nodes");
+    say!("loading the images onto the nodes");
     cluster.load(&images.iter().map(|image| image.name.clone()).collect::<Vec<_>>())?;
 
     let kube = installed::client(&cluster.kubeconfig).await?;
-    println!("applying the CustomResourceDefinition");
+    say!("applying the CustomResourceDefinition");
     installed::prepare(&kube, NAMESPACE).await?;
-    println!("installing the chart with PostgreSQL and the stand-ins");
+    say!("installing the chart with PostgreSQL and the stand-ins");
     let [gateway_port, authority_port, sign_in_port] = cluster.ports;
     let gateway_url = format!("http://localhost:{gateway_port}");
     install(&cluster, &images, &gateway_url, &format!("http://localhost:{sign_in_port}"), options.no_model)?;
@@ -89,12 +90,12 @@ pub(super) async fn run(options: Options, directory: &Path) -> Result<()> {
         pids: [].into(),
         cluster: Some(cluster.name.clone()),
     };
-    installed::apply_and_wait(&kube, &StackOptions::examples()?, |line| println!("{line}")).await?;
-    println!("waiting until a question is answered");
+    installed::apply_and_wait(&kube, &StackOptions::examples()?, |line| say!("{line}")).await?;
+    say!("waiting until a question is answered");
     wait_answered(&facts).await?;
     facts.write(&directory.join("stack.json"))?;
-    println!("ready after {:.0} s\n", begun.elapsed().as_secs_f32());
-    println!("{}\n\n`cargo xtask kind down` deletes the cluster.", instructions(&facts, directory));
+    say!("ready after {:.0} s\n", begun.elapsed().as_secs_f32());
+    say!("{}\n\n`cargo xtask kind down` deletes the cluster.", instructions(&facts, directory));
     Ok(())
 }
 
@@ -115,7 +116,7 @@ fn build() -> Result<Vec<Image>> {
     PARTS
         .into_iter()
         .map(|part| {
-            println!("building the image of the {part}");
+            say!("building the image of the {part}");
             let name = format!("{REGISTRY}/storefence-{part}:{TAG}");
             DOCKER.run(["build", "--target", part, "--tag", &name, "--build-arg", &revision, "."])?;
             let id = DOCKER.output(["image", "inspect", "--format", "{{.Id}}", &name])?;
