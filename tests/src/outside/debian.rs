@@ -1,6 +1,7 @@
 //! Programs from Debian's packages, unpacked beside the project with the libraries that the machine lacks.
 
 use std::{
+    collections::BTreeSet,
     ffi::OsString,
     fs,
     path::{Path, PathBuf},
@@ -56,15 +57,21 @@ impl Program {
 /// `program` (a name, or a path below `/`) of Debian's `package`: the machine's own where it is installed, otherwise
 /// fetched with its dependencies. None, with a line on stdout, where it cannot be had.
 pub fn program(package: &str, program: &str) -> Result<Option<Program>> {
+    program_that(package, program, |_| true)
+}
+
+/// The same; the machine's own only where it fits what else the machine has.
+pub fn program_that(package: &str, program: &str, fits: impl Fn(&Path) -> bool) -> Result<Option<Program>> {
     let own = if program.contains('/') { Some(Path::new("/").join(program)) } else { installed(program) };
-    if let Some(path) = own.filter(|path| path.is_file()) {
+    if let Some(path) = own.filter(|path| path.is_file() && fits(path)) {
         return Ok(Some(Program { path, root: None }));
     }
     or_skipped(&format!("Debian's {package}"), fetched(package, program))
 }
 
 fn fetched(package: &str, program: &str) -> Result<Program> {
-    let root = kept("debian", package, |work| {
+    // "whole": what was fetched formerly lacks what the machine had at that time.
+    let root = kept("debian", &format!("{package}-whole"), |work| {
         println!("fetching Debian's {package} with what it needs");
         let system = Archive { options: Vec::new(), _lists: None };
         // The lists of the machine may be absent or name versions that are gone: then lists of our own.
@@ -111,16 +118,95 @@ impl Archive {
     fn unpack(&self, package: &str, root: &Path) -> Result<()> {
         let plan = run(self.apt().args(["install", "--print-uris", "--yes", "--no-install-recommends", package]))?;
         // 'http://…/name_version_arch.deb' name_version_arch.deb size checksum
-        let names: Vec<&str> = plan
+        let planned = plan
             .lines()
             .filter(|line| line.starts_with('\''))
-            .filter_map(|line| line.split_whitespace().nth(1)?.split('_').next())
-            .collect();
-        ensure!(names.contains(&package), "apt-get would not fetch {package}");
+            .filter_map(|line| Some(line.split_whitespace().nth(1)?.split('_').next()?.to_owned()));
+        let mut names: BTreeSet<String> = planned.collect();
+        ensure!(names.contains(package), "apt-get would not fetch {package}");
+        names.extend(self.of_one_version(package)?);
         let downloads = tempfile::Builder::new().prefix("deb-").tempdir_in(root.parent().context("a directory")?)?;
         patiently(|| run(self.apt().arg("download").args(&names).current_dir(downloads.path())))?;
         for archive in fs::read_dir(downloads.path())? {
             run(Command::new("dpkg-deb").arg("--extract").arg(archive?.path()).arg(root))?;
+        }
+        Ok(())
+    }
+
+    /// What a package needs in its very own version: parts of one program, such as a browser and its driver. They are
+    /// fetched though the machine has them, for it may have them in another version, and `package` looks for them beside
+    /// itself.
+    fn of_one_version(&self, package: &str) -> Result<BTreeSet<String>> {
+        let (mut found, mut open) = (BTreeSet::new(), vec![package.to_owned()]);
+        while let Some(name) = open.pop() {
+            let mut show = Command::new("apt-cache");
+            show.args(&self.options).args(["show", "--no-all-versions", &name]).env("LC_ALL", "C");
+            for needed in same_version(&run(&mut show)?) {
+                if found.insert(needed.clone()) {
+                    open.push(needed);
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The names in `Depends` and `Pre-Depends` that ask for exactly the version of the package itself.
+fn same_version(record: &str) -> Vec<String> {
+    let fields = |names: &'static [&'static str]| {
+        record
+            .lines()
+            .filter_map(|line| line.split_once(": "))
+            .filter(|(name, _)| names.contains(name))
+            .map(|(_, text)| text)
+    };
+    let Some(version) = fields(&["Version"]).next() else { return Vec::new() };
+    let exactly = format!("(= {version})");
+    fields(&["Depends", "Pre-Depends"])
+        .flat_map(|text| text.split(','))
+        .filter(|needed| needed.contains(&exactly) && !needed.contains('|'))
+        .filter_map(|needed| Some(needed.split_whitespace().next()?.split(':').next()?.to_owned()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_one_program_have_one_version() {
+        let record = "Package: driver\nVersion: 1:2-3\nDepends: libc6 (>= 2.36), browser (= 1:2-3), a:any (= 1:2-3), \
+                      x (= 1:2-3) | y, common (= 2)\nDescription: (= 1:2-3)\n";
+        assert_eq!(same_version(record), ["browser", "a"]);
+    }
+
+    /// A machine that has a part of a program, here the one that holds its file, still gets all of it.
+    #[test]
+    fn what_is_fetched_is_whole_where_the_machine_has_a_part() -> Result<()> {
+        let work = tempfile::tempdir()?;
+        let attempt = || -> Result<()> {
+            let lists = tempfile::tempdir_in(work.path())?;
+            let own = Archive::with_own_lists(lists.path())?;
+            let mut show = Command::new("apt-cache");
+            let record = run(show.args(&own.options).args(["show", "--no-all-versions", "redis-tools"]))?;
+            let version = record.lines().find_map(|line| line.strip_prefix("Version: ")).context("a version")?;
+            let mut status = fs::read_to_string("/var/lib/dpkg/status").unwrap_or_default();
+            status += &format!(
+                "\nPackage: redis-tools\nStatus: install ok installed\nArchitecture: {}\nVersion: {version}\n\
+                 Maintainer: none\nDescription: none\n",
+                run(Command::new("dpkg").arg("--print-architecture"))?.trim()
+            );
+            let file = work.path().join("status");
+            fs::write(&file, status)?;
+            let mut archive = own;
+            archive.options.extend(["-o".into(), format!("Dir::State::status={}", file.display()).into()]);
+            let root = work.path().join("root");
+            fs::create_dir(&root)?;
+            archive.unpack("redis-server", &root)
+        };
+        if or_skipped("Debian's redis-server", attempt())?.is_some() {
+            let server = work.path().join("root/usr/bin/redis-server");
+            ensure!(server.is_file(), "redis-server leads nowhere");
         }
         Ok(())
     }

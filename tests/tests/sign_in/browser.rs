@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use storefence_devstack::process::{Child, Spawn};
-use storefence_tests::outside::debian;
+use storefence_tests::outside::{debian, major};
 use tempfile::TempDir;
 
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -24,18 +24,23 @@ pub struct Browser {
     _profile: TempDir,
 }
 
+/// The browser below `root` that a driver drives: the one of its own major version. A browser that was fetched runs with
+/// libraries of its own only and is not asked; it came with its driver.
+fn beside(root: &Path, driver: &Path) -> Option<PathBuf> {
+    let there = ["usr/lib/chromium/chromium", "usr/bin/google-chrome", "usr/bin/chromium"].map(|path| root.join(path));
+    let fits = |browser: &PathBuf| root != Path::new("/") || major(browser).ok() == major(driver).ok();
+    there.into_iter().filter(|browser| browser.is_file()).find(fits)
+}
+
 impl Browser {
     /// Debian's Chromium; `None` where it cannot be had, and a line that says so.
     pub async fn start() -> Result<Option<Self>> {
-        let fetched = tokio::task::spawn_blocking(|| debian::program("chromium-driver", "chromedriver")).await??;
-        let Some(program) = fetched else { return Ok(None) };
-        let inside = |path: &str| program.root().map_or_else(|| PathBuf::from("/").join(path), |root| root.join(path));
-        // A driver that came with the machine is the one of its Chrome, unless both are Debian's.
-        let binary = ["usr/lib/chromium/chromium", "usr/bin/google-chrome", "usr/bin/chromium"]
-            .map(inside)
-            .into_iter()
-            .find(|path| path.is_file())
-            .context("a chromedriver without a chromium")?;
+        let fetched = tokio::task::spawn_blocking(|| {
+            debian::program_that("chromium-driver", "chromedriver", |driver| beside(Path::new("/"), driver).is_some())
+        });
+        let Some(program) = fetched.await?? else { return Ok(None) };
+        let binary = beside(program.root().unwrap_or(Path::new("/")), program.path())
+            .context("a chromedriver without a chromium of its version")?;
         let profile = tempfile::Builder::new().prefix("storefence-browser-").tempdir()?;
         let said = profile.path().join("chromedriver.log");
         let home = profile.path().join("home");
