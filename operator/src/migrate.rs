@@ -21,7 +21,7 @@ const OLDEST_SERVER: i32 = 160_000;
 const ATTEMPTS: u32 = 6;
 
 /// The migrations: version, name, SQL.
-pub const MIGRATIONS: [(i64, &str, &str); 14] = [
+pub const MIGRATIONS: [(i64, &str, &str); 16] = [
     (1, "roles and schemas", include_str!("../../migrations/0001_roles_and_schemas.sql")),
     (2, "retail tables", include_str!("../../migrations/0002_retail_tables.sql")),
     (3, "fence tables", include_str!("../../migrations/0003_fence_tables.sql")),
@@ -36,6 +36,8 @@ pub const MIGRATIONS: [(i64, &str, &str); 14] = [
     (13, "ticket seeds", include_str!("../../migrations/0013_ticket_seeds.sql")),
     (14, "keys without statistics", include_str!("../../migrations/0014_keys_without_statistics.sql")),
     (15, "items of orders", include_str!("../../migrations/0015_items_of_orders.sql")),
+    (18, "views of callers", include_str!("../../migrations/0018_views_of_callers.sql")),
+    (19, "search without neighbours", include_str!("../../migrations/0019_search_without_neighbours.sql")),
 ];
 
 /// What a run did.
@@ -171,7 +173,7 @@ async fn applied(connection: &mut PgConnection) -> Result<Vec<i64>, MigrateError
     sqlx::query_scalar("SELECT version FROM fence.schema_history ORDER BY version").fetch_all(connection).await.map_err(|error| {
         match sqlstate(&error).as_deref() {
             Some("42501") => MigrateError::InsufficientPrivileges(
-                "another role migrated this database: GRANT retail_owner, fence_owner, retail_loader, fence_reader, fence_login \
+                "another role migrated this database: GRANT retail_owner, fence_owner, retail_loader, fence_reader, fence_runner, fence_login \
                  TO the administrator WITH ADMIN OPTION"
                     .to_owned(),
             ),

@@ -49,7 +49,7 @@ const ANSWERED: [(&str, &str); 7] = [
 
 /// `blocked` in the corpus, and answered: built-ins that everybody may call. They name and count what the
 /// server has, tenants' logins and addresses of rows among it, and show no row. The gateway's lexical gate refuses them.
-const CATALOGUE: [&str; 20] = [
+const CATALOGUE: [&str; 17] = [
     "shobj_description",
     "obj_description",
     "col_description",
@@ -60,20 +60,17 @@ const CATALOGUE: [&str; 20] = [
     "hash_aclitem",
     "regrole_array",
     "regrole_input",
-    "to_regtype",
     "to_regoper",
     "txid_snapshot",
     "txid_assigned",
     "txid_status",
     "xact_status",
     "multixact_age",
-    "currtid",
-    "currtid_all",
     "setseed_chosen",
 ];
 
 /// Those of [`CATALOGUE`] whose functions the strict level revokes.
-const CATALOGUE_STRICT: [&str; 3] = ["currtid", "currtid_all", "setseed_chosen"];
+const CATALOGUE_STRICT: [&str; 1] = ["setseed_chosen"];
 
 /// What is left of [`ANSWERED`] at the strict level.
 const ANSWERED_STRICT: [&str; 2] = ["cpu_regex", "wide_rows"];
@@ -89,11 +86,19 @@ const REFUSED_STRICT: [&str; 7] = [
     "ts_stat",
 ];
 
-/// Answers that cannot be compared line by line with the oracle's, and how they are compared instead.
-const NOT_COMPARED: [(&str, &str); 1] = [(
-    "base_ctid",
-    "physical addresses differ between the two databases: every line must be one of the scope's customers",
-)];
+/// `own-rows-only` in the corpus, and refused: what they ask for a table has and a view has not.
+/// Or they name the tables in SQL that stands in a string, where no name is changed.
+const REFUSED_BY_VIEWS: [(&str, &str); 9] = [
+    ("base_ctid", "42703"),
+    ("guc_forge_xml", "42501"),
+    ("debug_print_plan", "42501"),
+    ("xml_schema", "42501"),
+    ("ts_stat", "42501"),
+    ("search_path_shadow", "42P01"),
+    ("tablesample_system", "0A000"),
+    ("tablesample_bernoulli", "0A000"),
+    ("rt_tsm_repeat", "0A000"),
+];
 
 /// Statements that run until somebody stops them.
 const ENDLESS: [&str; 6] =
@@ -114,11 +119,12 @@ const PROBE_STANDARD: &str = ", (SELECT count(*) FROM pg_locks WHERE locktype = 
     (SELECT count(*) FROM pg_cursors WHERE is_holdable) h";
 
 fn corpus() -> Vec<Attack> {
-    [include_str!("../../tests/attacks/sql.jsonl"), include_str!("../../tests/attacks/more.jsonl")]
-        .iter()
-        .flat_map(|file| file.lines())
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    const FILES: [&str; 3] = [
+        include_str!("../../tests/attacks/sql.jsonl"),
+        include_str!("../../tests/attacks/more.jsonl"),
+        include_str!("../../tests/attacks/views.jsonl"),
+    ];
+    FILES.iter().flat_map(|file| file.lines()).map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 #[test]
@@ -276,6 +282,11 @@ async fn corpus_at(world: World, level: Level, entry: &'static str) {
     assert!(failures.is_empty(), "{}: {} failures\n{}", world.label, failures.len(), failures.join("\n"));
 }
 
+/// The SQLSTATE that a view refuses this attack with.
+fn refused_by_views(name: &str) -> Option<&'static str> {
+    REFUSED_BY_VIEWS.iter().find(|(known, _)| *known == name).map(|(_, code)| *code)
+}
+
 /// Names of the exceptions.
 fn answered_at(level: Level) -> Vec<&'static str> {
     let mut names: Vec<_> = match level {
@@ -422,17 +433,6 @@ impl<'w> Bench<'w> {
             return Err(format!("{word} of a hidden row in the answer: {}", head(&text)));
         }
         match (attack.expect, answer) {
-            (Expectation::OwnRowsOnly, Ok(lines)) if NOT_COMPARED.iter().any(|(name, _)| *name == attack.name) => {
-                let own = self
-                    .oracle
-                    .answer("SELECT email FROM retail.customers")
-                    .await
-                    .map_err(|error| format!("{error:?}"))?;
-                match lines.iter().find(|line| !own.contains(line)) {
-                    Some(line) => Err(format!("not an own row: {line}")),
-                    None => Ok(()),
-                }
-            }
             (Expectation::OwnRowsOnly, answer)
                 if self.level == Level::Strict && REFUSED_STRICT.contains(&attack.name.as_str()) =>
             {
@@ -441,6 +441,10 @@ impl<'w> Bench<'w> {
                     answer => Err(format!("not refused: {}", head(&format!("{answer:?}")))),
                 }
             }
+            (Expectation::OwnRowsOnly, answer) if refused_by_views(&attack.name).is_some() => match answer {
+                Err(refusal) if Some(refusal.code.as_str()) == refused_by_views(&attack.name) => Ok(()),
+                answer => Err(format!("not refused: {}", head(&format!("{answer:?}")))),
+            },
             (Expectation::OwnRowsOnly, _) => {
                 let sorted = |answer: Answer| {
                     answer

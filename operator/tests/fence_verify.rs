@@ -197,6 +197,79 @@ const TAMPERING: &[(&str, &str, &[&str])] = &[
         "DROP TABLE public.copy",
         &["table public.copy"],
     ),
+    // views and the role that reads them
+    (
+        "ALTER VIEW views_retail.orders OWNER TO CURRENT_USER",
+        "ALTER VIEW views_retail.orders OWNER TO fence_reader",
+        &["view views_retail.orders"],
+    ),
+    (
+        "ALTER VIEW views_retail.product_description_embeddings RESET (security_barrier)",
+        "ALTER VIEW views_retail.product_description_embeddings SET (security_barrier)",
+        &["view views_retail.product_description_embeddings"],
+    ),
+    (
+        "ALTER VIEW views_retail.orders SET (security_invoker)",
+        "ALTER VIEW views_retail.orders RESET (security_invoker)",
+        &["view views_retail.orders"],
+    ),
+    (
+        "CREATE OR REPLACE VIEW views_retail.tenants AS SELECT tenant_key, tenant_id, upper(display_name) AS display_name FROM retail.tenants",
+        "CREATE OR REPLACE VIEW views_retail.tenants AS SELECT tenant_key, tenant_id, display_name FROM retail.tenants",
+        &["view views_retail.tenants"],
+    ),
+    (
+        "DROP VIEW views_retail.stores",
+        "SET ROLE fence_reader; CREATE VIEW views_retail.stores AS SELECT store_id, tenant_key, store_name, display_name, is_online FROM retail.stores; \
+         GRANT SELECT ON views_retail.stores TO fence_runner; RESET ROLE",
+        &["view views_retail.stores"],
+    ),
+    (
+        "CREATE INDEX near ON retail.products USING hnsw ((ARRAY[cost]::vector(1)) vector_l2_ops)",
+        "DROP INDEX retail.near",
+        &["view views_retail.products"],
+    ),
+    (
+        "CREATE VIEW views_retail.keys AS SELECT * FROM fence.context_keys; GRANT SELECT ON views_retail.keys TO fence_runner",
+        "DROP VIEW views_retail.keys",
+        &["view views_retail.keys"],
+    ),
+    (
+        "GRANT SELECT ON views_retail.orders TO PUBLIC",
+        "REVOKE SELECT ON views_retail.orders FROM PUBLIC",
+        &["view views_retail.orders"],
+    ),
+    (
+        "GRANT SELECT ON retail.orders TO fence_runner",
+        "REVOKE SELECT ON retail.orders FROM fence_runner",
+        &["table retail.orders"],
+    ),
+    (
+        "GRANT USAGE ON SCHEMA retail TO fence_runner",
+        "REVOKE USAGE ON SCHEMA retail FROM fence_runner",
+        &["schema retail"],
+    ),
+    (
+        "GRANT CREATE ON SCHEMA views_retail TO fence_runner",
+        "REVOKE CREATE ON SCHEMA views_retail FROM fence_runner",
+        &["schema views_retail"],
+    ),
+    (
+        "CREATE TABLE public.copy AS SELECT 1 AS a; GRANT SELECT ON public.copy TO fence_runner",
+        "DROP TABLE public.copy",
+        &["table public.copy"],
+    ),
+    ("ALTER ROLE fence_runner BYPASSRLS", "ALTER ROLE fence_runner NOBYPASSRLS", &["role fence_runner"]),
+    (
+        "GRANT retail_loader TO fence_runner",
+        "REVOKE retail_loader FROM fence_runner",
+        &["membership of fence_runner in retail_loader"],
+    ),
+    (
+        "CREATE FUNCTION views_retail.upper(text) RETURNS text LANGUAGE sql AS 'SELECT $1'",
+        "DROP FUNCTION views_retail.upper",
+        &["function views_retail.upper(text)"],
+    ),
     (
         "CREATE RULE spy AS ON INSERT TO retail.orders DO ALSO NOTIFY spy",
         "DROP RULE spy ON retail.orders",
@@ -290,6 +363,7 @@ async fn whole(world: World) {
     }
     assert!(problems.is_empty(), "{}:\n{}", world.label, problems.join("\n"));
 
+    remedies(&world, &mut connection).await;
     unlimited_temporary_files(&world, &mut connection, login).await;
     replaced_functions(&world, &mut connection).await;
     unknown_tables_are_denied_and_reported(&world, &mut connection).await;
@@ -300,6 +374,32 @@ async fn whole(world: World) {
     // a role without any rights learns what is missing
     let mut stranger = PgConnection::connect_with(&options(&tenant.url(&world))).await.unwrap();
     assert_eq!(verify::check(&mut stranger, &expectations).await.unwrap_err().reason(), "FenceMissing");
+}
+
+/// Tampering that a statement undoes: the one that verify prints does, as the administrator.
+const UNDONE: &[&str] = &[
+    "ALTER VIEW views_retail.product_description_embeddings RESET (security_barrier)",
+    "ALTER VIEW views_retail.orders SET (security_invoker)",
+    "CREATE OR REPLACE VIEW views_retail.tenants AS SELECT tenant_key, tenant_id, upper(display_name) AS display_name FROM retail.tenants",
+    "DROP VIEW views_retail.stores",
+    "REVOKE SELECT ON views_retail.inventory FROM fence_runner",
+    "GRANT SELECT ON views_retail.orders TO fence_login",
+    "REVOKE USAGE ON SCHEMA views_retail FROM fence_runner",
+    "REVOKE EXECUTE ON FUNCTION fence.run_query FROM fence_login",
+    "GRANT SELECT ON retail.orders TO fence_runner",
+];
+
+async fn remedies(world: &World, connection: &mut PgConnection) {
+    let superuser = world.superuser().await;
+    for tamper in UNDONE {
+        superuser.batch_execute(tamper).await.unwrap();
+        let found = verify::check(connection, &Expectations::default()).await.unwrap();
+        assert_eq!(found.len(), 1, "{tamper}: {found:#?}");
+        let remedy = &found[0].remedy;
+        world.admin.batch_execute(remedy).await.unwrap_or_else(|error| panic!("{remedy}: {error:?}"));
+        let left = verify::check(connection, &Expectations::default()).await.unwrap();
+        assert_eq!(left, [], "{}: after {remedy}", world.label);
+    }
 }
 
 /// A function that trusts the plain setting: seen by its body.
@@ -358,7 +458,8 @@ async fn unknown_tables_are_denied_and_reported(world: &World, connection: &mut 
         .call(&tenant, &tenant.first(1), "SELECT * FROM retail.notes")
         .await
         .unwrap_err();
-    assert_eq!(refusal.code, "42501");
+    // as one that does not exist
+    assert_eq!(refusal.code, "42P01");
     world.superuser().await.batch_execute("DROP TABLE retail.notes").await.unwrap();
 }
 
@@ -405,8 +506,35 @@ async fn protected_tables(world: &World, connection: &mut PgConnection) {
         session.call(&tenant, &tenant.first(1), "SELECT segment FROM crm.segments").await.unwrap(),
         ["{\"segment\":\"4-east\"}"]
     );
+    assert_eq!(session.call(&tenant, &tenant.first(1), "SELECT ctid FROM crm.visits").await.unwrap_err().code, "42703");
+    let unlisted = session.call(&tenant, &tenant.first(1), "SELECT 1 FROM crm.nothing").await.unwrap_err();
+    assert_eq!(unlisted.code, "42501");
     let superuser = world.superuser().await;
+    // The view is as wide as its table was when it was made, and a barrier where an index would tell of hidden rows.
+    let changes = [
+        "ALTER TABLE crm.visits ADD COLUMN \"Hour of day\" int",
+        "CREATE INDEX near ON crm.visits USING hnsw ((ARRAY[length(visitor)]::vector(1)) vector_l2_ops)",
+    ];
+    for (change, severity) in changes.into_iter().zip([Severity::Missing, Severity::Unsafe]) {
+        superuser.batch_execute(change).await.unwrap();
+        let found = verify::check(connection, &expectations).await.unwrap();
+        assert_eq!(found.len(), 1, "{change}: {found:#?}");
+        assert_eq!((found[0].object.as_str(), found[0].severity), ("view views_crm.visits", severity), "{change}");
+        assert!(tables[0].concerns(&found[0]));
+        verify::protect(connection, &tables[0]).await.unwrap();
+        assert_eq!(verify::check(connection, &expectations).await.unwrap(), [], "{change}");
+    }
+    let hours =
+        session.call(&tenant, &tenant.first(1), "SELECT \"Hour of day\" AS h FROM \"crm\".visits").await.unwrap();
+    assert_eq!(hours, ["{\"h\":null}"]);
     superuser.batch_execute("ALTER TABLE crm.visits NO FORCE ROW LEVEL SECURITY").await.unwrap();
     assert_eq!(verify::check(connection, &expectations).await.unwrap()[0].object, "table crm.visits");
+    superuser.batch_execute("ALTER TABLE crm.visits FORCE ROW LEVEL SECURITY").await.unwrap();
+    // Listed no longer.
+    assert_eq!(verify::withdraw(connection, &tables[1..]).await.unwrap(), ["crm.visits"]);
+    let one = Expectations { protected: tables[1..].to_vec(), ..Expectations::default() };
+    assert_eq!(verify::check(connection, &one).await.unwrap(), []);
+    let gone = session.call(&tenant, &tenant.first(1), "SELECT visitor FROM crm.visits").await.unwrap_err();
+    assert_eq!(gone.code, "42501");
     superuser.batch_execute("DROP SCHEMA crm CASCADE").await.unwrap();
 }

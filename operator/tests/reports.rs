@@ -52,8 +52,8 @@ const REFUSED: [(&str, &str); 14] = [
     ("SELECT 1/0", "22012"),
     ("EXPLAIN SELECT 1", "0A000"),
     ("DELETE FROM orders", "42P11"),
-    ("SELECT * FROM stores FOR UPDATE", "0A000"),
-    ("WITH x AS (DELETE FROM orders RETURNING 1) SELECT * FROM x", "0A000"),
+    ("SELECT * FROM stores FOR UPDATE", "42501"),
+    ("WITH x AS (DELETE FROM orders RETURNING 1) SELECT * FROM x", "42501"),
 ];
 
 async fn both(session: &mut Session, tenant: &Tenant, query: &str, rows: i32, bytes: i32) -> [Answer; 2] {

@@ -58,7 +58,7 @@ impl Oracle {
             }
             sink.finish().await?;
         }
-        // The reader of the oracle has no more rights than the fence's. An array of values keeps duplicate names apart.
+        // The runner of the oracle has no more rights than the fence's. An array of values keeps duplicate names apart.
         client
             .batch_execute(&format!(
                 "CREATE FUNCTION fence.visible_stores() RETURNS uuid[] LANGUAGE sql STABLE AS $$ SELECT {stores} $$;
@@ -72,9 +72,9 @@ impl Oracle {
                          RETURN NEXT;
                      END LOOP; END $$;
                  REVOKE ALL ON DATABASE {name} FROM PUBLIC;
-                 GRANT USAGE ON SCHEMA retail, fence TO fence_reader; GRANT CREATE ON SCHEMA fence TO fence_reader;
-                 GRANT SELECT ON ALL TABLES IN SCHEMA retail TO fence_reader;
-                 ALTER FUNCTION fence.oracle(text, boolean) OWNER TO fence_reader; REVOKE CREATE ON SCHEMA fence FROM fence_reader"
+                 GRANT USAGE ON SCHEMA retail, fence TO fence_runner; GRANT CREATE ON SCHEMA fence TO fence_runner;
+                 GRANT SELECT ON ALL TABLES IN SCHEMA retail TO fence_runner;
+                 ALTER FUNCTION fence.oracle(text, boolean) OWNER TO fence_runner; REVOKE CREATE ON SCHEMA fence FROM fence_runner"
             ))
             .await?;
         Ok(Self { client })

@@ -29,7 +29,7 @@ const WANTED: i32 = 20;
 /// Searches of one round.
 const SEARCHES: usize = 15;
 /// Who has how many: one with ten products, one with the sample's catalogue, one with a hundredth of all, one with a
-/// sixth, one with nearly half. All of them are searched by signs: the HNSW index begins above 1,000,000 own products.
+/// sixth, one with nearly half. All of them are searched by signs.
 const TINY: usize = 1;
 const SAMPLE: usize = 2;
 const HUNDREDTH: usize = 3;
@@ -65,7 +65,7 @@ async fn measure(total: usize, settings: Settings, report: &mut Report) -> Resul
     let begun = Instant::now();
     let mut vectors = Vectors::new(total / 150);
     fill(&fenced, total, &mut vectors).await?;
-    println!("  filled and indexed in {:.0} s", begun.elapsed().as_secs_f64());
+    println!("  filled in {:.0} s", begun.elapsed().as_secs_f64());
     let name = |number: usize| match number {
         TINY => "a chain of 10".to_owned(),
         SAMPLE => "a chain of 420".to_owned(),
@@ -116,7 +116,7 @@ fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-/// Products with vectors, and the index built afterwards, as after a restore.
+/// Products with vectors.
 async fn fill(fenced: &Fenced, total: usize, vectors: &mut Vectors) -> Result<()> {
     let admin = &fenced.admin;
     let sizes: Vec<String> = (1..=TENANTS).map(|tenant| format!("({tenant}, {})", size(tenant, total))).collect();
@@ -132,11 +132,6 @@ async fn fill(fenced: &Fenced, total: usize, vectors: &mut Vectors) -> Result<()
         sizes.join(", ")
     );
     admin.batch_execute(&products).await.context("products")?;
-    let index: String = admin
-        .query_one("SELECT pg_get_indexdef('retail.product_description_embeddings_hnsw_idx'::regclass)", &[])
-        .await?
-        .get(0);
-    admin.batch_execute("DROP INDEX retail.product_description_embeddings_hnsw_idx").await?;
     let rows = admin.query("SELECT product_id, tenant_key FROM retail.products", &[]).await?;
     let sink = admin
         .copy_in("COPY retail.product_description_embeddings (product_id, tenant_key, description_embedding, model, content_hash) FROM STDIN (FORMAT binary)")
@@ -164,10 +159,7 @@ async fn fill(fenced: &Fenced, total: usize, vectors: &mut Vectors) -> Result<()
     buffer.put_i16(-1);
     sink.send(buffer.freeze()).await?;
     sink.finish().await?;
-    let build = format!(
-        "SET maintenance_work_mem = '4GB'; SET max_parallel_maintenance_workers = 2; {index}; RESET session_replication_role"
-    );
-    admin.batch_execute(&build).await.context("the index")?;
+    admin.batch_execute("RESET session_replication_role").await?;
     admin.batch_execute("VACUUM ANALYZE").await?;
     Ok(())
 }

@@ -191,10 +191,7 @@ async fn flown(
         return Ok(Flight::Broken("a row is not a JSON object".to_owned()));
     }
     if let Some((error, _)) = failed {
-        let complaint =
-            described.and_then(Result::err).and_then(|error| position_of(error.position.as_ref(), sql, true));
-        let position = position_of(error.position.as_ref(), sql, false).or(complaint);
-        return Ok(Flight::Statement(StatementError { sqlstate: error.sqlstate, message: error.message, position }));
+        return Ok(Flight::Statement(complaint(error, described.and_then(Result::err), sql)));
     }
     let columns = match described {
         Some(Ok(columns)) => Some(named(connection, columns).await?),
@@ -292,6 +289,21 @@ async fn named(connection: &mut Connection, columns: Vec<wire::Column>) -> Resul
         named.push(Column { name, kind });
     }
     Ok(named)
+}
+
+/// What is wrong with a statement. The fence runs it over views, whose names the caller has not written: where PostgreSQL found
+/// the same fault when it described the text as it came, its words are of the caller's names and positions.
+fn complaint(run: ServerError, described: Option<ServerError>, sql: &str) -> StatementError {
+    let position = position_of(run.position.as_ref(), sql, false);
+    match described {
+        Some(described) if position.is_none() => {
+            let position = position_of(described.position.as_ref(), sql, true);
+            let same = described.sqlstate == run.sqlstate && run.sqlstate.starts_with("42") && run.sqlstate != "42501";
+            let message = if same { described.message } else { run.message };
+            StatementError { sqlstate: run.sqlstate, message, position }
+        }
+        _ => StatementError { sqlstate: run.sqlstate, message: run.message, position },
+    }
 }
 
 /// A position counts in the text that it belongs to: the caller's own when the statement was described, or when the

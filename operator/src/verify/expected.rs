@@ -43,7 +43,50 @@ pub const FENCE_TABLES: [&str; 6] =
 pub const SEQUENCES: [(&str, &str); 2] = [("fence", "ticket_seq"), ("retail", "tenants_tenant_key_seq")];
 
 /// Roles that nobody logs in as.
-pub const ROLES: [&str; 5] = ["retail_owner", "fence_owner", "fence_reader", "fence_login", "retail_loader"];
+pub const ROLES: [&str; 6] =
+    ["retail_owner", "fence_owner", "fence_reader", "fence_runner", "fence_login", "retail_loader"];
+
+/// How the schema of the callers' views begins; the schema of the tables follows.
+pub const VIEWS_OF: &str = "views_";
+
+/// What callers see of a table of `retail`: the view of the same name in `views_retail`.
+#[derive(Clone, Copy, Debug)]
+pub struct ExpectedView {
+    /// Name of the table and of its view.
+    pub name: &'static str,
+    /// The view's columns, each a column of the table, separated by commas.
+    pub columns: &'static str,
+    /// Whether it is a security barrier, which no index's order passes.
+    pub barrier: bool,
+}
+
+/// All views of schema `views_retail`.
+pub const VIEWS: [ExpectedView; 10] = [
+    view("tenants", "tenant_key, tenant_id, display_name"),
+    view("stores", "store_id, tenant_key, store_name, display_name, is_online"),
+    view("categories", "category_id, tenant_key, category_name"),
+    view("product_types", "type_id, tenant_key, category_id, type_name"),
+    view(
+        "products",
+        "product_id, tenant_key, sku, product_name, category_id, type_id, cost, base_price, product_description",
+    ),
+    view("customers", "customer_id, primary_store_id, first_name, last_name, email, phone, created_at"),
+    view("orders", "order_id, store_id, customer_id, order_date"),
+    view(
+        "order_items",
+        "order_item_id, order_id, store_id, product_id, quantity, unit_price, discount_percent, discount_amount, total_amount",
+    ),
+    view("inventory", "store_id, product_id, stock_level, updated_at"),
+    ExpectedView {
+        name: "product_description_embeddings",
+        columns: "product_id, tenant_key, description_embedding, model, content_hash, updated_at, search_document, description_bits",
+        barrier: true,
+    },
+];
+
+const fn view(name: &'static str, columns: &'static str) -> ExpectedView {
+    ExpectedView { name, columns, barrier: false }
+}
 
 /// A function of the fence.
 #[derive(Clone, Copy, Debug)]
@@ -58,8 +101,8 @@ pub struct ExpectedFunction {
     pub volatility: &'static str,
     /// `pg_proc.proparallel`.
     pub parallel: &'static str,
-    /// The only role with EXECUTE, beside the owner.
-    pub grantee: &'static str,
+    /// The only roles with EXECUTE, beside the owner.
+    pub grantees: &'static [&'static str],
     /// Whether the owner keeps EXECUTE.
     pub owner_executes: bool,
     /// The schemas of its search path: `{vector}` stands for pgvector's.
@@ -78,14 +121,14 @@ impl ExpectedFunction {
 }
 
 /// All functions of schema `fence`.
-pub const FUNCTIONS: [ExpectedFunction; 8] = [
+pub const FUNCTIONS: [ExpectedFunction; 9] = [
     ExpectedFunction {
         name: "visible_stores",
         arguments: "",
         owner: "fence_owner",
         volatility: "s",
         parallel: "r",
-        grantee: "fence_reader",
+        grantees: &["fence_reader", "fence_runner"],
         owner_executes: true,
         search_path: "pg_catalog, pg_temp",
     },
@@ -95,7 +138,7 @@ pub const FUNCTIONS: [ExpectedFunction; 8] = [
         owner: "fence_owner",
         volatility: "s",
         parallel: "r",
-        grantee: "fence_reader",
+        grantees: &["fence_reader", "fence_runner"],
         owner_executes: true,
         search_path: "pg_catalog, pg_temp",
     },
@@ -105,7 +148,17 @@ pub const FUNCTIONS: [ExpectedFunction; 8] = [
         owner: "fence_owner",
         volatility: "s",
         parallel: "r",
-        grantee: "fence_reader",
+        grantees: &["fence_reader", "fence_runner"],
+        owner_executes: true,
+        search_path: "pg_catalog, pg_temp",
+    },
+    ExpectedFunction {
+        name: "over_views",
+        arguments: "statement text",
+        owner: "fence_owner",
+        volatility: "s",
+        parallel: "r",
+        grantees: &["fence_runner"],
         owner_executes: true,
         search_path: "pg_catalog, pg_temp",
     },
@@ -115,29 +168,29 @@ pub const FUNCTIONS: [ExpectedFunction; 8] = [
         owner: "fence_owner",
         volatility: "v",
         parallel: "u",
-        grantee: "fence_login",
+        grantees: &["fence_login"],
         owner_executes: true,
         search_path: "pg_catalog, pg_temp",
     },
     ExpectedFunction {
         name: "run_query",
         arguments: "context text, query text, max_rows integer, max_bytes integer",
-        owner: "fence_reader",
+        owner: "fence_runner",
         volatility: "s",
         parallel: "u",
-        grantee: "fence_login",
+        grantees: &["fence_login"],
         owner_executes: false,
-        search_path: "pg_catalog, retail{vector}, pg_temp",
+        search_path: "pg_catalog, views_retail{vector}, pg_temp",
     },
     ExpectedFunction {
         name: "run_report",
         arguments: "context text, query text, max_rows integer, max_bytes integer",
-        owner: "fence_reader",
+        owner: "fence_runner",
         volatility: "s",
         parallel: "u",
-        grantee: "fence_login",
+        grantees: &["fence_login"],
         owner_executes: false,
-        search_path: "pg_catalog, retail{vector}, pg_temp",
+        search_path: "pg_catalog, views_retail{vector}, pg_temp",
     },
     ExpectedFunction {
         name: "search_products",
@@ -145,19 +198,19 @@ pub const FUNCTIONS: [ExpectedFunction; 8] = [
         owner: "fence_reader",
         volatility: "v",
         parallel: "u",
-        grantee: "fence_login",
+        grantees: &["fence_login"],
         owner_executes: false,
         search_path: "pg_catalog, retail{vector}, pg_temp",
     },
     ExpectedFunction {
         name: "plan_hash",
         arguments: "context text, query text",
-        owner: "fence_reader",
+        owner: "fence_runner",
         volatility: "v",
         parallel: "u",
-        grantee: "fence_login",
+        grantees: &["fence_login"],
         owner_executes: false,
-        search_path: "pg_catalog, retail{vector}, pg_temp",
+        search_path: "pg_catalog, views_retail{vector}, pg_temp",
     },
 ];
 
@@ -212,6 +265,17 @@ pub fn tenant_condition(column: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_views_are_those_that_the_migration_makes() {
+        let (_, _, sql) = MIGRATIONS.iter().find(|(version, ..)| *version == 18).unwrap();
+        let squeezed = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let made = squeezed(sql);
+        for ExpectedView { name, columns, barrier } in VIEWS {
+            assert!(made.contains(&squeezed(&format!("('{name}', {barrier}, '{columns}')"))), "{name}");
+        }
+        assert_eq!(VIEWS.len(), STORE_TABLES.len() + TENANT_TABLES.len());
+    }
 
     #[test]
     fn every_function_is_found_in_the_migrations() {

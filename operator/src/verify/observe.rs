@@ -7,11 +7,15 @@ use super::{Snapshot, VerifyError, level};
 /// One statement, so one moment. Every list comes sorted; a role that was dropped shows as its number.
 const SNAPSHOT: &str = r#"
 WITH ours AS (
-    SELECT oid, rolname FROM pg_roles WHERE rolname IN ('retail_owner', 'fence_owner', 'fence_reader', 'fence_login', 'retail_loader')
+    SELECT oid, rolname FROM pg_roles WHERE rolname IN ('retail_owner', 'fence_owner', 'fence_reader', 'fence_runner', 'fence_login', 'retail_loader')
 ), creators AS (
     SELECT oid FROM pg_roles WHERE rolname ~ '^fence_creator_[0-9]{2}$'
 ), reader AS (
-    SELECT oid FROM pg_roles WHERE rolname = 'fence_reader'
+    SELECT oid FROM pg_roles WHERE rolname IN ('fence_reader', 'fence_runner')
+), fenced AS (
+    SELECT oid FROM pg_namespace
+     WHERE nspname IN ('retail', 'fence', 'views_retail')
+        OR nspname LIKE 'views\_%' AND nspowner = (SELECT oid FROM pg_roles WHERE rolname = 'fence_reader')
 ), logins AS (
     SELECT l.login::text AS login, r.oid FROM fence.logins l LEFT JOIN pg_roles r ON r.rolname = l.login
 ), vector AS (
@@ -19,15 +23,15 @@ WITH ours AS (
 ), rels AS (
     SELECT c.*, n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
      WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
-       AND (n.nspname IN ('retail', 'fence')
+       AND (n.oid IN (SELECT oid FROM fenced)
             OR n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'
                -- whatever the readers can read, were it by a grant to PUBLIC; what extensions ship is theirs
-               AND (c.relkind <> 'S' AND has_schema_privilege((SELECT oid FROM reader), n.oid, 'USAGE')
-                        AND has_any_column_privilege((SELECT oid FROM reader), c.oid, 'SELECT')
+               AND (c.relkind <> 'S' AND EXISTS (SELECT FROM reader r WHERE has_schema_privilege(r.oid, n.oid, 'USAGE')
+                                                      AND has_any_column_privilege(r.oid, c.oid, 'SELECT'))
                         AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid AND e.deptype = 'e')
-                    OR EXISTS (SELECT FROM aclexplode(c.relacl) a WHERE a.grantee = (SELECT oid FROM reader))
+                    OR EXISTS (SELECT FROM aclexplode(c.relacl) a WHERE a.grantee IN (SELECT oid FROM reader))
                     OR EXISTS (SELECT FROM pg_attribute t, aclexplode(t.attacl) a
-                                WHERE t.attrelid = c.oid AND a.grantee = (SELECT oid FROM reader))))
+                                WHERE t.attrelid = c.oid AND a.grantee IN (SELECT oid FROM reader))))
 )
 SELECT json_build_object(
     'database', current_database(),
@@ -41,7 +45,7 @@ SELECT json_build_object(
             SELECT coalesce(json_agg(json_build_object('grantee', g.grantee, 'privilege', g.privilege, 'grantable', g.grantable) ORDER BY g.*), '[]')
               FROM (SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(a.grantee) END AS grantee, a.privilege_type AS privilege, a.is_grantable AS grantable
                       FROM aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) a WHERE a.grantee <> n.nspowner) g)) ORDER BY n.nspname)
-        FROM pg_namespace n WHERE n.nspname IN ('retail', 'fence', 'public') OR n.oid = (SELECT oid FROM vector)),
+        FROM pg_namespace n WHERE n.nspname = 'public' OR n.oid IN (SELECT oid FROM fenced UNION ALL SELECT oid FROM vector)),
     'relations', (SELECT coalesce(json_agg(json_build_object(
             'schema', c.nspname, 'name', c.relname, 'kind', c.relkind, 'owner', pg_get_userbyid(c.relowner),
             'rls', c.relrowsecurity, 'force', c.relforcerowsecurity,
@@ -53,7 +57,14 @@ SELECT json_build_object(
                               FROM pg_attribute t, aclexplode(t.attacl) a WHERE t.attrelid = c.oid) g),
             'hooks', (SELECT coalesce(json_agg(h ORDER BY h), '[]') FROM (
                         SELECT 'trigger ' || tgname AS h FROM pg_trigger WHERE tgrelid = c.oid AND NOT tgisinternal
-                        UNION ALL SELECT 'rule ' || rulename FROM pg_rewrite WHERE ev_class = c.oid AND rulename <> '_RETURN') x)
+                        UNION ALL SELECT 'rule ' || rulename FROM pg_rewrite WHERE ev_class = c.oid AND rulename <> '_RETURN') x),
+            'columns', (SELECT coalesce(json_agg(quote_ident(t.attname) ORDER BY t.attnum), '[]') FROM pg_attribute t
+                         WHERE t.attrelid = c.oid AND t.attnum > 0 AND NOT t.attisdropped),
+            'options', coalesce(to_json(c.reloptions), '[]'),
+            'definition', CASE WHEN c.relkind IN ('v', 'm') THEN pg_get_viewdef(c.oid) END,
+            'approximate', (SELECT coalesce(json_agg(x.relname ORDER BY x.relname), '[]') FROM pg_index i
+                              JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam
+                             WHERE i.indrelid = c.oid AND m.amname NOT IN ('btree', 'hash', 'gist', 'gin', 'spgist', 'brin'))
         ) ORDER BY c.nspname, c.relname), '[]') FROM rels c),
     'policies', (SELECT coalesce(json_agg(json_build_object(
             'table', c.nspname || '.' || c.relname, 'name', p.polname, 'permissive', p.polpermissive, 'command', p.polcmd,
@@ -70,15 +81,15 @@ SELECT json_build_object(
                               FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a) g)
         ) ORDER BY n.nspname, p.proname, p.oid), '[]')
         FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
-       WHERE n.nspname IN ('retail', 'fence')
+       WHERE n.oid IN (SELECT oid FROM fenced)
           OR n.nspname NOT IN ('pg_catalog', 'information_schema') AND p.prosecdef
-             AND has_function_privilege((SELECT oid FROM reader), p.oid, 'EXECUTE')),
+             AND EXISTS (SELECT FROM reader r WHERE has_function_privilege(r.oid, p.oid, 'EXECUTE'))),
     'default_acl', (SELECT coalesce(json_agg(e ORDER BY e), '[]') FROM (
             SELECT format('%s: %s%s: %s=%s', pg_get_userbyid(d.defaclrole), coalesce(n.nspname || '.', ''), d.defaclobjtype,
                           CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(a.grantee) END, a.privilege_type) AS e
               FROM pg_default_acl d LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace, aclexplode(d.defaclacl) a
              WHERE d.defaclrole IN (SELECT oid FROM ours) OR a.grantee IN (SELECT oid FROM ours UNION ALL SELECT oid FROM logins)
-                OR n.nspname IN ('retail', 'fence') AND a.grantee = 0) x),
+                OR n.oid IN (SELECT oid FROM fenced) AND a.grantee = 0) x),
     'roles', (SELECT json_agg(json_build_object('name', r.rolname, 'attributes', array_remove(ARRAY[
             CASE WHEN r.rolsuper THEN 'SUPERUSER' END, CASE WHEN r.rolbypassrls THEN 'BYPASSRLS' END, CASE WHEN r.rolcreaterole THEN 'CREATEROLE' END,
             CASE WHEN r.rolcreatedb THEN 'CREATEDB' END, CASE WHEN r.rolreplication THEN 'REPLICATION' END, CASE WHEN r.rolcanlogin THEN 'LOGIN' END,

@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, Connection, SqlSafeStr, postgres::PgConnection};
 
 use super::{
     Deviation,
-    expected::{ROLES, STORE_TABLES, TENANT_TABLES, store_condition, tenant_condition},
+    expected::{ROLES, STORE_TABLES, TENANT_TABLES, VIEWS_OF, store_condition, tenant_condition},
 };
 
 /// Whom a row of a protected table belongs to.
@@ -57,8 +57,11 @@ impl FromStr for ProtectedTable {
                     && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
             };
             let ours = ["fence", "pg_catalog", "information_schema"].contains(&schema)
+                || schema.starts_with(VIEWS_OF)
                 || (schema == "retail" && is_shipped(table));
-            (plain(schema) && plain(table) && plain(column) && !ours).then(|| Self {
+            // the schema of its view has the longer name
+            let fits = VIEWS_OF.len() + schema.len() <= 63;
+            (fits && plain(schema) && plain(table) && plain(column) && !ours).then(|| Self {
                 schema: schema.to_owned(),
                 table: table.to_owned(),
                 belongs,
@@ -92,7 +95,31 @@ impl ProtectedTable {
     pub fn statements(&self) -> Vec<String> {
         let mut statements = vec![self.schema_grant()];
         statements.extend(self.table_statements());
+        statements.extend(self.view_statements(false));
         statements
+    }
+
+    /// `views_schema.table`: what callers name in place of the table.
+    fn view(&self) -> String {
+        format!("{VIEWS_OF}{}.{}", self.schema, self.table)
+    }
+
+    /// What makes the view, of all columns that the table has by then. A barrier, where an index gives some of the rows in place
+    /// of all: which ones would depend on the hidden ones.
+    fn view_statements(&self, barrier: bool) -> [String; 6] {
+        let (view, table, schema) = (self.view(), self.qualified(), &self.schema);
+        let barrier = if barrier { " WITH (security_barrier)" } else { "" };
+        [
+            format!("CREATE SCHEMA IF NOT EXISTS {VIEWS_OF}{schema} AUTHORIZATION fence_reader"),
+            "SET ROLE fence_reader".to_owned(),
+            format!("GRANT USAGE ON SCHEMA {VIEWS_OF}{schema} TO fence_login, fence_runner"),
+            format!(
+                "DROP VIEW IF EXISTS {view}; CREATE VIEW {view}{barrier} AS SELECT * FROM {table}; \
+                 REVOKE ALL ON {view} FROM PUBLIC; GRANT SELECT ON {view} TO fence_runner"
+            ),
+            format!("COMMENT ON VIEW {view} IS 'What callers see of table {table}.'"),
+            "RESET ROLE".to_owned(),
+        ]
     }
 
     /// Whether a deviation is about this table.
@@ -102,6 +129,7 @@ impl ProtectedTable {
         let qualified = self.qualified();
         object.strip_prefix("protected table ").is_some_and(|named| named == self.to_string())
             || object.strip_prefix("table ").is_some_and(|named| named == qualified)
+            || object.strip_prefix("view ").is_some_and(|named| named == self.view())
             || object
                 .strip_prefix("policy ")
                 .and_then(|rest| rest.split_once(" on "))
@@ -124,7 +152,7 @@ impl ProtectedTable {
             format!("ALTER TABLE {table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"),
             format!("DROP POLICY IF EXISTS fence_read ON {table}"),
             format!("CREATE POLICY fence_read ON {table} FOR SELECT TO fence_reader USING {}", self.condition()),
-            format!("REVOKE ALL ON TABLE {table} FROM PUBLIC, fence_reader, fence_login, fence_owner"),
+            format!("REVOKE ALL ON TABLE {table} FROM PUBLIC, fence_reader, fence_runner, fence_login, fence_owner"),
             format!("GRANT SELECT ON TABLE {table} TO fence_reader"),
         ]
     }
@@ -241,6 +269,11 @@ const OTHER_POLICY: &str = "SELECT quote_ident(p.polname), string_agg(coalesce(r
        AND (o.role = 0 OR r.rolname = ANY ($3) OR r.rolname IN (SELECT login FROM fence.logins)) \
      GROUP BY p.polname ORDER BY p.polname LIMIT 1";
 
+/// Whether an index of the table is by an access method that PostgreSQL does not ship, as HNSW and IVFFlat.
+const APPROXIMATE: &str = "SELECT EXISTS (SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
+      JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam \
+     WHERE n.nspname = $1 AND c.relname = $2 AND m.amname NOT IN ('btree', 'hash', 'gist', 'gin', 'spgist', 'brin'))";
+
 /// Puts a table behind the fence in one transaction. The role must have the rights of the table's owner.
 ///
 /// The table's owner no longer sees its rows unless a policy lets it (FORCE): the chain adds one for its own jobs.
@@ -283,6 +316,9 @@ pub async fn protect(connection: &mut PgConnection, table: &ProtectedTable) -> R
         statements.push(table.schema_grant());
     }
     statements.extend(table.table_statements());
+    let approximate = sqlx::query_scalar::<_, bool>(APPROXIMATE).bind(&table.schema).bind(&table.table);
+    let approximate = approximate.fetch_one(&mut *transaction).await.map_err(database)?;
+    statements.extend(table.view_statements(approximate));
     for statement in statements {
         let run = sqlx::raw_sql(AssertSqlSafe(statement).into_sql_str()).execute(&mut *transaction);
         run.await.map_err(database)?;
@@ -324,7 +360,10 @@ pub async fn withdraw(connection: &mut PgConnection, listed: &[ProtectedTable]) 
         }
         let quoted = |name: &str| name.replace('"', "\"\"");
         let name = format!("\"{}\".\"{}\"", quoted(&schema), quoted(&table));
-        let revoke = format!("REVOKE ALL ON TABLE {name} FROM fence_reader");
+        let view = format!("\"{VIEWS_OF}{}\".\"{}\"", quoted(&schema), quoted(&table));
+        let revoke = format!(
+            "REVOKE ALL ON TABLE {name} FROM fence_reader; SET ROLE fence_reader; DROP VIEW IF EXISTS {view}; RESET ROLE"
+        );
         sqlx::raw_sql(AssertSqlSafe(revoke).into_sql_str()).execute(&mut *connection).await?;
         withdrawn.push(format!("{schema}.{table}"));
     }

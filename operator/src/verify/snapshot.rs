@@ -45,6 +45,14 @@ pub struct Relation {
     pub column_acl: Vec<Acl>,
     /// Triggers that are not PostgreSQL's own, and rewrite rules.
     pub hooks: Vec<String>,
+    /// Columns in order, quoted where SQL needs it.
+    pub columns: Vec<String>,
+    /// Options, `name=value`: of a view `security_barrier`, `security_invoker`.
+    pub options: Vec<String>,
+    /// Of a view: its query, as PostgreSQL prints it.
+    pub definition: Option<String>,
+    /// Indexes that give some of the rows in place of all (HNSW, IVFFlat): by an access method that PostgreSQL does not ship.
+    pub approximate: Vec<String>,
 }
 
 /// A row-level security policy.
@@ -146,13 +154,15 @@ pub struct Snapshot {
     pub database_acl: Vec<Acl>,
     /// The schema that pgvector lives in.
     pub vector_schema: String,
-    /// Schemas `retail`, `fence`, `public` and pgvector's.
+    /// Schemas `retail`, `fence`, `public`, pgvector's, and those of the callers' views.
     pub schemas: Vec<Schema>,
-    /// Relations of `retail` and `fence`, and those anywhere that `fence_reader` holds a privilege on.
+    /// Relations of `retail`, `fence` and the views' schemas, and those anywhere that `fence_reader` or `fence_runner` holds a
+    /// privilege on.
     pub relations: Vec<Relation>,
     /// Policies on these.
     pub policies: Vec<Policy>,
-    /// Functions of `retail` and `fence`, and those elsewhere that are SECURITY DEFINER and executable by `fence_reader`.
+    /// Functions of `retail`, `fence` and the views' schemas, and those elsewhere that are SECURITY DEFINER and executable by
+    /// `fence_reader` or `fence_runner`.
     pub functions: Vec<Function>,
     /// Default privileges, as `role: schema.kind: grantee=privilege`, those of our roles and those that name one of them.
     pub default_acl: Vec<String>,

@@ -186,9 +186,25 @@ pub async fn migrated(shared: &Shared) -> Result<()> {
     let (owner, connection) =
         tokio_postgres::connect(&shared.stack.facts().database_url, tokio_postgres::NoTls).await?;
     tokio::spawn(connection);
-    owner.batch_execute("SET ROLE retail_owner; ALTER TABLE retail.inventory ADD COLUMN shelf text").await?;
-    let after = call(shared, "seattle-manager", TOOL, json!({"table_names": ["inventory"]})).await;
-    owner.batch_execute("ALTER TABLE retail.inventory DROP COLUMN shelf").await?;
+    let ask = async || call(shared, "seattle-manager", TOOL, json!({"table_names": ["inventory"]})).await;
+    owner
+        .batch_execute("SET ROLE retail_owner; ALTER TABLE retail.inventory ADD COLUMN shelf text; RESET ROLE")
+        .await?;
+    // Callers see what the view has.
+    let hidden = ask().await;
+    let view = async |columns: &str| {
+        let view = format!(
+            "SET ROLE fence_reader; DROP VIEW views_retail.inventory; CREATE VIEW views_retail.inventory AS SELECT {columns} FROM retail.inventory; \
+             GRANT SELECT ON views_retail.inventory TO fence_runner; RESET ROLE"
+        );
+        owner.batch_execute(&view).await
+    };
+    let own = "store_id, product_id, stock_level, updated_at";
+    view(&format!("{own}, shelf")).await?;
+    let after = ask().await;
+    view(own).await?;
+    owner.batch_execute("SET ROLE retail_owner; ALTER TABLE retail.inventory DROP COLUMN shelf; RESET ROLE").await?;
+    ensure!(columns(&hidden?) == columns(&before), "a column that no view has shows");
     ensure!(columns(&after?) == columns(&before) + 1, "the new column does not show");
     let again = call(shared, "seattle-manager", TOOL, json!({"table_names": ["inventory"]})).await?;
     ensure!(columns(&again) == columns(&before), "the dropped column still shows");

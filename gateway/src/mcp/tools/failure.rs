@@ -7,11 +7,12 @@ use crate::data::{QueryError, flight::StatementError, pool::PoolError};
 const AFTER_BUSY: u64 = 2;
 
 /// Roles and objects of the fence, which a caller's own tables may not be called by mistake: `fence_price` is no part of it.
-const ROLES: [&str; 3] = ["fence_owner", "fence_reader", "fence_login"];
-const OBJECTS: [&str; 15] = [
+const ROLES: [&str; 4] = ["fence_owner", "fence_reader", "fence_runner", "fence_login"];
+const OBJECTS: [&str; 16] = [
     "accept",
     "context_keys",
     "logins",
+    "over_views",
     "plan_hash",
     "run_query",
     "run_report",
@@ -102,9 +103,25 @@ fn statement(error: StatementError) -> ToolError {
     let message = if names_the_machinery(&message) {
         "the statement is not allowed here; write one SELECT over the tables of the schema retail".to_owned()
     } else {
-        message
+        of_the_tables(&message)
     };
     ToolError { sqlstate: Some(sqlstate), position, ..ToolError::new(code, message) }
+}
+
+/// A message about a view, in the caller's words: `views_retail.orders` is what the caller wrote as `retail.orders`.
+fn of_the_tables(message: &str) -> String {
+    let mut told = String::with_capacity(message.len());
+    let mut rest = message;
+    while let Some(at) = rest.find("views_") {
+        let (before, name) = rest.split_at(at);
+        told.push_str(before);
+        let schema = name.split(|c: char| !(c.is_alphanumeric() || c == '_')).next().unwrap_or_default();
+        let begins = !before.ends_with(|c: char| c.is_alphanumeric() || matches!(c, '_' | '$' | '.'));
+        let of_schema = begins && name[schema.len()..].starts_with('.') && schema.len() > "views_".len();
+        told.push_str(if of_schema { &schema["views_".len()..] } else { schema });
+        rest = &name[schema.len()..];
+    }
+    told + rest
 }
 
 /// Whether a message has the name of a login, or of a role or an object of the fence. The chain's own names may begin alike:
@@ -170,6 +187,19 @@ mod tests {
         ] {
             let said = refused("42703", message);
             assert_eq!((said.code, said.message.as_str()), (Code::Database, message));
+        }
+    }
+
+    #[test]
+    fn views_are_called_as_the_caller_calls_them() {
+        for (message, said) in [
+            ("relation \"views_retail.orderz\" does not exist", "relation \"retail.orderz\" does not exist"),
+            ("views_chain.a, views_retail.b", "chain.a, retail.b"),
+            ("column \"views_count\" does not exist", "column \"views_count\" does not exist"),
+            ("column page_views_x.y does not exist", "column page_views_x.y does not exist"),
+            ("column v.views_retail.x and views_.x", "column v.views_retail.x and views_.x"),
+        ] {
+            assert_eq!(refused("42P01", message).message, said);
         }
     }
 

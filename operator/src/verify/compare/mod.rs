@@ -2,10 +2,11 @@
 
 mod relations;
 mod roles;
+mod views;
 
 use super::{
     Acl, Deviation, Expectations, Level, Severity, Snapshot,
-    expected::{FUNCTIONS, ROLES, body_hash},
+    expected::{FUNCTIONS, ROLES, VIEWS_OF, body_hash},
     level,
 };
 use crate::reconcile::desired::is_creator;
@@ -26,6 +27,9 @@ pub fn compare(snapshot: &Snapshot, expectations: &Expectations) -> Vec<Deviatio
     report.level();
     report.deviations
 }
+
+/// Who may use a schema of views: the runner, and the logins that describe statements before they run.
+const VIEWS_SCHEMA: &[(&str, &str)] = &[("fence_login", "USAGE"), ("fence_runner", "USAGE")];
 
 /// Name, owner, and who may do what.
 type SchemaExpectation = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
@@ -114,8 +118,17 @@ impl Report<'_> {
     }
 
     fn schemas(&mut self) {
-        let expected: [SchemaExpectation; 2] = [
-            ("fence", "fence_owner", &[("fence_login", "USAGE"), ("fence_reader", "USAGE"), ("retail_owner", "USAGE")]),
+        let expected: [SchemaExpectation; 3] = [
+            (
+                "fence",
+                "fence_owner",
+                &[
+                    ("fence_login", "USAGE"),
+                    ("fence_reader", "USAGE"),
+                    ("fence_runner", "USAGE"),
+                    ("retail_owner", "USAGE"),
+                ],
+            ),
             (
                 "retail",
                 "retail_owner",
@@ -126,12 +139,18 @@ impl Report<'_> {
                     ("retail_loader", "USAGE"),
                 ],
             ),
+            ("views_retail", "fence_reader", VIEWS_SCHEMA),
         ];
         for schema in &self.snapshot.schemas {
             let object = format!("schema {}", schema.name);
             if let Some((name, owner, acl)) = expected.iter().find(|(name, ..)| *name == schema.name) {
                 self.owner(&object, &schema.owner, owner, &format!("SCHEMA {name}"));
                 self.acl(&object, &schema.acl, acl, &format!("SCHEMA {name}"));
+                continue;
+            }
+            // of the views over the tenants' own tables
+            if schema.name.starts_with(VIEWS_OF) && schema.owner == "fence_reader" {
+                self.acl(&object, &schema.acl, VIEWS_SCHEMA, &format!("SCHEMA {}", schema.name));
                 continue;
             }
             // on the readers' search path: nobody whom we do not know may put names there
@@ -167,15 +186,15 @@ impl Report<'_> {
                     "a function that Storefence does not ship"
                 };
                 let remedy = format!(
-                    "DROP FUNCTION {}.{}, or REVOKE EXECUTE from PUBLIC and fence_reader where it is another schema's",
+                    "DROP FUNCTION {}.{}, or REVOKE EXECUTE from PUBLIC, fence_reader and fence_runner where it is another schema's",
                     function.schema, function.name
                 );
-                self.add(object, found, "none in schemas fence and retail; elsewhere none that runs with its owner's rights and that fence_reader may execute", remedy);
+                self.add(object, found, "none in schemas fence and retail; elsewhere none that runs with its owner's rights and that fence_reader or fence_runner may execute", remedy);
                 continue;
             };
             let remedy = "run the function's statement from migrations/ again";
             let vector = match self.snapshot.vector_schema.as_str() {
-                "pg_catalog" | "retail" => String::new(),
+                "pg_catalog" | "retail" | "views_retail" => String::new(),
                 schema => format!(", {schema}"),
             };
             let settings = expected.settings(&vector);
@@ -194,7 +213,7 @@ impl Report<'_> {
                     self.add(object.clone(), format!("{what} {found}"), format!("{what} {wanted}"), remedy);
                 }
             }
-            let mut acl = vec![(expected.grantee, "EXECUTE")];
+            let mut acl: Vec<(&str, &str)> = expected.grantees.iter().map(|role| (*role, "EXECUTE")).collect();
             if expected.owner_executes {
                 acl.push((expected.owner, "EXECUTE"));
             }
@@ -218,7 +237,8 @@ impl Report<'_> {
     }
 
     fn default_privileges(&mut self) {
-        let expected = ["fence_owner", "fence_reader", "retail_owner"].map(|role| format!("{role}: f: {role}=EXECUTE"));
+        let expected = ["fence_owner", "fence_reader", "fence_runner", "retail_owner"]
+            .map(|role| format!("{role}: f: {role}=EXECUTE"));
         for found in &self.snapshot.default_acl {
             if !expected.contains(found) {
                 let remedy = "ALTER DEFAULT PRIVILEGES … REVOKE what the entry grants";
@@ -289,11 +309,12 @@ impl Report<'_> {
                     object,
                     format!("{privilege} for {grantee}"),
                     "no such privilege",
-                    format!("REVOKE {privilege} ON {target} FROM {grantee}"),
+                    as_owner(target, format!("REVOKE {privilege} ON {target} FROM {grantee}")),
                     &[named(target), grantee],
                 );
             } else if entry.grantable && !self.is_owner_entry(object, grantee) {
-                let remedy = format!("REVOKE GRANT OPTION FOR {privilege} ON {target} FROM {grantee}");
+                let remedy =
+                    as_owner(target, format!("REVOKE GRANT OPTION FOR {privilege} ON {target} FROM {grantee}"));
                 let found = format!("{privilege} for {grantee} WITH GRANT OPTION");
                 self.add_statement(object, found, "no grant option", remedy, &[named(target), grantee]);
             }
@@ -304,7 +325,7 @@ impl Report<'_> {
                     object,
                     format!("no {privilege} for {grantee}"),
                     format!("{privilege} for {grantee}"),
-                    format!("GRANT {privilege} ON {target} TO {grantee}"),
+                    as_owner(target, format!("GRANT {privilege} ON {target} TO {grantee}")),
                     &[named(target), grantee],
                 );
             }
@@ -316,6 +337,18 @@ impl Report<'_> {
         FUNCTIONS.iter().any(|function| {
             function.owner == grantee && object.starts_with(&format!("function fence.{}(", function.name))
         })
+    }
+}
+
+/// A statement on what belongs to the reader or the runner: the administrator may act as them and has none of their rights.
+fn as_owner(target: &str, statement: String) -> String {
+    let name = named(target);
+    let function = || FUNCTIONS.iter().find(|function| name.strip_prefix("fence.") == Some(function.name));
+    let owner =
+        if name.starts_with(VIEWS_OF) { "fence_reader" } else { function().map_or("", |function| function.owner) };
+    match owner {
+        "fence_reader" | "fence_runner" => format!("SET ROLE {owner}; {statement}; RESET ROLE"),
+        _ => statement,
     }
 }
 

@@ -40,6 +40,8 @@ impl Report<'_> {
                 }
                 self.protection(relation, &object, &qualified);
                 self.policies(&qualified, &policies, protected.is_some());
+            } else if let Some(expected) = self.expected_view(relation) {
+                self.view(relation, &object, &expected);
             } else if is_fence_relation(relation) {
                 let owner = if relation.schema == "fence" { "fence_owner" } else { "retail_owner" };
                 self.owner(&object, &relation.owner, owner, &target);
@@ -78,6 +80,7 @@ impl Report<'_> {
                 self.add(format!("table {schema}.{name}"), "no such table", "the table", "restore it from a backup");
             }
         }
+        self.missing_views(&present);
         for table in &self.expectations.protected {
             if !present.contains(&(table.schema.as_str(), table.table.as_str())) {
                 let found = "the table is missing or fence_reader may not read it";

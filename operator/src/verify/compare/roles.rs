@@ -106,7 +106,7 @@ impl Report<'_> {
                 }
             } else if self.is_login(member) {
                 self.add(object, options, "no membership but in fence_login", revoke);
-            } else if role == "fence_reader" && self.is_administrator(member) {
+            } else if ["fence_reader", "fence_runner"].contains(&role) && self.is_administrator(member) {
                 if membership.inherit && !self.is_superuser(member) {
                     let remedy = format!("GRANT {role} TO {member} WITH INHERIT FALSE");
                     self.add(
