@@ -171,7 +171,7 @@ fn every_value_is_used() {
             "image.pullPolicy" => json!("Always"),
             "operator.clientId" | "gateway.clientId" => json!("11111111-2222-4333-8444-555555555555"),
             "operator.image.digest" | "gateway.image.digest" => json!(format!("sha256:{}", "0".repeat(64))),
-            "operator.resources" | "gateway.resources" => json!({"requests": {"memory": "1Gi"}}),
+            "operator.resources" | "gateway.resources" => json!({"requests": {"memory": "96Mi"}}),
             "gateway.service.type" => json!("LoadBalancer"),
             "gateway.service.nodePort" => json!(30999),
             "monitoring.interval" => json!("7s"),
@@ -182,7 +182,7 @@ fn every_value_is_used() {
             "devstack.service.type" => json!("ClusterIP"),
             "devstack.service.nodePort" | "devstack.signIn.nodePort" => json!(30999),
             "devstack.signIn.url" => json!("http://localhost:30999"),
-            "devstack.resources" | "devstack.postgres.resources" => json!({"requests": {"memory": "1Gi"}}),
+            "devstack.resources" | "devstack.postgres.resources" => json!({"requests": {"memory": "96Mi"}}),
             "gateway.redisUrlSecret" => json!({"name": "other", "key": "other"}),
             "gateway.traces.otlpEndpoint" => json!("http://other:4318"),
             "operator.embedInterval" => json!("77s"),
@@ -190,7 +190,10 @@ fn every_value_is_used() {
             path if path.ends_with(".to") || path.ends_with("From") && path.starts_with("networkPolicy") => peer,
             path if path.ends_with("tolerations") => json!([{"key": "other"}]),
             path if path.ends_with("extraEnvFrom") => json!([{"secretRef": {"name": "other"}}]),
-            path if path.ends_with("extraVolumes") => json!([{"name": "other", "emptyDir": {}}]),
+            path if path.ends_with("extraVolumes") => {
+                // The production set mounts the first.
+                json!([{"name": "retail-administrator", "emptyDir": {}}, {"name": "other", "emptyDir": {}}])
+            }
             path if path.ends_with("extraVolumeMounts") => json!([{"name": "config", "mountPath": "/other"}]),
             path if path.ends_with("extraEgress") => json!([{"to": peer}]),
             path if path.ends_with("affinity") => json!({"nodeAffinity": {}}),
