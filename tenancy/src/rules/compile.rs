@@ -118,10 +118,11 @@ pub(super) fn compile_rule(
             "exactly one of entraGroup, entraUser, entraApplication, appRole, claim and storesFromClaim is expected";
         problems.add(field, format!("{choice}; {given} are given"));
     }
-    let mut ids = BTreeSet::new();
+    let (mut ids, mut named) = (BTreeSet::new(), BTreeSet::new());
     for (i, store) in stores.iter().enumerate() {
-        match by_name.get(&*normalised(store)) {
-            Some(id) if ids.insert(*id) => {}
+        let store = normalised(store);
+        match by_name.get(&*store) {
+            Some(id) if named.insert(store.clone()) => drop(ids.insert(*id)),
             Some(_) => problems.add(&format!("{field}.stores[{i}]"), format!("rule '{name}' names '{store}' twice")),
             None => {
                 let problem = format!("rule '{name}' names the store '{store}', which is not a name in spec.stores");
