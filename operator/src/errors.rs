@@ -404,8 +404,14 @@ fn summary(deviations: &[crate::verify::Deviation]) -> String {
     format!("the fence has {} deviation(s): {}", deviations.len(), shown.join(" | "))
 }
 
+/// The first problems: a large spec can have tens of thousands, and `storefence-operator validate` lists all of them.
 fn join(problems: &[SpecProblem]) -> String {
-    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    const SHOWN: usize = 8;
+    let shown = problems.iter().take(SHOWN).map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    match problems.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown}; and {more} more"),
+    }
 }
 
 #[cfg(test)]
