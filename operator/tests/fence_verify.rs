@@ -1,10 +1,12 @@
 //! verify reports each kind of tampering, exactly it, and nothing about an intact fence.
 
 mod support;
+mod tampering;
 
 use sqlx::{Connection, PgConnection};
 use storefence_operator::verify::{self, Deviation, Expectations, ProtectedTable, Severity};
 use support::{WORLDS, World, flight::Session, in_world, options};
+use tampering::{ELSEWHERE, NOTICED, OF_VIEWS, UNDONE, UNDONE_BY_SUPERUSER};
 
 /// Tampering as superuser, its undoing, and the objects that verify must name, each once. `{login}` stands for a tenant's login.
 const TAMPERING: &[(&str, &str, &[&str])] = &[
@@ -197,79 +199,6 @@ const TAMPERING: &[(&str, &str, &[&str])] = &[
         "DROP TABLE public.copy",
         &["table public.copy"],
     ),
-    // views and the role that reads them
-    (
-        "ALTER VIEW views_retail.orders OWNER TO CURRENT_USER",
-        "ALTER VIEW views_retail.orders OWNER TO fence_reader",
-        &["view views_retail.orders"],
-    ),
-    (
-        "ALTER VIEW views_retail.product_description_embeddings RESET (security_barrier)",
-        "ALTER VIEW views_retail.product_description_embeddings SET (security_barrier)",
-        &["view views_retail.product_description_embeddings"],
-    ),
-    (
-        "ALTER VIEW views_retail.orders SET (security_invoker)",
-        "ALTER VIEW views_retail.orders RESET (security_invoker)",
-        &["view views_retail.orders"],
-    ),
-    (
-        "CREATE OR REPLACE VIEW views_retail.tenants AS SELECT tenant_key, tenant_id, upper(display_name) AS display_name FROM retail.tenants",
-        "CREATE OR REPLACE VIEW views_retail.tenants AS SELECT tenant_key, tenant_id, display_name FROM retail.tenants",
-        &["view views_retail.tenants"],
-    ),
-    (
-        "DROP VIEW views_retail.stores",
-        "SET ROLE fence_reader; CREATE VIEW views_retail.stores AS SELECT store_id, tenant_key, store_name, display_name, is_online FROM retail.stores; \
-         GRANT SELECT ON views_retail.stores TO fence_runner; RESET ROLE",
-        &["view views_retail.stores"],
-    ),
-    (
-        "CREATE INDEX near ON retail.products USING hnsw ((ARRAY[cost]::vector(1)) vector_l2_ops)",
-        "DROP INDEX retail.near",
-        &["view views_retail.products"],
-    ),
-    (
-        "CREATE VIEW views_retail.keys AS SELECT * FROM fence.context_keys; GRANT SELECT ON views_retail.keys TO fence_runner",
-        "DROP VIEW views_retail.keys",
-        &["view views_retail.keys"],
-    ),
-    (
-        "GRANT SELECT ON views_retail.orders TO PUBLIC",
-        "REVOKE SELECT ON views_retail.orders FROM PUBLIC",
-        &["view views_retail.orders"],
-    ),
-    (
-        "GRANT SELECT ON retail.orders TO fence_runner",
-        "REVOKE SELECT ON retail.orders FROM fence_runner",
-        &["table retail.orders"],
-    ),
-    (
-        "GRANT USAGE ON SCHEMA retail TO fence_runner",
-        "REVOKE USAGE ON SCHEMA retail FROM fence_runner",
-        &["schema retail"],
-    ),
-    (
-        "GRANT CREATE ON SCHEMA views_retail TO fence_runner",
-        "REVOKE CREATE ON SCHEMA views_retail FROM fence_runner",
-        &["schema views_retail"],
-    ),
-    (
-        "CREATE TABLE public.copy AS SELECT 1 AS a; GRANT SELECT ON public.copy TO fence_runner",
-        "DROP TABLE public.copy",
-        &["table public.copy"],
-    ),
-    ("ALTER ROLE fence_runner BYPASSRLS", "ALTER ROLE fence_runner NOBYPASSRLS", &["role fence_runner"]),
-    (
-        "GRANT retail_loader TO fence_runner",
-        "REVOKE retail_loader FROM fence_runner",
-        &["membership of fence_runner in retail_loader"],
-    ),
-    (
-        "CREATE FUNCTION views_retail.upper(text) RETURNS text LANGUAGE sql AS 'SELECT $1'",
-        "DROP FUNCTION views_retail.upper",
-        &["function views_retail.upper(text)"],
-    ),
     (
         "CREATE RULE spy AS ON INSERT TO retail.orders DO ALSO NOTIFY spy",
         "DROP RULE spy ON retail.orders",
@@ -339,7 +268,7 @@ async fn whole(world: World) {
     let login = &tenant.logins[0];
     let mut problems = Vec::new();
     let with_creators = if world.label.contains("Superuser") { &[][..] } else { TAMPERING_WITH_CREATORS };
-    for (tamper, repair, objects) in TAMPERING.iter().chain(with_creators) {
+    for (tamper, repair, objects) in TAMPERING.iter().chain(OF_VIEWS).chain(ELSEWHERE).chain(with_creators) {
         superuser
             .batch_execute(&tamper.replace("{login}", login))
             .await
@@ -376,29 +305,34 @@ async fn whole(world: World) {
     assert_eq!(verify::check(&mut stranger, &expectations).await.unwrap_err().reason(), "FenceMissing");
 }
 
-/// Tampering that a statement undoes: the one that verify prints does, as the administrator.
-const UNDONE: &[&str] = &[
-    "ALTER VIEW views_retail.product_description_embeddings RESET (security_barrier)",
-    "ALTER VIEW views_retail.orders SET (security_invoker)",
-    "CREATE OR REPLACE VIEW views_retail.tenants AS SELECT tenant_key, tenant_id, upper(display_name) AS display_name FROM retail.tenants",
-    "DROP VIEW views_retail.stores",
-    "REVOKE SELECT ON views_retail.inventory FROM fence_runner",
-    "GRANT SELECT ON views_retail.orders TO fence_login",
-    "REVOKE USAGE ON SCHEMA views_retail FROM fence_runner",
-    "REVOKE EXECUTE ON FUNCTION fence.run_query FROM fence_login",
-    "GRANT SELECT ON retail.orders TO fence_runner",
-];
-
 async fn remedies(world: &World, connection: &mut PgConnection) {
     let superuser = world.superuser().await;
-    for tamper in UNDONE {
+    let as_administrator = UNDONE.iter().map(|tamper| (tamper, &world.admin));
+    for (tamper, who) in as_administrator.chain(UNDONE_BY_SUPERUSER.iter().map(|tamper| (tamper, &superuser))) {
         superuser.batch_execute(tamper).await.unwrap();
         let found = verify::check(connection, &Expectations::default()).await.unwrap();
         assert_eq!(found.len(), 1, "{tamper}: {found:#?}");
         let remedy = &found[0].remedy;
-        world.admin.batch_execute(remedy).await.unwrap_or_else(|error| panic!("{remedy}: {error:?}"));
+        who.batch_execute(remedy).await.unwrap_or_else(|error| panic!("{remedy}: {error:?}"));
         let left = verify::check(connection, &Expectations::default()).await.unwrap();
         assert_eq!(left, [], "{}: after {remedy}", world.label);
+    }
+    for (object, made, undone) in NOTICED {
+        superuser.batch_execute(made).await.unwrap_or_else(|error| panic!("{made}: {error:?}"));
+        let found = verify::check(connection, &Expectations::default()).await.unwrap();
+        let named: Vec<_> = found.iter().map(|deviation| (deviation.object.as_str(), deviation.severity)).collect();
+        assert_eq!(named, [(*object, Severity::Notice)], "{}", world.label);
+        superuser.batch_execute(undone).await.unwrap();
+    }
+    if world.label.contains("18") {
+        let login = "CREATE FUNCTION public.watch() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'; \
+                     CREATE EVENT TRIGGER watch ON login EXECUTE FUNCTION public.watch()";
+        superuser.batch_execute(login).await.unwrap();
+        let found = verify::check(connection, &Expectations::default()).await.unwrap();
+        assert_eq!((found.len(), found[0].severity), (1, Severity::Unsafe), "{found:#?}");
+        superuser.batch_execute(&found[0].remedy).await.unwrap();
+        assert_eq!(verify::check(connection, &Expectations::default()).await.unwrap(), []);
+        superuser.batch_execute("DROP EVENT TRIGGER watch; DROP FUNCTION public.watch").await.unwrap();
     }
 }
 

@@ -95,6 +95,8 @@ pub struct ExpectedFunction {
     pub name: &'static str,
     /// Argument types.
     pub arguments: &'static str,
+    /// Result type, as PostgreSQL prints it.
+    pub result: &'static str,
     /// Owner.
     pub owner: &'static str,
     /// `pg_proc.provolatile`.
@@ -125,6 +127,7 @@ pub const FUNCTIONS: [ExpectedFunction; 9] = [
     ExpectedFunction {
         name: "visible_stores",
         arguments: "",
+        result: "uuid[]",
         owner: "fence_owner",
         volatility: "s",
         parallel: "r",
@@ -135,6 +138,7 @@ pub const FUNCTIONS: [ExpectedFunction; 9] = [
     ExpectedFunction {
         name: "tenant_key",
         arguments: "",
+        result: "integer",
         owner: "fence_owner",
         volatility: "s",
         parallel: "r",
@@ -145,6 +149,7 @@ pub const FUNCTIONS: [ExpectedFunction; 9] = [
     ExpectedFunction {
         name: "accept",
         arguments: "context text",
+        result: "void",
         owner: "fence_owner",
         volatility: "s",
         parallel: "r",
@@ -155,6 +160,7 @@ pub const FUNCTIONS: [ExpectedFunction; 9] = [
     ExpectedFunction {
         name: "over_views",
         arguments: "statement text",
+        result: "text",
         owner: "fence_owner",
         volatility: "s",
         parallel: "r",
@@ -165,6 +171,7 @@ pub const FUNCTIONS: [ExpectedFunction; 9] = [
     ExpectedFunction {
         name: "ticket",
         arguments: "OUT ticket bigint, OUT pid integer, OUT epoch bigint",
+        result: "record",
         owner: "fence_owner",
         volatility: "v",
         parallel: "u",
@@ -175,6 +182,7 @@ pub const FUNCTIONS: [ExpectedFunction; 9] = [
     ExpectedFunction {
         name: "run_query",
         arguments: "context text, query text, max_rows integer, max_bytes integer",
+        result: "TABLE(line text)",
         owner: "fence_runner",
         volatility: "s",
         parallel: "u",
@@ -185,6 +193,7 @@ pub const FUNCTIONS: [ExpectedFunction; 9] = [
     ExpectedFunction {
         name: "run_report",
         arguments: "context text, query text, max_rows integer, max_bytes integer",
+        result: "TABLE(line text)",
         owner: "fence_runner",
         volatility: "s",
         parallel: "u",
@@ -195,6 +204,7 @@ pub const FUNCTIONS: [ExpectedFunction; 9] = [
     ExpectedFunction {
         name: "search_products",
         arguments: "context text, query_vector real[], model_name text, query_words text, min_similarity double precision, max_rows integer",
+        result: "TABLE(line text)",
         owner: "fence_reader",
         volatility: "v",
         parallel: "u",
@@ -205,6 +215,7 @@ pub const FUNCTIONS: [ExpectedFunction; 9] = [
     ExpectedFunction {
         name: "plan_hash",
         arguments: "context text, query text",
+        result: "TABLE(line text)",
         owner: "fence_runner",
         volatility: "v",
         parallel: "u",

@@ -10,6 +10,7 @@ mod level;
 mod observe;
 mod protected;
 mod snapshot;
+mod strays;
 
 use std::fmt;
 
@@ -20,7 +21,7 @@ pub use expected::Expectations;
 pub use level::{HardenStep, Level, Revocation, STRICT, harden, harden_steps};
 pub use observe::observe;
 pub use protected::{Belongs, InvalidProtectedTable, ProtectError, ProtectedTable, protect, withdraw};
-pub use snapshot::{Acl, Function, Login, Membership, Policy, Relation, Role, Schema, Setting, Snapshot};
+pub use snapshot::{Acl, Function, Login, Membership, Policy, Relation, Role, Schema, Setting, Snapshot, Stray};
 
 /// What a deviation means for the tenants of the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

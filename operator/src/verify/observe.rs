@@ -2,7 +2,7 @@
 
 use sqlx::{Connection, postgres::PgConnection};
 
-use super::{Snapshot, VerifyError, level};
+use super::{Snapshot, VerifyError, level, strays::strays};
 
 /// One statement, so one moment. Every list comes sorted; a role that was dropped shows as its number.
 const SNAPSHOT: &str = r#"
@@ -74,6 +74,11 @@ SELECT json_build_object(
     'functions', (SELECT coalesce(json_agg(json_build_object(
             'schema', n.nspname, 'name', p.proname, 'arguments', pg_get_function_identity_arguments(p.oid),
             'owner', pg_get_userbyid(p.proowner), 'language', l.lanname, 'definer', p.prosecdef,
+            'result', coalesce(pg_get_function_result(p.oid), ''),
+            'attributes', array_remove(ARRAY[CASE WHEN p.proisstrict THEN 'STRICT' END, CASE WHEN p.proleakproof THEN 'LEAKPROOF' END,
+                CASE WHEN p.prokind <> 'f' THEN 'kind ' || p.prokind::text END, CASE WHEN p.prosupport <> 0 THEN 'SUPPORT ' || p.prosupport::regproc::text END,
+                CASE WHEN p.provariadic <> 0 THEN 'VARIADIC' END, CASE WHEN p.pronargdefaults > 0 THEN 'DEFAULTS ' || pg_get_expr(p.proargdefaults, 0) END,
+                CASE WHEN p.protrftypes IS NOT NULL THEN 'TRANSFORM' END], NULL),
             'volatility', p.provolatile, 'parallel', p.proparallel, 'settings', coalesce(to_json(p.proconfig), '[]'),
             'body', encode(sha256(convert_to(coalesce(p.prosrc, ''), 'UTF8')), 'hex'),
             'acl', (SELECT coalesce(json_agg(json_build_object('grantee', g.grantee, 'privilege', g.privilege, 'grantable', g.grantable) ORDER BY g.*), '[]')
@@ -124,11 +129,15 @@ pub async fn observe(connection: &mut PgConnection) -> Result<Snapshot, VerifyEr
     let mut transaction = connection.begin().await?;
     // pg_get_expr leaves out schemas that are on the search path
     sqlx::raw_sql("SET TRANSACTION READ ONLY; SET LOCAL search_path = pg_catalog").execute(&mut *transaction).await?;
-    let outcome: Result<String, sqlx::Error> =
-        sqlx::query_scalar(SNAPSHOT).bind(level::names()).fetch_one(&mut *transaction).await;
+    let outcome = async {
+        let text: String = sqlx::query_scalar(SNAPSHOT).bind(level::names()).fetch_one(&mut *transaction).await?;
+        let snapshot: Snapshot = serde_json::from_str(&text).map_err(|error| sqlx::Error::Decode(error.into()))?;
+        Ok(Snapshot { strays: strays(&mut transaction, level::names()).await?, ..snapshot })
+    };
+    let outcome: Result<Snapshot, sqlx::Error> = outcome.await;
     transaction.rollback().await?;
     match outcome {
-        Ok(text) => Ok(serde_json::from_str(&text).map_err(|error| sqlx::Error::Decode(error.into()))?),
+        Ok(snapshot) => Ok(snapshot),
         // no schema or table, no right to read it, no pgvector
         Err(error)
             if error

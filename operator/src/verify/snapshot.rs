@@ -93,6 +93,11 @@ pub struct Function {
     pub volatility: String,
     /// `pg_proc.proparallel`.
     pub parallel: String,
+    /// Result type, as PostgreSQL prints it.
+    pub result: String,
+    /// What none of ours has: `STRICT`, `LEAKPROOF`, a kind other than an ordinary function, a support function, defaults of
+    /// arguments.
+    pub attributes: Vec<String>,
     /// Settings fixed for the function, `name=value`.
     pub settings: Vec<String>,
     /// SHA-256 of the body, hexadecimal.
@@ -143,6 +148,19 @@ pub struct Setting {
     pub setting: String,
 }
 
+/// Something outside of the fence's own schemas by which it leaks.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Stray {
+    /// What kind of thing it is.
+    pub kind: String,
+    /// The object, as PostgreSQL names it.
+    pub object: String,
+    /// What the catalogs say.
+    pub found: String,
+    /// The statement that undoes it.
+    pub remedy: String,
+}
+
 /// Everything that [`super::compare`] looks at.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Snapshot {
@@ -178,4 +196,7 @@ pub struct Snapshot {
     pub open_builtins: Vec<String>,
     /// Extensions and untrusted languages by which SQL leaves the fence.
     pub extensions: Vec<String>,
+    /// What was changed in `pg_catalog`, in extensions, of roles and parameters.
+    #[serde(default)]
+    pub strays: Vec<Stray>,
 }

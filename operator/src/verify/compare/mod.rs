@@ -2,6 +2,7 @@
 
 mod relations;
 mod roles;
+mod strays;
 mod views;
 
 use super::{
@@ -24,6 +25,7 @@ pub fn compare(snapshot: &Snapshot, expectations: &Expectations) -> Vec<Deviatio
     report.functions();
     report.default_privileges();
     report.extensions();
+    report.strays();
     report.level();
     report.deviations
 }
@@ -201,6 +203,7 @@ impl Report<'_> {
             let body = body_hash(expected.name).unwrap_or_default();
             let checks = [
                 ("owner", function.owner.clone(), expected.owner.to_owned()),
+                ("result", function.result.clone(), expected.result.to_owned()),
                 ("language", function.language.clone(), "plpgsql".to_owned()),
                 ("SECURITY DEFINER", function.definer.to_string(), "true".to_owned()),
                 ("volatility", function.volatility.clone(), expected.volatility.to_owned()),
@@ -212,6 +215,17 @@ impl Report<'_> {
                 if found != wanted {
                     self.add(object.clone(), format!("{what} {found}"), format!("{what} {wanted}"), remedy);
                 }
+            }
+            for attribute in &function.attributes {
+                let name = format!("fence.{}", expected.name);
+                let undo =
+                    |clause: &str| as_owner(&format!("FUNCTION {name}"), format!("ALTER FUNCTION {name} {clause}"));
+                let remedy = match attribute.as_str() {
+                    "STRICT" => undo("CALLED ON NULL INPUT"),
+                    "LEAKPROOF" => undo("NOT LEAKPROOF"),
+                    _ => remedy.to_owned(),
+                };
+                self.add(object.clone(), format!("attribute {attribute}"), "no such attribute", remedy);
             }
             let mut acl: Vec<(&str, &str)> = expected.grantees.iter().map(|role| (*role, "EXECUTE")).collect();
             if expected.owner_executes {
