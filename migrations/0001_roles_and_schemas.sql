@@ -56,7 +56,7 @@ BEGIN
         SELECT * FROM (VALUES ('retail_owner', true), ('fence_owner', true), ('retail_loader', true), ('fence_reader', false)) v (name, inherits)
     LOOP
         IF NOT EXISTS (SELECT FROM pg_auth_members m
-                        WHERE m.roleid = wanted.name::regrole AND m.member = current_user::regrole
+                        WHERE m.roleid = wanted.name::regrole AND m.member = (SELECT oid FROM pg_roles WHERE rolname = current_user)
                           AND m.set_option AND m.inherit_option = wanted.inherits) THEN
             IF NOT pg_has_role(current_user, wanted.name, 'MEMBER WITH ADMIN OPTION') THEN
                 RAISE EXCEPTION 'role % has no ADMIN option on role %', current_user, wanted.name
@@ -102,6 +102,10 @@ END $do$;
 DO $do$
 BEGIN
     EXECUTE format('REVOKE ALL ON DATABASE %I FROM PUBLIC', current_database());
+    -- who logs in and then acts as the owner would not get in any more: the setting comes after the door
+    IF session_user <> current_user AND NOT has_database_privilege(session_user, current_database(), 'CONNECT') THEN
+        EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), session_user);
+    END IF;
     EXECUTE format('GRANT CONNECT ON DATABASE %I TO fence_login', current_database());
     EXECUTE format('GRANT CREATE ON DATABASE %I TO retail_owner, fence_owner', current_database());
     IF to_regnamespace('public') IS NOT NULL THEN

@@ -36,7 +36,7 @@ BEGIN
                       HINT = format('ALTER ROLE %I NOLOGIN NOINHERIT CREATEROLE NOSUPERUSER NOCREATEDB NOREPLICATION NOBYPASSRLS', creator);
         END IF;
         IF NOT EXISTS (SELECT FROM pg_auth_members m
-                        WHERE m.roleid = creator::regrole AND m.member = current_user::regrole AND m.set_option) THEN
+                        WHERE m.roleid = creator::regrole AND m.member = (SELECT oid FROM pg_roles WHERE rolname = current_user) AND m.set_option) THEN
             EXECUTE format('GRANT %I TO %I WITH SET TRUE, INHERIT FALSE', creator, current_user);
         END IF;
         EXECUTE format('GRANT fence_login TO %I WITH ADMIN TRUE, INHERIT FALSE, SET FALSE', creator);

@@ -252,6 +252,8 @@ const VAULT: &str = "does the gateway's identity hold the role Key Vault Secrets
 const ROTATE: &str =
     "have new ones made: kubectl annotate retailtenant NAME retail.storefence.dev/rotate=$(date +%s) --overwrite";
 const UNREACHABLE: &str = "is the server up, and do firewall and NetworkPolicy let the gateway through to it?";
+const READ_ONLY: &str = "the server is reached and takes no writes: let the endpoint lead to the primary and not to a standby; \
+    where default_transaction_read_only is on (managed servers set it when the disk is full), make room and set it back to off";
 const VERIFY: &str = "compare the fence with what was shipped: storefence-operator verify --database NAME";
 
 /// Why there is no connection, by what the server said.
@@ -262,6 +264,8 @@ fn unopened(database: &str, through: &str, error: &OpenError) -> Finding {
         OpenError::Postgres(error) if error.sqlstate() == Some("53300") => {
             "raise the server's max_connections, or lower --pool-total"
         }
+        // What opens a connection draws a ticket, from a sequence.
+        OpenError::Postgres(error) if error.sqlstate() == Some("25006") => READ_ONLY,
         // undefined function or schema: what the gateway prepares on each connection
         OpenError::Postgres(error) if matches!(error.sqlstate(), Some("42883" | "3F000")) => {
             "make the fence: storefence-operator migrate --database NAME"

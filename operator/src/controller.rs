@@ -6,7 +6,7 @@ mod object;
 mod retry;
 mod trigger;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use futures::{StreamExt, TryStreamExt, channel::mpsc, stream};
@@ -32,7 +32,7 @@ pub use retry::{RetryPolicy, spread};
 
 use crate::{
     backends::Backends,
-    errors::{Failure, Reason},
+    errors::{Class, Failure, Reason},
     leader::Leadership,
     metrics::Metrics,
     reconcile::{
@@ -40,7 +40,7 @@ use crate::{
         finalize::{self, Ending},
         pass::{self, Work},
         rotation::{View, in_force_since},
-        status::{self, Next, Outcome, Report, whole_second},
+        status::{self, Done, Next, Outcome, Report, whole_second},
     },
     server::Facts,
 };
@@ -120,6 +120,21 @@ impl ControllerFacts {
     /// Sets off a pass over every tenant: what was missing may be there now.
     pub fn look_at_all(&self) {
         self.look_at(|_| true);
+    }
+
+    /// UIDs of all objects there are, readable or not; `None` while they have not been listed.
+    pub fn claimed(&self) -> Option<BTreeSet<String>> {
+        let synced = self.synced.load(std::sync::atomic::Ordering::Relaxed);
+        synced.then(|| self.store.state().iter().filter_map(|object| object.meta().uid.clone()).collect())
+    }
+
+    /// Whether an object of a database is served.
+    pub fn serves(&self, database: &str) -> bool {
+        let served = |tenant: &RetailTenant| {
+            tenant.spec.database_ref.name == database
+                && tenant.status.as_ref().is_some_and(|status| status.credentials.is_some())
+        };
+        self.store.state().iter().any(|object| object.0.as_ref().is_ok_and(served))
     }
 
     /// Sets off a pass over some tenants.
@@ -266,7 +281,7 @@ async fn reconcile(object: Arc<Guarded>, lane: Arc<Lane>) -> Result<Action, std:
         Ok(end) => end,
         Err(_) => {
             tracing::warn!(tenant = %place(object.meta()), "the pass did not end in time and was dropped");
-            End::Retry(Reason::InternalError, crate::errors::Class::Transient)
+            End::Retry(Reason::InternalError, Class::Transient)
         }
     };
     running.dec();
@@ -282,6 +297,10 @@ async fn reconcile(object: Arc<Guarded>, lane: Arc<Lane>) -> Result<Action, std:
             (Reason::Reconciled, None)
         }
         End::Retry(reason, class) => (reason, Some(context.retries.delay(&uid, class))),
+        End::Partly(reason, class, next) => {
+            let delay = context.retries.delay(&uid, class);
+            (reason, Some(next.map_or(delay, |next| delay.min(until(next)))))
+        }
     };
     context.metrics.reconciled(reason, started.elapsed());
     if let Some(delay) = delay {
@@ -297,7 +316,9 @@ enum End {
     /// Nothing more to do until the object changes, or ever.
     Gone,
     /// To be repeated.
-    Retry(Reason, crate::errors::Class),
+    Retry(Reason, Class),
+    /// All but one thing is done, which is to be repeated; a rotation goes on at its own time.
+    Partly(Reason, Class, Option<Timestamp>),
 }
 
 impl End {
@@ -429,10 +450,16 @@ impl Context {
         let now = Timestamp::now();
         let next = status::next(last, &report, object.meta().generation, whole_second(now));
         let mut transitions = Vec::new();
+        let mut changed = false;
         if let Some(Next { status, transitions: told, recorded: (found, mended) }) = next {
-            if last != Some(&status) {
+            changed = last != Some(&status);
+            if changed {
                 self.metrics.kubernetes_write("status");
-                if let Err(error) = kubernetes.apply_status(&status, version).await {
+                let written = match &newest.0 {
+                    Ok(_) => kubernetes.replace_status(&status, version).await,
+                    Err(_) => kubernetes.replace_conditions(&status).await,
+                };
+                if let Err(error) = written {
                     return End::failed(place, &error.into());
                 }
             }
@@ -452,7 +479,18 @@ impl Context {
             }
         }
         match &report.outcome {
-            Outcome::Done(done) => End::Resync(done.next),
+            Outcome::Done(Done { left, next, .. }) => match left.first() {
+                Some(failure) => {
+                    tracing::warn!(tenant = place, reason = failure.reason().as_str(), "{failure}");
+                    End::Partly(failure.reason(), failure.class(), *next)
+                }
+                // The next step follows from what the status says of this one: where that did not change, the step is
+                // taken again, and not at once.
+                None if !changed && next.is_some_and(|next| next <= now) => {
+                    End::Retry(Reason::RotationInProgress, Class::Transient)
+                }
+                None => End::Resync(*next),
+            },
             Outcome::Observed(_) => End::Resync(None),
             Outcome::Suspended => End::Gone,
             Outcome::Failed(failures) => {

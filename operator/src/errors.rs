@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use storefence_tenancy::rules::SpecProblem;
 
+use crate::{database::DatabaseError, migrate::MigrateError};
+
 /// The closed list of reasons of conditions, events and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
@@ -39,6 +41,8 @@ pub enum Reason {
     AdministratorUnknown,
     /// The database cannot be reached, or is not taking work.
     DatabaseUnreachable,
+    /// The database answers and takes no writes.
+    DatabaseReadOnly,
     /// The database answered with an error.
     DatabaseError,
     /// The migrations do not fit the database.
@@ -73,7 +77,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, for metrics that start at zero.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::Reconciled,
         Self::RotationInProgress,
         Self::DriftDetected,
@@ -89,6 +93,7 @@ impl Reason {
         Self::DatabaseNotConfigured,
         Self::AdministratorUnknown,
         Self::DatabaseUnreachable,
+        Self::DatabaseReadOnly,
         Self::DatabaseError,
         Self::MigrationFailed,
         Self::KeyVaultNotConfigured,
@@ -131,6 +136,7 @@ impl Reason {
             Self::DatabaseNotConfigured => "DatabaseNotConfigured",
             Self::AdministratorUnknown => "AdministratorUnknown",
             Self::DatabaseUnreachable => "DatabaseUnreachable",
+            Self::DatabaseReadOnly => "DatabaseReadOnly",
             Self::DatabaseError => "DatabaseError",
             Self::MigrationFailed => "MigrationFailed",
             Self::KeyVaultNotConfigured => "KeyVaultNotConfigured",
@@ -199,8 +205,13 @@ pub enum Failure {
         owner: String,
     },
     /// Another tenant has the store.
-    #[error("store {store} belongs to tenant '{owner}' in this database; give the store an id of its own")]
+    #[error(
+        "store '{name}' has the id {store}, which belongs to tenant '{owner}' in this database; give the store an id of its \
+         own: until then the tenant is served without it"
+    )]
     ConflictingStore {
+        /// Its name in the spec.
+        name: String,
         /// The store's UUID.
         store: String,
         /// The other tenant's identifier.
@@ -290,6 +301,22 @@ pub enum Failure {
     /// The database, as administrator.
     #[error(transparent)]
     Database(#[from] crate::database::DatabaseError),
+    /// A step that the database refused, while the others were taken.
+    #[error("{step}: {source}{remedy}")]
+    Unapplied {
+        /// The step in words.
+        step: String,
+        /// PostgreSQL's words.
+        source: crate::database::DatabaseError,
+        /// Who can take it, and by which statement; empty where that is not known.
+        remedy: String,
+    },
+    /// What a deleted object waits for is away, and may be gone for good.
+    #[error(
+        "{0}; the object stays until its access is ended there: if that is gone for good, set spec.deletionPolicy to Retain, \
+         and the deletion goes on by itself"
+    )]
+    Finalizing(Box<Failure>),
     /// Nobody knows how to connect as the database's administrator.
     #[error(transparent)]
     Administrator(#[from] std::sync::Arc<crate::config::AdministratorError>),
@@ -314,6 +341,22 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// The step that was refused, in words.
+    #[must_use]
+    pub fn step(&self) -> Option<&str> {
+        match self {
+            Self::Unapplied { step, .. } => Some(step),
+            _ => None,
+        }
+    }
+
+    /// Another tenant has a store of the spec.
+    #[must_use]
+    pub fn conflicting_store(desired: &crate::reconcile::desired::Desired, id: uuid::Uuid, owner: String) -> Self {
+        let name = desired.stores.get(&id).map(|store| store.name.clone()).unwrap_or_default();
+        Self::ConflictingStore { name, store: id.to_string(), owner }
+    }
+
     /// The word for conditions, events and metrics.
     #[must_use]
     pub fn reason(&self) -> Reason {
@@ -330,7 +373,8 @@ impl Failure {
             Self::SecretSoftDeleted { .. } => Reason::SecretSoftDeleted,
             Self::DatabaseNotConfigured(_) => Reason::DatabaseNotConfigured,
             Self::KeyVaultNotConfigured(_) => Reason::KeyVaultNotConfigured,
-            Self::Database(error) => error.reason(),
+            Self::Database(error) | Self::Unapplied { source: error, .. } => error.reason(),
+            Self::Finalizing(failure) => failure.reason(),
             Self::Administrator(_) => Reason::AdministratorUnknown,
             Self::KeyVault(error) => error.reason(),
             Self::Probe(error) => error.reason(),
@@ -355,8 +399,10 @@ impl Failure {
             | Self::LoginDependents { .. }
             | Self::DatabaseNotConfigured(_)
             | Self::Database(_)
+            | Self::Unapplied { .. }
             | Self::Administrator(_)
             | Self::Probe(_) => Area::Database,
+            Self::Finalizing(failure) => failure.area(),
             Self::SecretNotOwned { .. }
             | Self::SecretManaged { .. }
             | Self::SecretSoftDeleted { .. }
@@ -373,6 +419,9 @@ impl Failure {
         match self {
             Self::KeyVault(error) => error.class(),
             Self::LockContention(_) => Class::Contention,
+            Self::Finalizing(failure) => failure.class(),
+            // Somebody reads, and will have read one day.
+            Self::Database(DatabaseError::Migration { source: MigrateError::Locked(_), .. }) => Class::Transient,
             Self::Kubernetes(kube::Error::Api(status)) => match status.code {
                 429 => {
                     let seconds = status.details.as_ref().map(|details| details.retry_after_seconds);
@@ -385,6 +434,7 @@ impl Failure {
             _ => match self.reason() {
                 Reason::LockContention => Class::Contention,
                 Reason::DatabaseUnreachable
+                | Reason::DatabaseReadOnly
                 | Reason::AdministratorUnknown
                 | Reason::DatabaseError
                 | Reason::DependentObjects

@@ -35,6 +35,7 @@ pub struct Metrics {
     database_calls: IntCounterVec,
     database_duration: HistogramVec,
     circuits: IntGaugeVec,
+    unclaimed: IntGaugeVec,
     reloads: IntCounterVec,
     /// 1 while the configuration on disk is not the one in force.
     pub configuration_refused: IntGauge,
@@ -137,6 +138,13 @@ impl Metrics {
                 ),
                 &["backend", "name"],
             )?,
+            unclaimed: make.gauges(
+                name(
+                    "unclaimed_tenants",
+                    "Tenants in the database of that name in the configuration that no RetailTenant stands for.",
+                ),
+                &["database"],
+            )?,
             reloads: make.counters(
                 name("configuration_reloads_total", "Changed configurations by whether they could be used."),
                 &["outcome"],
@@ -233,6 +241,9 @@ impl Metrics {
     /// The gauge of one circuit: `database` or `key_vault`, by its name in the configuration.
     #[must_use]
     pub fn circuit(&self, backend: &'static str, name: &str) -> IntGauge {
+        if backend == "database" {
+            self.unclaimed.with_label_values(&[name]);
+        }
         self.circuits.with_label_values(&[backend, name])
     }
 
@@ -240,6 +251,14 @@ impl Metrics {
     pub fn forget_circuit(&self, backend: &'static str, name: &str) {
         // One that was never there is as good as forgotten.
         let _ = self.circuits.remove_label_values(&[backend, name]);
+        if backend == "database" {
+            let _ = self.unclaimed.remove_label_values(&[name]);
+        }
+    }
+
+    /// Tenants of a database that no RetailTenant stands for.
+    pub fn unclaimed(&self, database: &str, tenants: usize) {
+        self.unclaimed.with_label_values(&[database]).set(i64::try_from(tenants).unwrap_or(i64::MAX));
     }
 
     /// Counts a changed configuration.

@@ -336,6 +336,8 @@ embeddings:
   value: {{ .Values.operator.callTimeout | quote }}
 - name: STOREFENCE_EMBED_INTERVAL
   value: {{ .Values.operator.embedInterval | quote }}
+- name: STOREFENCE_UNCLAIMED_GRACE
+  value: {{ .Values.operator.unclaimedGrace | quote }}
 - name: STOREFENCE_LEADER_ELECT
   value: "true"
 - name: STOREFENCE_LEASE_DURATION

@@ -77,8 +77,9 @@ pub enum Held {
     /// `PolicyVerified` is False.
     #[error("PolicyVerified is False: not served until the fence is as it was shipped")]
     Unfenced,
-    /// `Ready` says that another object has what this one asks for.
-    #[error("its condition Ready says Conflict: another RetailTenant has what it asks for")]
+    /// `Ready` says that another object has its `tenantId`. One that has a store of it takes that store alone: the database
+    /// knows whose it is.
+    #[error("its condition Ready says ConflictingTenant: another RetailTenant has its tenantId")]
     Conflict,
     /// The operator has not named a login and a key yet.
     #[error("its status names no credentials yet: the operator has not provisioned it")]
@@ -251,7 +252,7 @@ impl Entry {
             status
                 .conditions
                 .iter()
-                .any(|condition| condition.type_ == "Ready" && condition.reason.starts_with("Conflict"))
+                .any(|condition| condition.type_ == "Ready" && condition.reason == "ConflictingTenant")
         });
         // A fence that differs from what was shipped may let rows through: better no answer than somebody else's row.
         let unfenced = status.is_some_and(|status| {
@@ -373,6 +374,9 @@ mod tests {
         objects.apply(object("a", "zava", |o| o["status"]["conditions"] = ready("ConflictingTenant")));
         assert!(objects.snapshot().is_empty());
         assert_eq!(held(&objects), Some(Some(Held::Conflict)));
+        // A store that another tenant has keeps nobody from the others.
+        objects.apply(object("a", "zava", |o| o["status"]["conditions"] = ready("ConflictingStore")));
+        assert_eq!(objects.snapshot().len(), 1);
         objects.apply(object("a", "zava", |o| o["status"]["conditions"] = ready("DatabaseUnreachable")));
         assert_eq!(objects.snapshot().len(), 1);
         let broken = objects.apply(object("a", "zava", |o| {

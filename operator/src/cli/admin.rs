@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Args;
+use k8s_openapi::jiff::Timestamp;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 use storefence_azure::{AzureOptions, ProbeOptions};
 
@@ -19,6 +20,7 @@ use super::{
 use crate::{
     backends::resolve_once,
     config::{Config, DatabaseConfig, Resolved},
+    database::unclaimed::{self, Unclaimed},
     metrics::Metrics,
     migrate, seed,
     verify::{self, Severity},
@@ -180,7 +182,16 @@ pub async fn verify(arguments: Verify) -> Result<ExitCode, CliError> {
     let mut connection = open(name, database).await?;
     let deviations =
         verify::check(&mut connection, &database.expectations).await.with_context(|| format!("database {name}"))?;
+    let unclaimed = unclaimed::marked(&mut connection).await.with_context(|| format!("database {name}"))?;
     let _ = connection.close().await;
+    for Unclaimed { tenant_id, owner_uid, enabled, since } in &unclaimed {
+        let since = Timestamp::from_second(*since).unwrap_or_default();
+        let (word, state) = if *enabled { ("UNSAFE", "open") } else { ("notice", "closed by the operator") };
+        say!(
+            "{word} tenant {tenant_id}: found {state}, and since {since} no RetailTenant of UID {owner_uid}, expected one; remedy: \
+             apply its RetailTenant with spec.adoptionPolicy: Adopt if it is to be served, else nothing: the operator ends its access"
+        )?;
+    }
     for deviation in &deviations {
         let word = match deviation.severity {
             Severity::Unsafe => "UNSAFE",
@@ -189,7 +200,8 @@ pub async fn verify(arguments: Verify) -> Result<ExitCode, CliError> {
         };
         say!("{word} {deviation}")?;
     }
-    if deviations.iter().any(|deviation| deviation.severity != Severity::Notice) {
+    let open = unclaimed.iter().any(|unclaimed| unclaimed.enabled);
+    if open || deviations.iter().any(|deviation| deviation.severity != Severity::Notice) {
         return Ok(ExitCode::from(FAILED));
     }
     say!("{name}: the fence is as this version made it")?;

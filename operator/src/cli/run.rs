@@ -37,6 +37,9 @@ const DRAIN: Duration = Duration::from_secs(30);
 /// How often circuits are looked at.
 const CIRCUITS: Duration = Duration::from_millis(250);
 
+/// How often tenants without a RetailTenant are looked for, at most.
+const CLAIMS: Duration = Duration::from_secs(60);
+
 /// How old a look at the whole fence of a database may be when a tenant is told to be Ready.
 const FENCE_AGE: Duration = Duration::from_secs(10);
 
@@ -78,6 +81,11 @@ pub struct Run {
     #[arg(long, env = "STOREFENCE_EMBED_INTERVAL", value_parser = duration, default_value = "10m")]
     embed_interval: Duration,
 
+    /// How long a tenant in a database may be without its RetailTenant, as after the restore of a backup, before its access
+    /// ends.
+    #[arg(long, env = "STOREFENCE_UNCLAIMED_GRACE", value_parser = duration, default_value = "15m")]
+    unclaimed_grace: Duration,
+
     /// Longest wait for one answer of a database or vault.
     #[arg(long, env = "STOREFENCE_CALL_TIMEOUT", value_parser = duration, default_value = "10s")]
     call_timeout: Duration,
@@ -114,6 +122,7 @@ pub async fn run(arguments: Run) -> Result<ExitCode, CliError> {
         leader_elect,
         lease_duration,
         embed_interval,
+        unclaimed_grace,
         azure,
     } = arguments;
     let config_path = config.path()?.clone();
@@ -163,6 +172,7 @@ pub async fn run(arguments: Run) -> Result<ExitCode, CliError> {
     let reloading = tokio::spawn(stop.child_token().run_until_cancelled_owned(reload.run()));
     // Without an election there is nobody to stand by for.
     metrics.leader.set(i64::from(election.is_none()));
+    let claims_of = Arc::clone(&facts);
     let admin = tokio::spawn(server::serve(listener, facts, stop.child_token()));
     if let Some(election) = &election {
         tokio::select! {
@@ -172,6 +182,9 @@ pub async fn run(arguments: Run) -> Result<ExitCode, CliError> {
     }
     metrics.leader.set(1);
     migrate_all(&backends.load());
+    let claims =
+        watch_claims(Arc::clone(&backends), claims_of, Arc::clone(&metrics), resync.min(CLAIMS), unclaimed_grace);
+    let claims = tokio::spawn(stop.child_token().run_until_cancelled_owned(claims));
     let mut controlling = tokio::spawn(controlling);
     let embedding = tokio::spawn(stop.child_token().run_until_cancelled_owned(embedding));
 
@@ -183,7 +196,7 @@ pub async fn run(arguments: Run) -> Result<ExitCode, CliError> {
     tracing::info!("stopping: running passes may end");
     stop.cancel();
     // Ends at its next await; nothing depends on it.
-    drop((reloading, embedding, waking, asking));
+    drop((reloading, embedding, waking, asking, claims));
     if outcome.is_ok() && tokio::time::timeout(DRAIN, controlling).await.is_err() {
         tracing::warn!("passes did not end in time and are dropped");
     }
@@ -256,6 +269,36 @@ async fn watch_circuits(backends: Arc<ArcSwap<Backends>>, facts: Arc<ControllerF
                     "database" => tenant.spec.database_ref.name == name,
                     _ => tenant.spec.key_vault_ref.name == name,
                 });
+            }
+        }
+    }
+}
+
+/// Looks for tenants that no RetailTenant stands for, and ends their access after the grace. In a database none of whose
+/// tenants this operator has served, it only reports them: they may be waiting for a cluster that is being set up.
+async fn watch_claims(
+    backends: Arc<ArcSwap<Backends>>,
+    facts: Arc<ControllerFacts>,
+    metrics: Arc<Metrics>,
+    period: Duration,
+    grace: Duration,
+) {
+    let mut served = BTreeSet::new();
+    loop {
+        tokio::time::sleep(period).await;
+        let Some(claimed) = facts.claimed() else { continue };
+        for (name, database) in backends.load_full().databases() {
+            if facts.serves(name) {
+                served.insert(name.to_owned());
+            }
+            if database.may_write().is_err() || !database.is_migrated() || database.circuit().is_open() {
+                continue;
+            }
+            match database.close_unclaimed(&claimed, grace, served.contains(name)).await {
+                Ok(found) => metrics.unclaimed(name, found.len()),
+                Err(error) => {
+                    tracing::warn!(database = name, "tenants without a RetailTenant are not looked for: {error}")
+                }
             }
         }
     }

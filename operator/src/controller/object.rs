@@ -109,25 +109,45 @@ impl KubernetesObject {
         Ok(in_time(self.deadline, self.api.get_opt(&self.name)).await?.map_or(Value::Null, |found| found.data))
     }
 
-    /// Writes the whole status by forced server-side apply; an object that is gone is no error. With `version`, the
-    /// object must still be that one.
-    pub async fn apply_status(&self, status: &RetailTenantStatus, version: Option<&str>) -> Result<(), kube::Error> {
-        // No field may be null: the API server takes a `resourceVersion` that is null for one that is wrong.
-        let mut metadata = json!({"name": self.name});
-        // A status of a deleted object must not land on its namesake.
-        let guards = [("uid", self.uid.as_deref()), ("resourceVersion", version)];
-        for (field, value) in guards.into_iter().filter_map(|(field, value)| Some((field, value?))) {
-            metadata[field] = value.into();
+    /// Puts the status in the place of whatever is there; an object that is gone is no error. With `version`, the object
+    /// must still be that one.
+    ///
+    /// Not by server-side apply: what another field manager has written, such as a backup tool or a person's editor, would
+    /// stay beside ours in every list, or make a status that the schema refuses for ever.
+    pub async fn replace_status(&self, status: &RetailTenantStatus, version: Option<&str>) -> Result<(), kube::Error> {
+        // The UID: a status of a deleted object must not land on its namesake.
+        // No value may be null: the API server would compare with it.
+        let mut patch = Vec::new();
+        if let Some(uid) = self.uid.as_deref() {
+            patch.push(json!({"op": "test", "path": "/metadata/uid", "value": uid}));
         }
-        let body = json!({
-            "apiVersion": RetailTenant::api_version(&()),
-            "kind": RetailTenant::kind(&()),
-            "metadata": metadata,
-            "status": status,
-        });
-        let params = PatchParams::apply(FIELD_MANAGER).force();
+        if let Some(version) = version {
+            patch.push(json!({"op": "test", "path": "/metadata/resourceVersion", "value": version}));
+        }
+        patch.push(json!({"op": "add", "path": "/status", "value": status}));
+        let patch = serde_json::from_value(Value::Array(patch)).map_err(kube::Error::SerdeError)?;
+        self.patch_status(&Patch::<()>::Json(patch)).await
+    }
+
+    /// Puts the conditions in the place of whatever is there and leaves the rest of the status, of an object that cannot be
+    /// read: it tells which credentials there have been.
+    pub async fn replace_conditions(&self, status: &RetailTenantStatus) -> Result<(), kube::Error> {
+        let RetailTenantStatus { conditions, observed_generation, .. } = status;
+        let mut patch = json!({"status": {"conditions": conditions}});
+        // A null would remove the field.
+        if let Some(generation) = observed_generation {
+            patch["status"]["observedGeneration"] = (*generation).into();
+        }
+        if let Some(uid) = self.uid.as_deref() {
+            patch["metadata"] = json!({"uid": uid});
+        }
+        self.patch_status(&Patch::Merge(patch)).await
+    }
+
+    async fn patch_status<P: serde::Serialize + std::fmt::Debug>(&self, patch: &Patch<P>) -> Result<(), kube::Error> {
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         self.may_write()?;
-        match in_time(self.deadline, self.api.patch_status(&self.name, &params, &Patch::Apply(&body))).await {
+        match in_time(self.deadline, self.api.patch_status(&self.name, &params, patch)).await {
             Err(kube::Error::Api(answer)) if answer.code == 404 => Ok(()),
             outcome => outcome.map(drop),
         }

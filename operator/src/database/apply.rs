@@ -11,7 +11,12 @@ use super::{
 };
 use crate::{
     credentials::Password,
-    reconcile::{action::Plan, desired::Desired},
+    errors::Failure,
+    reconcile::{
+        action::{DatabaseAction, Plan},
+        desired::Desired,
+        stages::{Stages, stages, takes_from_a_role},
+    },
 };
 
 const BEGIN: &str = "BEGIN;\n";
@@ -26,11 +31,40 @@ pub struct Material {
 }
 
 impl Database {
-    /// Takes the steps, all or none.
+    /// Takes the steps, all or none. Where that fails and the tenant is served already (`partly`), each part of them by
+    /// itself, beginning with what takes away; gives what the database refused.
     ///
     /// # Errors
-    /// [`DatabaseError`]; nothing has changed then.
+    /// [`DatabaseError`]; nothing has changed then, unless parts were asked for.
     pub async fn apply(
+        &self,
+        lock: &mut TenantLock,
+        desired: &Desired,
+        plan: &Plan,
+        material: &Material,
+        partly: bool,
+    ) -> Result<Vec<Failure>, DatabaseError> {
+        match self.apply_all(lock, desired, plan, material).await {
+            Ok(()) => return Ok(Vec::new()),
+            Err(error) if !partly || !error.is_of_a_statement() => return Err(error),
+            Err(_) => {}
+        }
+        let Stages { parts, last } = stages(plan);
+        let mut refused = Vec::new();
+        for part in parts {
+            match self.apply_all(lock, desired, &part, material).await {
+                Ok(()) => {}
+                Err(source) if source.is_of_a_statement() => refused.push(unapplied(desired, &part, source)),
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(last) = last.filter(|_| refused.is_empty()) {
+            self.apply_all(lock, desired, &last, material).await?;
+        }
+        Ok(refused)
+    }
+
+    async fn apply_all(
         &self,
         lock: &mut TenantLock,
         desired: &Desired,
@@ -57,6 +91,22 @@ impl Database {
         };
         self.guarded("apply", call).await
     }
+}
+
+/// What could not be done, in words. Who may do it, and by which statement, for a step that takes something away: the
+/// others have values of the vault in them, or are the operator's again once those are out of the way.
+fn unapplied(desired: &Desired, part: &Plan, source: DatabaseError) -> Failure {
+    let words: Vec<String> = part.database.iter().map(DatabaseAction::describe).collect();
+    let remedy = match part.database.as_slice() {
+        [action] if takes_from_a_role(action) => {
+            let alone = Plan { database: vec![action.clone()], ..Plan::default() };
+            let statements = sql::statements(desired, &alone, &|_| String::new());
+            let text: Vec<&str> = statements.iter().map(|statement| statement.text.as_str()).collect();
+            format!("; a superuser can: {}", text.join("; "))
+        }
+        _ => String::new(),
+    };
+    Failure::Unapplied { step: words.join("; "), source, remedy }
 }
 
 /// What locks nothing that tenants share comes first, in as few round trips as keys allow. What does, the group of all

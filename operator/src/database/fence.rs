@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -16,7 +16,7 @@ use crate::verify::{self, Deviation, ProtectedTable, Severity, VerifyError};
 const DAMAGED_AGE: Duration = Duration::from_secs(1);
 
 /// What was found, and when.
-pub(super) type LastLook = Option<(Instant, Arc<FenceLook>)>;
+pub(super) type LastLook = Option<(Instant, u64, Arc<FenceLook>)>;
 
 /// What a look may mend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +71,10 @@ impl Database {
     pub async fn look_at_fence(&self, mending: Mending) -> Result<(Arc<FenceLook>, Vec<String>), DatabaseError> {
         // Held during the look: whoever comes meanwhile waits for its result.
         let mut last = self.last_look.lock().await;
-        if let Some((when, found)) = last.as_ref() {
+        let current = self.looks.load(Ordering::Relaxed);
+        if let Some((when, of, found)) = last.as_ref()
+            && *of == current
+        {
             let age = if found.deviations.is_empty() { self.fence_age } else { self.fence_age.min(DAMAGED_AGE) };
             if when.elapsed() < age {
                 return Ok((Arc::clone(found), Vec::new()));
@@ -103,7 +106,7 @@ impl Database {
             let missing = found.missing.len();
             tracing::warn!(database = self.place(), missing, "the configuration asks for more: {first}");
         }
-        *last = Some((Instant::now(), Arc::clone(&found)));
+        *last = Some((Instant::now(), current, Arc::clone(&found)));
         Ok((found, told))
     }
 
@@ -132,8 +135,11 @@ impl Database {
         let mut ran = false;
         let mendable = |deviation: &&Deviation| deviation.mendable && deviation.severity == Severity::Unsafe;
         for Deviation { object, remedy, .. } in found.iter().filter(mendable) {
+            // What waits for a reader makes every call wait that comes after it: it gives way, and is tried again with
+            // the next look. One message, so one transaction.
+            let run = format!("SET LOCAL lock_timeout = '1s'; {remedy}");
             // Audited: every name from the catalogs in a mendable remedy is one that needs no quotes.
-            let run = sqlx::raw_sql(AssertSqlSafe(remedy.clone())).execute(&mut *connection);
+            let run = sqlx::raw_sql(AssertSqlSafe(run)).execute(&mut *connection);
             match self.within("fence", run).await {
                 Ok(_) => ran = true,
                 Err(error) => tracing::warn!(database = self.place(), "{object} cannot be mended: {error}"),

@@ -6,11 +6,12 @@ pub mod fence;
 pub mod observe;
 pub mod revoke;
 pub mod sql;
+pub mod unclaimed;
 
 use std::{
     sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -21,7 +22,6 @@ use sqlx::{
     postgres::{PgConnectOptions, PgDatabaseError, PgPool, PgPoolOptions, Postgres},
 };
 use storefence_tenancy::TenantId;
-use tokio::sync::OnceCell;
 
 use crate::{
     circuit::{Circuit, CircuitPolicy},
@@ -66,6 +66,22 @@ pub enum DatabaseError {
         /// Why.
         source: migrate::MigrateError,
     },
+    /// It answers and takes no writes.
+    #[error("database {place} takes no writes: {problem}; the operator keeps trying")]
+    ReadOnly {
+        /// `host:port/database`.
+        place: String,
+        /// Why, and the way out.
+        problem: String,
+    },
+    /// It is not the database that was migrated, or lost its tables.
+    #[error("database {place} was made anew or lost its tables: {problem}; the operator migrates it")]
+    Replaced {
+        /// `host:port/database`.
+        place: String,
+        /// What tells it.
+        problem: String,
+    },
     /// Another session holds what is needed, or was given way to.
     #[error("database {place} is locked: {problem}")]
     Locked {
@@ -105,12 +121,21 @@ impl DatabaseError {
             Self::Migration { source, .. } => match source {
                 migrate::MigrateError::Unreachable(_) => Reason::DatabaseUnreachable,
                 migrate::MigrateError::InsufficientPrivileges(_) => Reason::InsufficientPrivileges,
+                migrate::MigrateError::ReadOnly(_) => Reason::DatabaseReadOnly,
                 _ => Reason::MigrationFailed,
             },
+            Self::ReadOnly { .. } => Reason::DatabaseReadOnly,
+            Self::Replaced { .. } => Reason::DatabaseError,
             Self::Locked { .. } => Reason::LockContention,
             Self::DependentObjects { .. } => Reason::DependentObjects,
             Self::Query { .. } => Reason::DatabaseError,
         }
+    }
+
+    /// Whether it is about the statement, so that another statement may well succeed.
+    #[must_use]
+    pub const fn is_of_a_statement(&self) -> bool {
+        matches!(self, Self::InsufficientPrivileges { .. } | Self::DependentObjects { .. } | Self::Query { .. })
     }
 }
 
@@ -137,10 +162,12 @@ pub struct Database {
     expectations: Expectations,
     pool: PgPool,
     deadline: Duration,
-    salt: OnceCell<Arc<[u8]>>,
+    salt: RwLock<Option<Arc<[u8]>>>,
     migrating: tokio::sync::Mutex<()>,
+    migration_waits: Mutex<Option<String>>,
     fence_age: Duration,
     last_look: tokio::sync::Mutex<fence::LastLook>,
+    looks: AtomicU64,
     circuit: Circuit<String>,
     refused: AtomicBool,
     metrics: Arc<Metrics>,
@@ -160,8 +187,8 @@ impl Database {
         // same few statements again and again: planned once, and by the indexes whatever the server knows of the tables. What has no index looks dear then: not to
         // be compiled for that.
         let settings = format!(
-            "SET lock_timeout = {}; SET statement_timeout = {}; SET plan_cache_mode = force_generic_plan; \
-             SET enable_seqscan = off; SET jit = off",
+            "SET quote_all_identifiers = off; SET row_security = on; SET lock_timeout = {}; SET statement_timeout = {}; \
+             SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET jit = off",
             deadline.as_millis() / 2,
             deadline.as_millis()
         );
@@ -183,10 +210,12 @@ impl Database {
             expectations: config.expectations.clone(),
             pool,
             deadline,
-            salt: OnceCell::new(),
+            salt: RwLock::default(),
             migrating: tokio::sync::Mutex::default(),
+            migration_waits: Mutex::default(),
             fence_age,
             last_look: tokio::sync::Mutex::default(),
+            looks: AtomicU64::new(0),
             circuit: Circuit::new(circuit, metrics.circuit("database", name)),
             refused: AtomicBool::new(false),
             metrics: Arc::clone(metrics),
@@ -231,20 +260,65 @@ impl Database {
         self.deadline
     }
 
-    /// Migrates the database, once per process; then gives the salt of its role names.
+    /// Migrates the database, once per process unless it is replaced meanwhile; then gives the salt of its role names.
     ///
     /// # Errors
     /// The next call tries again. A replica that does not lead migrates nothing.
     pub async fn ready(&self) -> Result<Arc<[u8]>, DatabaseError> {
-        if let Some(salt) = self.salt.get() {
-            return Ok(Arc::clone(salt));
+        if let Some(salt) = self.known_salt() {
+            return Ok(salt);
         }
         // One at a time; who waits for longer than a call may take comes back.
         let Ok(_migrating) = tokio::time::timeout(self.deadline, self.migrating.lock()).await else {
-            let problem = "its migrations are under way".to_owned();
-            return Err(DatabaseError::Locked { place: self.place(), problem });
+            let place = self.place();
+            return Err(match self.migration_waits().clone() {
+                Some(problem) => DatabaseError::Migration { place, source: migrate::MigrateError::Locked(problem) },
+                None => DatabaseError::Locked { place, problem: "its migrations are under way".to_owned() },
+            });
         };
-        self.salt.get_or_try_init(|| self.migrate()).await.cloned()
+        if let Some(salt) = self.known_salt() {
+            return Ok(salt);
+        }
+        let salt = self.migrate().await?;
+        *self.migration_waits() = None;
+        *self.salt.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&salt));
+        Ok(salt)
+    }
+
+    /// For what a migration waits that is under way.
+    fn migration_waits(&self) -> MutexGuard<'_, Option<String>> {
+        self.migration_waits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether its migrations have run.
+    #[must_use]
+    pub fn is_migrated(&self) -> bool {
+        self.known_salt().is_some()
+    }
+
+    fn known_salt(&self) -> Option<Arc<[u8]>> {
+        self.salt.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What was learnt of the database holds no longer: it is migrated and looked at again.
+    fn forget(&self) {
+        *self.salt.write().unwrap_or_else(PoisonError::into_inner) = None;
+        self.looks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether a database is the one that was migrated, by the salt of its role names in hexadecimal.
+    pub(crate) fn recognise(&self, salt: Option<&str>) -> Result<(), DatabaseError> {
+        let hex = |known: &[u8]| known.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        match (self.known_salt(), salt) {
+            (Some(known), Some(found)) if hex(&known) != found => {
+                self.forget();
+                Err(DatabaseError::Replaced {
+                    place: self.place(),
+                    problem: "its salt of role names is another one".to_owned(),
+                })
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn migrate(&self) -> Result<Arc<[u8]>, DatabaseError> {
@@ -253,7 +327,8 @@ impl Database {
         let mut connection = self.within("connect", self.options.connect()).await?;
         self.within("migrate", connection.ping()).await?;
         let started = Instant::now();
-        let outcome = tokio::time::timeout(MIGRATION_MAX, migrate::run_on(&mut connection)).await;
+        let waits = |problem: &str| *self.migration_waits() = Some(problem.to_owned());
+        let outcome = tokio::time::timeout(MIGRATION_MAX, migrate::run_reporting(&mut connection, &waits)).await;
         let (outcome, label) = match outcome {
             Ok(Ok(report)) => (Ok(report), "ok"),
             Ok(Err(migrate::MigrateError::Unreachable(error))) => (Err(self.error(error)), "unavailable"),
@@ -298,8 +373,18 @@ impl Database {
             in_doubt: false,
         };
         let connection = guard.connection()?;
-        let take = sqlx::query_scalar::<_, bool>("SELECT pg_try_advisory_lock(hashtextextended($1, 0))").bind(key);
-        if self.within("lock", take.fetch_one(connection)).await? {
+        let take = sqlx::query_as::<_, (bool, bool, bool)>(
+            "SELECT pg_try_advisory_lock(hashtextextended($1, 0)), pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'",
+        );
+        let (taken, in_recovery, read_only) = self.within("lock", take.bind(key).fetch_one(connection)).await?;
+        // With nothing to write a pass would find all in order, where no call can be answered: each draws a ticket.
+        if let Some(why) = migrate::why_read_only(in_recovery, read_only) {
+            if taken {
+                guard.release().await;
+            }
+            return Err(DatabaseError::ReadOnly { place: self.place(), problem: why.to_owned() });
+        }
+        if taken {
             return Ok(Some(guard));
         }
         // Not taken, so there is nothing to give back: the connection may return to the pool.
@@ -385,6 +470,12 @@ impl Database {
                     problem = format!("{problem}: {}", detail.replace('\n', ", "));
                 }
                 match code.as_str() {
+                    // undefined_table, invalid_schema_name
+                    "42P01" | "3F000" => {
+                        self.forget();
+                        DatabaseError::Replaced { place, problem }
+                    }
+                    "25006" => DatabaseError::ReadOnly { place, problem },
                     "2BP01" => DatabaseError::DependentObjects { place, problem },
                     "42501" => DatabaseError::InsufficientPrivileges { place, problem },
                     // lock_not_available, deadlock_detected, serialization_failure
@@ -405,16 +496,16 @@ impl Database {
         }
     }
 
-    fn place(&self) -> String {
+    pub(super) fn place(&self) -> String {
         let Endpoint { host, port, database, .. } = &self.endpoint;
         format!("{host}:{port}/{database}")
     }
 }
 
 /// SQLSTATEs of a server that is there but takes no work now: connection exceptions, the administrator's own login
-/// refused (its password is being rotated), no such database, resources, operator intervention, read-only standby.
+/// refused (its password is being rotated), no such database, resources, operator intervention.
 fn is_unavailable(code: &str) -> bool {
-    ["08", "28", "53", "57", "58"].iter().any(|class| code.starts_with(class)) || matches!(code, "3D000" | "25006")
+    ["08", "28", "53", "57", "58"].iter().any(|class| code.starts_with(class)) || code == "3D000"
 }
 
 /// The lock on one tenant and the connection that holds it.

@@ -80,7 +80,8 @@ SELECT json_build_object(
   'may_set', (
     SELECT coalesce(json_agg(p.name), '[]') FROM unnest($4::text[]) p (name)
      WHERE has_parameter_privilege(p.name, 'SET')),
-  'has_creator', EXISTS (SELECT FROM creator))
+  'has_creator', EXISTS (SELECT FROM creator),
+  'salt', (SELECT encode(x.value, 'hex') FROM fence.settings x WHERE x.name = 'role_salt'))
 ";
 
 impl Database {
@@ -100,6 +101,7 @@ impl Database {
             .bind(privileged)
             .bind(&desired.creator);
         let Json(state) = self.within("observe", query.fetch_one(lock.connection()?)).await?;
+        self.recognise(state.salt.as_deref())?;
         Ok(state)
     }
 }

@@ -54,6 +54,50 @@ impl Database {
         self.within("revoke", end_sessions(connection, role)).await
     }
 
+    /// Closes logins that carry an object's mark under other names than these: of a database that is no more, whose salt
+    /// made their names. They are dropped, unless something depends on them.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when they cannot be looked for; one that cannot be closed is reported in the log.
+    pub async fn retire_former(
+        &self,
+        lock: &mut TenantLock,
+        owner_uid: &str,
+        names: &[&str],
+    ) -> Result<(), DatabaseError> {
+        self.may_write()?;
+        let connection = lock.connection()?;
+        let former = sqlx::query_as::<_, (String, bool)>(
+            "SELECT r.rolname::text, r.rolcanlogin FROM pg_shdescription d JOIN pg_roles r ON r.oid = d.objoid \
+              WHERE d.classoid = 'pg_authid'::regclass AND d.description = $1 AND NOT r.rolname::text = ANY ($2) ORDER BY 1",
+        )
+        .bind(role_comment(owner_uid))
+        .bind(names);
+        let former = self.within("observe", former.fetch_all(&mut *connection)).await?;
+        for login in former {
+            let name = login.0.clone();
+            let closing = async {
+                close_logins(connection, std::slice::from_ref(&login)).await?;
+                let drop_role = format!("DROP ROLE {}", ident(&login.0));
+                // Audited: quoted by `ident`.
+                match sqlx::raw_sql(AssertSqlSafe(drop_role)).execute(&mut *connection).await {
+                    Err(sqlx::Error::Database(error)) if error.code().as_deref() != Some("2BP01") => {
+                        Err(sqlx::Error::Database(error))
+                    }
+                    Err(sqlx::Error::Database(_)) | Ok(_) => Ok(()),
+                    Err(error) => Err(error),
+                }
+            };
+            match self.within("revoke", closing).await {
+                Ok(()) => tracing::info!(database = self.place(), login = name, "a former login is closed"),
+                Err(error) => {
+                    tracing::warn!(database = self.place(), login = name, "a former login stays open: {error}")
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The tenant that a UID owns, for an object whose spec cannot be read.
     ///
     /// # Errors
@@ -73,27 +117,31 @@ async fn revoke(
     roles: &[String],
 ) -> Result<(), sqlx::Error> {
     let marked = marked(connection, owner_uid, roles).await?;
-    let mut transaction = connection.begin().await?;
-    let mut batch = String::new();
-    for (role, can_login) in &marked {
-        if *can_login {
-            batch.push_str(&format!("ALTER ROLE {} NOLOGIN PASSWORD NULL;\n", ident(role)));
-        }
-    }
+    // The rows first, and by themselves: they are ours in any case, and without them no call is answered, whatever becomes of
+    // the roles.
     let row = own_row(tenant, owner_uid);
-    batch.push_str(&format!(
+    let rows = format!(
         "DELETE FROM fence.context_keys WHERE tenant_key = (SELECT tenant_key FROM fence.tenants WHERE {row});\n\
          UPDATE fence.tenants SET enabled = false WHERE {row} AND enabled;\n"
-    ));
-    // Audited: quoted by `ident` and `literal`.
-    sqlx::raw_sql(AssertSqlSafe(batch)).execute(&mut *transaction).await?;
-    transaction.commit().await?;
+    );
+    // Audited: quoted by `literal`. One message, so one transaction.
+    sqlx::raw_sql(AssertSqlSafe(rows)).execute(&mut *connection).await?;
+    close_logins(connection, &marked).await
+}
 
-    // After the commit: a session that connects before it would otherwise outlive this.
-    for (role, _) in &marked {
-        end_sessions(connection, role).await?;
+/// Takes LOGIN, password and sessions from each of the roles; one that cannot be changed keeps no other from it.
+async fn close_logins(connection: &mut PgConnection, roles: &[(String, bool)]) -> Result<(), sqlx::Error> {
+    let mut outcome = Ok(());
+    for (role, _) in roles.iter().filter(|(_, can_login)| *can_login) {
+        let alter = format!("ALTER ROLE {} NOLOGIN PASSWORD NULL", ident(role));
+        // Audited: quoted by `ident`.
+        outcome = outcome.and(sqlx::raw_sql(AssertSqlSafe(alter)).execute(&mut *connection).await.map(drop));
     }
-    Ok(())
+    // After the commit: a session that connects before it would otherwise outlive this.
+    for (role, _) in roles {
+        outcome = outcome.and(end_sessions(connection, role).await);
+    }
+    outcome
 }
 
 async fn remove(

@@ -33,6 +33,13 @@ pub enum SecretAction {
         /// Key id.
         kid: u32,
     },
+    /// Put our tags on a secret that is not in use, and disable it.
+    Retire {
+        /// The secret.
+        name: String,
+        /// UID in its tag, if it was tagged as a RetailTenant's.
+        owner: Option<String>,
+    },
     /// Put our tags on a secret that is otherwise right.
     Tag {
         /// The secret.

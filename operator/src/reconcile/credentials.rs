@@ -104,6 +104,17 @@ impl Pass<'_> {
                     held.material.keys.insert(*kid, key);
                     held.versions.insert(name.clone(), version);
                 }
+                SecretAction::Retire { name, owner } => {
+                    if let Some(Read::Live(secret)) = stored.get(name) {
+                        self.vault.tag(name, &secret.version.id, uid).await?;
+                    } else if let Read::Live(secret) = self.vault.read(name).await? {
+                        // Recovered a moment ago.
+                        self.vault.tag(name, &secret.version.id, uid).await?;
+                    }
+                    for owner in owner.iter().map(String::as_str).chain([uid]) {
+                        self.vault.disable(name, owner).await?;
+                    }
+                }
                 SecretAction::Tag { name } => {
                     if let Some(Read::Live(secret)) = stored.get(name) {
                         self.vault.tag(name, &secret.version.id, uid).await?;

@@ -13,6 +13,7 @@ impl SecretAction {
             Self::Recover { name }
             | Self::WriteLogin { name, .. }
             | Self::WriteContextKey { name, .. }
+            | Self::Retire { name, .. }
             | Self::Tag { name } => name,
         }
     }
@@ -24,6 +25,7 @@ impl SecretAction {
             Self::Recover { .. } => "recover it from deletion",
             Self::WriteLogin { .. } => "write it with a new password",
             Self::WriteContextKey { .. } => "write it with a new key",
+            Self::Retire { .. } => "tag it and disable it",
             Self::Tag { .. } => "tag it",
         };
         format!("secret {}: {step}", self.subject())

@@ -60,6 +60,9 @@ pub struct Desired {
     pub active_kid: u32,
     /// Whether roles and secrets that are there already may be taken over.
     pub adopt: bool,
+    /// Secrets that are not in use and that the next rotation will write, where they are to be looked at: while the
+    /// tenant is taken over.
+    pub leftovers: Vec<String>,
 }
 
 /// What the database holds of a store beside its id.
@@ -140,6 +143,7 @@ impl Desired {
             active_slot,
             active_kid,
             adopt: *adopt,
+            leftovers: Vec::new(),
             tenant_id,
         }
     }
@@ -150,10 +154,17 @@ impl Desired {
         role_comment(&self.owner_uid)
     }
 
-    /// Names of all secrets that the tenant has.
+    /// Names of all secrets that the tenant has, and of those that are looked at.
     pub fn secrets(&self) -> impl Iterator<Item = &str> {
         let logins = self.roles.values().filter(|role| role.login).map(|role| role.secret.as_str());
-        logins.chain(self.keys.values().map(String::as_str))
+        logins.chain(self.keys.values().map(String::as_str)).chain(self.leftovers.iter().map(String::as_str))
+    }
+
+    /// The same tenant without some stores.
+    #[must_use]
+    pub fn without(mut self, stores: &[(Uuid, String)]) -> Self {
+        self.stores.retain(|id, _| !stores.iter().any(|(without, _)| without == id));
+        self
     }
 }
 

@@ -21,6 +21,7 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Result<Plan, Failure> {
     check_stores(desired, &observed.database)?;
     let mut plan = Plan { creator: Creator::of(desired, &observed.database), ..Plan::default() };
     secrets(desired, observed, &owners, &mut plan)?;
+    leftovers(desired, observed, &owners, &mut plan)?;
     let database = &observed.database;
     tenant(desired, database, &owners, &mut plan.database);
     retail_stores(desired, database, &mut plan.database);
@@ -38,6 +39,30 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Result<Plan, Failure> {
         plan.database.push(DatabaseAction::EnableFence);
     }
     Ok(plan)
+}
+
+/// What takes access away from callers, whatever else stands in the way: stores that the spec has no longer, of a tenant
+/// that is this object's.
+#[must_use]
+pub fn withdrawals(desired: &Desired, database: &DatabaseState) -> Plan {
+    let own = database.fence.as_ref().is_some_and(|row| row.owner_uid == desired.owner_uid);
+    let gone = database
+        .fence_stores
+        .iter()
+        .filter(|(id, row)| own && row.tenant == desired.tenant_id.as_str() && !desired.stores.contains_key(id));
+    Plan { database: gone.map(|(id, _)| DatabaseAction::RemoveFenceStore { id: *id }).collect(), ..Plan::default() }
+}
+
+/// Stores of the spec that another tenant has in this database.
+#[must_use]
+pub fn conflicting_stores(desired: &Desired, database: &DatabaseState) -> Vec<(Uuid, String)> {
+    let other = |id: &Uuid| {
+        let retail = database.retail_stores.get(id).map(|row| &row.tenant);
+        let fence = database.fence_stores.get(id).map(|row| &row.tenant);
+        let owner = retail.into_iter().chain(fence).find(|owner| *owner != desired.tenant_id.as_str())?;
+        Some((*id, owner.clone()))
+    };
+    desired.stores.keys().filter_map(other).collect()
 }
 
 /// Whose marks count as ours: our own, and those of a predecessor that was revoked, or is taken over.
@@ -68,14 +93,10 @@ impl<'a> Owners<'a> {
 }
 
 fn check_stores(desired: &Desired, database: &DatabaseState) -> Result<(), Failure> {
-    for id in desired.stores.keys() {
-        let retail = database.retail_stores.get(id).map(|row| &row.tenant);
-        let fence = database.fence_stores.get(id).map(|row| &row.tenant);
-        if let Some(owner) = retail.into_iter().chain(fence).find(|owner| *owner != desired.tenant_id.as_str()) {
-            return Err(Failure::ConflictingStore { store: id.to_string(), owner: owner.clone() });
-        }
+    match conflicting_stores(desired, database).into_iter().next() {
+        Some((id, owner)) => Err(Failure::conflicting_store(desired, id, owner)),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn secrets(desired: &Desired, observed: &Observed, owners: &Owners<'_>, plan: &mut Plan) -> Result<(), Failure> {
@@ -124,6 +145,35 @@ fn secrets(desired: &Desired, observed: &Observed, owners: &Owners<'_>, plan: &m
                 plan.adopted.insert(name.to_owned());
             }
         }
+    }
+    Ok(())
+}
+
+/// Secrets under names that the tenant has no use for now and that its next rotation will write: what a predecessor, or
+/// whoever was there before, left in them is taken over with the rest, and disabled.
+fn leftovers(desired: &Desired, observed: &Observed, owners: &Owners<'_>, plan: &mut Plan) -> Result<(), Failure> {
+    for name in &desired.leftovers {
+        let state = observed.secrets.get(name).unwrap_or(&SecretState::Absent);
+        let (owner, enabled) = match state {
+            SecretState::Absent | SecretState::SoftDeleted { owner: Some(_) } => continue,
+            SecretState::SoftDeleted { owner: None } => (None, false),
+            SecretState::Live { owner, content } => (owner.as_deref(), *content != SecretContent::Disabled),
+        };
+        // Disabled and some RetailTenant's: nobody can use it, and a rotation writes it.
+        if owner.is_some() && !enabled || owner == Some(owners.own) {
+            continue;
+        }
+        if !owners.owns(owner) {
+            if !desired.adopt {
+                continue;
+            }
+            adoptable_secret(desired, name, state, observed)?;
+            if matches!(state, SecretState::SoftDeleted { .. }) {
+                plan.secrets.push(SecretAction::Recover { name: name.clone() });
+            }
+        }
+        plan.secrets.push(SecretAction::Retire { name: name.clone(), owner: owner.map(str::to_owned) });
+        plan.adopted.insert(name.clone());
     }
     Ok(())
 }

@@ -42,6 +42,7 @@ pub fn desired_with(stores: &[(u128, &str)], active: Slot, kid: u32) -> Desired 
         active_slot: active,
         active_kid: kid,
         adopt: false,
+        leftovers: Vec::new(),
     }
 }
 
@@ -67,6 +68,9 @@ pub fn take(desired: &Desired, observed: &mut Observed, plan: &Plan) {
                 fresh += 1;
                 let content = SecretContent::ContextKey { fingerprint: format!("fresh-{fresh}") };
                 observed.secrets.insert(name.clone(), SecretState::Live { owner, content });
+            }
+            SecretAction::Retire { name, .. } => {
+                observed.secrets.insert(name.clone(), SecretState::Live { owner, content: SecretContent::Disabled });
             }
             SecretAction::Tag { name } => match observed.secrets.get_mut(name).unwrap() {
                 SecretState::Live { owner: tag, .. } => *tag = owner,
@@ -564,6 +568,48 @@ fn what_a_retained_predecessor_left_is_adopted_with_its_passwords() {
     assert!(plan.secrets.iter().all(|action| matches!(action, SecretAction::Tag { .. })), "{plan:?}");
     assert!(!plan.database.iter().any(|action| matches!(action, DatabaseAction::SetPassword { .. })), "{plan:?}");
     assert_eq!(plan.adopted.len(), 4);
+}
+
+#[test]
+fn what_the_next_rotation_will_write_is_taken_over_with_the_rest() {
+    let mut observed = converge(&desired(), &Observed::default());
+    let name = "sf-zava-db-b";
+    let take_over = |observed: &Observed, adopt: bool| {
+        let leftovers = vec![name.to_owned()];
+        diff(&Desired { adopt, leftovers, ..desired() }, observed)
+    };
+    let retired = |plan: &Plan| plan.secrets.iter().any(|action| matches!(action, SecretAction::Retire { .. }));
+    assert!(!retired(&take_over(&observed, true).unwrap()), "nothing there");
+    let live = |owner: Option<&str>, content| SecretState::Live { owner: owner.map(str::to_owned), content };
+    for (state, adopt, expected) in [
+        (live(Some(UID), SecretContent::Unusable), true, false),
+        (live(Some("other"), SecretContent::Disabled), true, false),
+        (live(Some("other"), SecretContent::Unusable), true, true),
+        (live(None, SecretContent::Unusable), true, true),
+        (live(None, SecretContent::Unusable), false, false),
+        (SecretState::SoftDeleted { owner: None }, true, true),
+        (SecretState::SoftDeleted { owner: Some("other".to_owned()) }, true, false),
+    ] {
+        observed.secrets.insert(name.to_owned(), state.clone());
+        let plan = take_over(&observed, adopt).unwrap();
+        assert_eq!(retired(&plan), expected, "{state:?} {adopt}");
+        assert_eq!(plan.adopted.contains(name), expected, "{state:?} {adopt}");
+    }
+    // What something else keeps stops all of it.
+    observed.secrets.insert(name.to_owned(), live(None, SecretContent::Unusable));
+    observed.managers.insert(name.to_owned(), "terraform".to_owned());
+    assert_eq!(take_over(&observed, true).unwrap_err().reason(), Reason::SecretNotOwned);
+}
+
+#[test]
+fn stores_are_taken_away_whatever_else_is_wrong_and_only_from_ones_own() {
+    let mut observed = converge(&desired(), &Observed::default());
+    let fewer = desired_with(&[(2, "Redmond")], Slot::A, 1);
+    let removal = [DatabaseAction::RemoveFenceStore { id: Uuid::from_u128(1) }];
+    assert_eq!(withdrawals(&fewer, &observed.database).database, removal);
+    assert!(withdrawals(&desired(), &observed.database).is_empty());
+    observed.database.fence.as_mut().unwrap().owner_uid = "other".to_owned();
+    assert!(withdrawals(&fewer, &observed.database).is_empty(), "somebody else's");
 }
 
 #[test]

@@ -105,6 +105,12 @@ impl Found {
         changes.chain(&self.stuck).cloned().collect()
     }
 
+    /// Steps that the database refused, in words, while the others have been taken.
+    pub fn refused(&mut self, steps: Vec<String>) {
+        self.changes.retain(|change| !steps.iter().any(|step| step.split("; ").any(|step| step == change)));
+        self.stuck.extend(steps);
+    }
+
     /// The steps have been taken.
     pub fn mended(&mut self) {
         self.outcome = DriftOutcome::Mended;

@@ -7,7 +7,12 @@ use storefence_tenancy::{
     resource::{DeletionPolicy, Mode},
 };
 
-use crate::{backends::Backends, database::Database, errors::Failure, vault::Vault};
+use crate::{
+    backends::Backends,
+    database::Database,
+    errors::{Failure, Reason},
+    vault::Vault,
+};
 
 /// What to do with a deleted object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,10 +62,17 @@ impl Ending {
 /// # Errors
 /// The finalizer must stay then.
 pub async fn finalize(backends: &Backends, tenant: &RetailTenant, ending: Ending) -> Result<(), Vec<Failure>> {
-    if matches!(ending, Ending::Hold | Ending::Leave) {
-        return Ok(());
-    }
     let uid = tenant.metadata.uid.as_deref().unwrap_or_default();
+    match ending {
+        Ending::Hold => return Ok(()),
+        Ending::Leave => {
+            if let Ok(database) = backends.database(&tenant.spec.database_ref.name) {
+                retained(&database, uid).await;
+            }
+            return Ok(());
+        }
+        Ending::Revoke | Ending::Delete => {}
+    }
     let Ok(tenant_id) = tenant.spec.tenant_id.parse::<TenantId>() else {
         // Such an object has never been more than InvalidSpec.
         return Ok(());
@@ -72,14 +84,43 @@ pub async fn finalize(backends: &Backends, tenant: &RetailTenant, ending: Ending
         Ok(database) => failures.extend(end_access(&database, &tenant_id, uid, ending).await.err()),
         Err(failure) => failures.extend(Some(failure).filter(|_| served)),
     }
+    failures = failures.into_iter().map(or_retain).collect();
     match backends.vault(&tenant.spec.key_vault_ref.name) {
         Ok(vault) => {
             let kids = kids(recorded(tenant), ending);
-            failures.extend(end_secrets(&vault, &tenant_id, uid, &kids, ending).await.err());
+            failures.extend(end_secrets(&vault, &tenant_id, uid, &kids, ending).await.err().map(or_retain));
         }
-        Err(failure) => failures.extend(Some(failure).filter(|_| served)),
+        Err(failure) => failures.extend(Some(failure).filter(|_| served).map(or_retain)),
     }
     if failures.is_empty() { Ok(()) } else { Err(failures) }
+}
+
+/// Keeps the access of a tenant that is let go. A database that is away does not hold the object: it may be gone.
+async fn retained(database: &Database, uid: &str) {
+    if database.is_migrated()
+        && let Err(error) = database.mark_retained(uid).await
+    {
+        tracing::warn!(
+            uid,
+            "the tenant could not be marked as let go, and counts as one without a RetailTenant: {error}"
+        );
+    }
+}
+
+/// Whatever is away may be gone for good: then nothing but a word of the owner's ends the waiting.
+fn or_retain(failure: Failure) -> Failure {
+    match failure.reason() {
+        Reason::DatabaseUnreachable
+        | Reason::DatabaseReadOnly
+        | Reason::DatabaseNotConfigured
+        | Reason::AdministratorUnknown
+        | Reason::InsufficientPrivileges
+        | Reason::MigrationFailed
+        | Reason::KeyVaultUnreachable
+        | Reason::KeyVaultForbidden
+        | Reason::KeyVaultNotConfigured => Failure::Finalizing(Box::new(failure)),
+        _ => failure,
+    }
 }
 
 /// The same for an object that cannot be read: its UID tells in which database it owns what, and what can be read of
@@ -93,8 +134,15 @@ pub async fn finalize_unreadable(
     object: &Value,
     ending: Ending,
 ) -> Result<(), Vec<Failure>> {
-    if matches!(ending, Ending::Hold | Ending::Leave) {
-        return Ok(());
+    match ending {
+        Ending::Hold => return Ok(()),
+        Ending::Leave => {
+            for (_, database) in backends.databases() {
+                retained(database, uid).await;
+            }
+            return Ok(());
+        }
+        Ending::Revoke | Ending::Delete => {}
     }
     let kids = kids(recorded_in(&object["status"]), ending);
     let each = async {
@@ -109,7 +157,7 @@ pub async fn finalize_unreadable(
         }
         Ok::<_, Failure>(())
     };
-    each.await.map_err(|failure| vec![failure])
+    each.await.map_err(|failure| vec![or_retain(failure)])
 }
 
 /// The keys that a status tells of: those in force, and that of a rotation, which may have got as far as its secret.

@@ -14,5 +14,7 @@ pub mod finalize;
 mod held;
 pub mod pass;
 pub mod rotation;
+pub mod stages;
 pub mod state;
 pub mod status;
+pub mod takeover;

@@ -10,20 +10,21 @@ use storefence_tenancy::{
 };
 
 use super::{
-    action::Plan,
+    action::{DatabaseAction, Plan},
     conflict::{self, Claimant},
     desired::{Desired, Input},
-    diff::diff,
+    diff::{conflicting_stores, diff, withdrawals},
     drift::{Before, Found},
     held::{self, Held, Stored},
     rotation::{Record, Step, View},
     state::{DatabaseState, Observed},
     status::{self, DRIFTED, Done, Outcome, Report, whole_second},
+    takeover,
 };
 use crate::{
     backends::Backends,
-    database::{Database, TenantLock, fence::Mending},
-    errors::{Class, Failure},
+    database::{Database, DatabaseError, TenantLock, apply::Material, fence::Mending},
+    errors::{Class, Failure, Reason},
     metrics::Metrics,
     vault::{Read, Vault, Version},
     verify::Deviation,
@@ -139,8 +140,24 @@ async fn locked(
             return Err(in_conflict(work, rules, None).into_iter().chain(database.err()).chain(vault.err()).collect());
         }
     };
-    let salt = database.ready();
-    let salt = match salt.await {
+    let mut outcome = attempt(work, rules, rotation, found, &database, &vault).await;
+    // A database that was made anew is migrated and filled at once.
+    let replaced = |failure: &Failure| matches!(failure, Failure::Database(DatabaseError::Replaced { .. }));
+    if outcome.as_ref().is_err_and(|failures| failures.iter().any(replaced)) {
+        outcome = attempt(work, rules, rotation, found, &database, &vault).await;
+    }
+    outcome
+}
+
+async fn attempt(
+    work: &Work<'_>,
+    rules: &TenantRules,
+    rotation: &Rotation<'_>,
+    found: &mut Option<Found>,
+    database: &Database,
+    vault: &Vault,
+) -> Result<Outcome, Vec<Failure>> {
+    let salt = match database.ready().await {
         Ok(salt) => salt,
         Err(error) => {
             let mut failures: Vec<Failure> = in_conflict(work, rules, None).into_iter().collect();
@@ -155,13 +172,23 @@ async fn locked(
         Ok(None) => return Err(vec![Failure::LockContention(rules.tenant_id().to_string())]),
         Err(error) => return Err(vec![error.into()]),
     };
-    let pass = Pass { work, rules, rotation, database: &database, vault: &vault, desired: &desired };
+    let pass = Pass { work, rules, rotation, database, vault, desired: &desired };
     let outcome = pass.run(&mut lock, found).await;
     lock.release().await;
     outcome
 }
 
 fn desired(work: &Work<'_>, rules: &TenantRules, rotation: &Rotation<'_>, salt: &Arc<[u8]>) -> Desired {
+    desired_with(work, rules, rotation, salt, rotation.view.credentials)
+}
+
+fn desired_with(
+    work: &Work<'_>,
+    rules: &TenantRules,
+    rotation: &Rotation<'_>,
+    salt: &[u8],
+    credentials: Option<&Credentials>,
+) -> Desired {
     let RetailTenant { metadata, spec, .. } = work.tenant;
     Desired::compute(&Input {
         rules,
@@ -169,7 +196,7 @@ fn desired(work: &Work<'_>, rules: &TenantRules, rotation: &Rotation<'_>, salt: 
         statement_timeout: spec.gateway.timeout(),
         owner_uid: metadata.uid.as_deref().unwrap_or_default(),
         adopt: spec.adoption_policy == AdoptionPolicy::Adopt,
-        credentials: rotation.view.credentials,
+        credentials,
         step: &rotation.step,
         role_salt: salt,
     })
@@ -201,16 +228,69 @@ impl Pass<'_> {
         }
         let (state, stored) = match (state, stored) {
             (Ok(state), Ok(stored)) => (state, stored),
-            (state, stored) => {
-                let database = state.err().map(Failure::from);
-                return Err(database.into_iter().chain(stored.err()).collect());
+            (Ok(state), Err(failure)) => {
+                // Whatever the vault is needed for: who may no longer see a store does not see it.
+                let withdrawn = self.withdraw(lock, &state).await.err();
+                return Err(std::iter::once(failure).chain(withdrawn).collect());
             }
+            (Err(error), stored) => return Err(std::iter::once(error.into()).chain(stored.err()).collect()),
         };
         let outcome = match self.work.tenant.spec.mode {
-            Mode::Enforce => self.mend(lock, state, stored, found).await.map(Outcome::Done),
+            Mode::Enforce => {
+                let outcome = self.take_over(lock, state.clone(), stored, found).await;
+                if outcome.is_err() {
+                    // All or none of the rest; this does not wait for it.
+                    let _ = self.withdraw(lock, &state).await;
+                }
+                outcome.map(Outcome::Done)
+            }
             Mode::Observe => self.tell(state, &stored, found).await.map(Outcome::Observed),
         };
         outcome.map_err(|failure| vec![failure])
+    }
+
+    /// Takes stores away that the spec has no longer.
+    async fn withdraw(&self, lock: &mut TenantLock, state: &DatabaseState) -> Result<(), Failure> {
+        let plan = withdrawals(self.desired, state);
+        if self.work.tenant.spec.mode == Mode::Enforce && !plan.is_empty() {
+            self.database.apply(lock, self.desired, &plan, &Material::default(), false).await?;
+            self.work.metrics.steps(&plan);
+            tracing::info!(tenant = %self.desired.tenant_id, stores = plan.database.len(), "taken away before the rest");
+        }
+        Ok(())
+    }
+
+    /// Works with what the rows tell of the tenant beyond its own status: the credentials that are in force, where the
+    /// status names none, and stores that it cannot have.
+    async fn take_over(
+        &self,
+        lock: &mut TenantLock,
+        state: DatabaseState,
+        stored: Stored,
+        found: &mut Option<Found>,
+    ) -> Result<Done, Failure> {
+        let mut desired = self.desired.clone();
+        let credentials = self.rotation.view.credentials;
+        let foreign = state.fence.as_ref().is_some_and(|row| row.owner_uid != desired.owner_uid);
+        if credentials.is_none()
+            && let Some(in_force) = takeover::in_force(&desired, &state)
+        {
+            let salt = self.database.ready().await?;
+            desired = desired_with(self.work, self.rules, self.rotation, &salt, Some(&in_force));
+        }
+        if foreign || credentials.is_none() && desired.adopt {
+            desired.leftovers = takeover::leftovers(&desired, &state);
+        }
+        let mut left = Vec::new();
+        // A tenant that is served goes on without them; a new one is not made by halves.
+        if credentials.is_some() {
+            let conflicts = conflicting_stores(&desired, &state);
+            left.extend(conflicts.iter().map(|(id, owner)| Failure::conflicting_store(&desired, *id, owner.clone())));
+            desired = desired.without(&conflicts);
+        }
+        let pass = Pass { desired: &desired, ..*self };
+        let stored = if desired.secrets().eq(self.desired.secrets()) { stored } else { pass.read_secrets().await? };
+        pass.mend(lock, state, stored, found, left).await
     }
 
     /// Compares and writes nothing.
@@ -305,6 +385,7 @@ impl Pass<'_> {
         state: DatabaseState,
         stored: Stored,
         found: &mut Option<Found>,
+        mut left: Vec<Failure>,
     ) -> Result<Done, Failure> {
         let mut held = Held::read(self.desired, self.database.endpoint(), &stored);
         let (plan, session) = self.compare(state, &stored, &held).await?;
@@ -319,20 +400,36 @@ impl Pass<'_> {
         };
         let found = found.insert(Found::of(&plan, self.desired, &self.before()));
         self.write_secrets(&plan, &stored, &mut held).await?;
-        self.database.apply(lock, self.desired, &plan, &held.material).await?;
+        let refused = self.database.apply(lock, self.desired, &plan, &held.material, self.before().served).await?;
         found.mended();
+        found.refused(refused.iter().filter_map(Failure::step).map(str::to_owned).collect());
+        left.extend(refused);
         self.work.metrics.steps(&plan);
+        if plan.database.iter().any(|action| matches!(action, DatabaseAction::CreateRole { .. })) {
+            let names: Vec<&str> = self.desired.roles.values().map(|role| role.name.as_str()).collect();
+            self.database.retire_former(lock, &self.desired.owner_uid, &names).await?;
+        }
         // Whoever is in there came with a password that is no longer his.
         for role in self.desired.roles.values().filter(|role| plan.adopted.contains(&role.name)) {
             self.database.end_sessions(lock, &role.name).await?;
         }
-        if let Some((role, objects)) = plan.dependents.first_key_value() {
-            return Err(Failure::LoginDependents { role: role.clone(), what: objects.join(", ") });
+        let dependents = plan.dependents.iter();
+        left.extend(
+            dependents.map(|(role, what)| Failure::LoginDependents { role: role.clone(), what: what.join(", ") }),
+        );
+        let served = self.before().served;
+        if !served && !left.is_empty() {
+            return Err(left.swap_remove(0));
         }
         let missing = self.verify_fence(Mending::All, found).await?;
         if proves {
             let Desired { active_slot, active_kid, .. } = *self.desired;
-            self.probe(lock, &held.material, active_slot, active_kid, session).await?;
+            match self.probe(lock, &held.material, active_slot, active_kid, session).await {
+                Ok(()) => {}
+                // What cannot be taken from this login must not keep the next one from taking over.
+                Err(failure) if !left.is_empty() && failure.reason() == Reason::LoginProbeFailed => left.push(failure),
+                Err(failure) => return Err(failure),
+            }
         }
         self.rotate(lock, &held.material).await?;
         if !plan.is_empty() {
@@ -343,7 +440,7 @@ impl Pass<'_> {
                 "applied"
             );
         }
-        self.done(&held, missing)
+        self.done(&held, missing, left)
     }
 
     fn was_ready(&self) -> bool {
@@ -355,7 +452,7 @@ impl Pass<'_> {
         })
     }
 
-    fn done(&self, held: &Held, missing: Vec<Deviation>) -> Result<Done, Failure> {
+    fn done(&self, held: &Held, missing: Vec<Deviation>, left: Vec<Failure>) -> Result<Done, Failure> {
         let now = whole_second(Timestamp::now());
         let Rotation { view, step } = self.rotation;
         let Record { active, end_of_old, in_progress, last } = view.record(step, now);
@@ -387,6 +484,7 @@ impl Pass<'_> {
             Credentials { active_slot, active_kid, slots: slots.collect(), context_keys: context_keys.collect() };
         let after =
             View { credentials: Some(&credentials), in_progress: in_progress.as_ref(), last: last.as_ref(), ..*view };
+        let rotation_waits = matches!(step, Step::Overlap(_)) && view.is_asked_for();
         // The database learns the old key's end from the status: by another pass at once, not the one at that end.
         let next = if matches!(step, Step::Switch(_)) { Some(now) } else { after.next(now) };
         Ok(Done {
@@ -397,6 +495,8 @@ impl Pass<'_> {
             rotation: in_progress,
             last_rotation: last,
             missing,
+            left,
+            rotation_waits,
         })
     }
 }

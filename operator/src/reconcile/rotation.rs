@@ -89,23 +89,32 @@ impl<'a> View<'a> {
     pub fn step(&self, now: Timestamp) -> Step {
         let Some(credentials) = self.credentials else { return Step::Wait(None) };
         if let Some(end) = end_of_old(credentials) {
+            // An overlap that the spec has made shorter meanwhile holds for the one under way as well; a longer one does
+            // not bring back what was promised to end.
+            let end = self.last.map_or(end, |last| end.min(end_of_overlap(last.time.0, self.overlap)));
             return if now < end { Step::Overlap(end) } else { Step::Retire };
         }
         if let Some(in_progress) = self.in_progress {
             return Step::Switch(in_progress.clone());
         }
         let due = self.due();
-        let handled = self.last.and_then(|last| last.annotation.as_deref());
-        let asked = self.annotation.map(recorded);
-        if asked.as_deref().is_some_and(|asked| Some(asked) != handled) || due.is_some_and(|due| due <= now) {
+        if self.is_asked_for() || due.is_some_and(|due| due <= now) {
             return Step::Begin(RotationInProgress {
                 slot: credentials.active_slot.other(),
-                kid: credentials.active_kid % KID_MAX + 1,
-                annotation: asked,
+                kid: next_kid(credentials.active_kid),
+                annotation: self.annotation.map(recorded),
                 started_at: Time(now),
             });
         }
         Step::Wait(due)
+    }
+
+    /// Whether the annotation asks for a rotation that has not led to new credentials yet.
+    #[must_use]
+    pub fn is_asked_for(&self) -> bool {
+        let handled = self.last.and_then(|last| last.annotation.as_deref());
+        let asked = self.annotation.map(recorded);
+        asked.as_deref().is_some_and(|asked| Some(asked) != handled)
     }
 
     /// When the credentials in force reach their age.
@@ -136,10 +145,7 @@ impl<'a> View<'a> {
             _ => self.last.cloned(),
         };
         let (active, end_of_old) = match (step, self.credentials) {
-            // A second more, because `now` lost its fraction: the overlap is never shorter than the spec says.
-            (Step::Switch(to), _) => {
-                (Some((to.slot, to.kid)), Some(later(now, self.overlap.saturating_add(Duration::from_secs(1)))))
-            }
+            (Step::Switch(to), _) => (Some((to.slot, to.kid)), Some(end_of_overlap(now, self.overlap))),
             (step, credentials) => {
                 let active = credentials.map(|credentials| (credentials.active_slot, credentials.active_kid));
                 (active, if let Step::Overlap(end) = step { Some(*end) } else { None })
@@ -177,6 +183,17 @@ fn end_of_old(credentials: &Credentials) -> Option<Timestamp> {
     let slots = slots.iter().filter(|slot| slot.slot != *active_slot).map(|slot| slot.retires_at.as_ref());
     let keys = context_keys.iter().filter(|key| key.kid != *active_kid).map(|key| key.not_after.as_ref());
     slots.chain(keys).map(|end| end.map_or(Timestamp::UNIX_EPOCH, |end| end.0)).max()
+}
+
+/// A second more than the overlap, because the moment of the switch lost its fraction: never shorter than the spec says.
+fn end_of_overlap(switch: Timestamp, overlap: Duration) -> Timestamp {
+    later(switch, overlap.saturating_add(Duration::from_secs(1)))
+}
+
+/// The key id after this one.
+#[must_use]
+pub const fn next_kid(kid: u32) -> u32 {
+    kid % KID_MAX + 1
 }
 
 fn later(time: Timestamp, by: Duration) -> Timestamp {

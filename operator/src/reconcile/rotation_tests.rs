@@ -326,3 +326,25 @@ proptest! {
         world.settle();
     }
 }
+
+#[test]
+fn a_shorter_overlap_shortens_the_one_under_way_and_a_longer_one_does_not_stretch_it() {
+    let mut world = World::new();
+    world.annotation = Some("one".to_owned());
+    while world.switches == 0 {
+        assert!(world.pass(usize::MAX).is_ok());
+    }
+    let now = at(world.now);
+    let overlap = |seconds: u64| View { overlap: Duration::from_secs(seconds), ..world.view() }.step(now);
+    let Step::Overlap(end) = overlap(OVERLAP as u64) else { panic!("no overlap") };
+    assert_eq!(overlap(OVERLAP as u64 * 100), Step::Overlap(end));
+    let Step::Overlap(sooner) = overlap(5) else { panic!("no overlap") };
+    assert!(sooner < end && sooner > now);
+    let later = at(world.now + 7);
+    assert_eq!(View { overlap: Duration::from_secs(5), ..world.view() }.step(later), Step::Retire);
+    // Another one that is asked for meanwhile begins when that is over.
+    let annotation = Some("two");
+    let asked = View { annotation, ..world.view() };
+    assert!(asked.is_asked_for() && !world.view().is_asked_for());
+    assert_eq!(asked.step(now), Step::Overlap(end));
+}

@@ -41,6 +41,9 @@ pub struct DatabaseState {
     /// Whether the administrator may act as the tenant's creator of logins.
     #[serde(default)]
     pub has_creator: bool,
+    /// The salt of role names, in hexadecimal: tells whether the database is the one that was migrated.
+    #[serde(default)]
+    pub salt: Option<String>,
 }
 
 /// `retail.tenants`.

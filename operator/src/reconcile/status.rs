@@ -82,6 +82,10 @@ pub struct Done {
     pub next: Option<Timestamp>,
     /// What the configuration asks of the fence beyond what is there.
     pub missing: Vec<Deviation>,
+    /// What of the spec is not in place, while everything else is; the first one decides.
+    pub left: Vec<Failure>,
+    /// Whether a further rotation is asked for, which begins when the former credentials have ended.
+    pub rotation_waits: bool,
 }
 
 /// What would be done.
@@ -146,19 +150,36 @@ pub fn next(
     let mut writer = Writer { last, conditions: Vec::new(), transitions: Vec::new(), generation, now };
     let mut suspended = false;
     match &report.outcome {
-        Outcome::Done(Done { stores, principals, credentials, rotation, last_rotation, next: _, missing }) => {
+        Outcome::Done(Done {
+            stores,
+            principals,
+            credentials,
+            rotation,
+            last_rotation,
+            next: _,
+            missing,
+            left,
+            rotation_waits,
+        }) => {
             status.stores = i32::try_from(*stores).ok();
             status.principals = i32::try_from(*principals).ok();
             status.credentials = Some(credentials.clone());
             status.rotation.clone_from(rotation);
             status.last_rotation.clone_from(last_rotation);
             let ready = format!("{} and {} are served", count(*stores, "store"), count(*principals, "principal rule"));
-            writer.set(READY, true, Reason::Reconciled, &ready);
-            writer.set(DATABASE_READY, true, Reason::Reconciled, "logins, stores and context keys are in place");
-            match rotating(credentials, rotation.as_ref()) {
-                Some(message) => writer.set(SECRETS_READY, true, Reason::RotationInProgress, &message),
+            let of = |area: Area| left.iter().find(|failure| failure.area() == area);
+            writer.set_unless(left.first(), READY, &ready);
+            writer.set_unless(of(Area::Database), DATABASE_READY, "logins, stores and context keys are in place");
+            match rotating(credentials, rotation.as_ref(), *rotation_waits) {
+                Some(message) => {
+                    let known = writer.previous(SECRETS_READY).is_some_and(|last| last.message == message);
+                    if *rotation_waits && !known {
+                        writer.tell(SECRETS_READY, true, Reason::RotationInProgress, &message);
+                    }
+                    writer.set(SECRETS_READY, true, Reason::RotationInProgress, &message);
+                }
                 None => {
-                    writer.set(SECRETS_READY, true, Reason::Reconciled, "the credentials are in Key Vault and work")
+                    writer.set_unless(of(Area::Secrets), SECRETS_READY, "the credentials are in Key Vault and work");
                 }
             }
             writer.set(POLICY_VERIFIED, true, Reason::Reconciled, &intact(missing));
@@ -239,7 +260,7 @@ fn intact(missing: &[Deviation]) -> String {
 }
 
 /// What to tell of a rotation until the former credentials are disabled.
-fn rotating(credentials: &Credentials, rotation: Option<&RotationInProgress>) -> Option<String> {
+fn rotating(credentials: &Credentials, rotation: Option<&RotationInProgress>, waits: bool) -> Option<String> {
     let Credentials { active_slot, active_kid, slots, .. } = credentials;
     if let Some(RotationInProgress { slot, kid, .. }) = rotation {
         return Some(format!(
@@ -248,7 +269,13 @@ fn rotating(credentials: &Credentials, rotation: Option<&RotationInProgress>) ->
     }
     let old = slots.iter().find(|slot| slot.slot != *active_slot)?;
     let end = old.retires_at.as_ref().map(|end| format!(" until {}", end.0)).unwrap_or_default();
-    Some(format!("login slot {active_slot} and key {active_kid} have taken over; the former ones work{end}"))
+    let waits = match waits {
+        true => {
+            "; the rotation that was asked for since then begins at that time, or sooner with a shorter spec.rotation.overlap"
+        }
+        false => "",
+    };
+    Some(format!("login slot {active_slot} and key {active_kid} have taken over; the former ones work{end}{waits}"))
 }
 
 struct Writer<'a> {
@@ -277,6 +304,14 @@ impl Writer<'_> {
             self.transitions.push(Transition { condition: type_, good, reason, message: message.clone() });
         }
         self.push(type_, status, reason.as_str(), message, since);
+    }
+
+    /// True, unless something stands in the way.
+    fn set_unless(&mut self, failure: Option<&Failure>, type_: &'static str, message: &str) {
+        match failure {
+            None => self.set(type_, true, Reason::Reconciled, message),
+            Some(failure) => self.set(type_, false, failure.reason(), &failure.to_string()),
+        }
     }
 
     /// `Drifted`, its history and its events. Gives the differences that the history has anew, and how many of them were

@@ -1,4 +1,4 @@
-use storefence_tenancy::credentials::Slot;
+use storefence_tenancy::{credentials::Slot, resource::LoginSlot};
 
 use super::*;
 use crate::verify::Severity;
@@ -16,6 +16,8 @@ fn done_with(found: Found, missing: Vec<Deviation>) -> Report {
         last_rotation: None,
         next: None,
         missing,
+        left: Vec::new(),
+        rotation_waits: false,
     };
     Report { outcome: Outcome::Done(done), found: Some(found) }
 }
@@ -68,6 +70,47 @@ fn find<'a>(status: &'a RetailTenantStatus, type_: &str) -> &'a Condition {
 
 fn reasons(events: &[Transition]) -> Vec<(&'static str, &'static str)> {
     events.iter().map(|event| (event.condition, event.reason.as_str())).collect()
+}
+
+#[test]
+fn what_is_left_undone_is_named_and_the_rest_is_recorded() {
+    let store = Failure::ConflictingStore { name: "Seattle".into(), store: "x".into(), owner: "contoso".into() };
+    let mut report = done();
+    let Outcome::Done(done) = &mut report.outcome else { unreachable!() };
+    done.left = vec![store];
+    let (status, _) = step(None, &report, 1, 10);
+    let types: Vec<&str> = status.conditions.iter().map(|condition| condition.type_.as_str()).collect();
+    assert_eq!(types, CONDITIONS);
+    for (type_, expected) in
+        [(READY, "False"), (DATABASE_READY, "False"), (SECRETS_READY, "True"), (POLICY_VERIFIED, "True")]
+    {
+        assert_eq!(find(&status, type_).status, expected, "{type_}");
+    }
+    assert!(find(&status, READY).message.contains("'Seattle'"));
+    assert!(status.credentials.is_some(), "the gateway goes on serving, and a rotation is recorded");
+}
+
+#[test]
+fn a_rotation_that_waits_for_the_end_of_the_former_one_says_until_when() {
+    let mut credentials = credentials();
+    credentials.active_slot = Slot::B;
+    credentials.slots = vec![LoginSlot {
+        slot: Slot::A,
+        login: "sf_000000000000_a".to_owned(),
+        secret_name: "sf-zava-db-a".to_owned(),
+        secret_version: String::new(),
+        set_at: Time(at(1)),
+        retires_at: Some(Time(at(99))),
+    }];
+    let mut report = done();
+    let Outcome::Done(done) = &mut report.outcome else { unreachable!() };
+    (done.credentials, done.rotation_waits) = (credentials, true);
+    let (status, news) = step(None, &report, 1, 10);
+    let message = &find(&status, SECRETS_READY).message;
+    assert!(message.contains("1970-01-01T00:01:39Z") && message.contains("spec.rotation.overlap"), "{message}");
+    assert!(reasons(&news).contains(&(SECRETS_READY, "RotationInProgress")));
+    let (_, news) = step(Some(&status), &report, 1, 20);
+    assert_eq!(reasons(&news), [], "said once");
 }
 
 #[test]

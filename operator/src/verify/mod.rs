@@ -7,6 +7,7 @@
 mod compare;
 mod expected;
 mod level;
+mod names;
 mod observe;
 mod protected;
 mod snapshot;

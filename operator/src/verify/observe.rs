@@ -101,8 +101,9 @@ SELECT json_build_object(
             CASE WHEN r.rolinherit THEN 'INHERIT' END], NULL)) ORDER BY r.rolname)
         FROM pg_roles r WHERE r.rolsuper OR r.rolbypassrls OR r.oid IN (SELECT oid FROM ours UNION ALL SELECT oid FROM creators UNION ALL SELECT oid FROM logins)),
     'memberships', (SELECT coalesce(json_agg(json_build_object('role', pg_get_userbyid(m.roleid), 'member', pg_get_userbyid(m.member),
-            'admin', m.admin, 'inherit', m.inherit, 'set', m.set) ORDER BY 1), '[]')
-        FROM (SELECT roleid, member, bool_or(admin_option) AS admin, bool_or(inherit_option) AS inherit, bool_or(set_option) AS set
+            'admin', m.admin, 'inherit', m.inherit, 'set', m.set, 'grantors', m.grantors) ORDER BY 1), '[]')
+        FROM (SELECT roleid, member, bool_or(admin_option) AS admin, bool_or(inherit_option) AS inherit, bool_or(set_option) AS set,
+                     array_agg(pg_get_userbyid(grantor)::text ORDER BY pg_get_userbyid(grantor)) AS grantors
                 FROM pg_auth_members GROUP BY roleid, member) m
        WHERE m.roleid IN (SELECT oid FROM ours UNION ALL SELECT oid FROM creators)
           OR m.member IN (SELECT oid FROM ours UNION ALL SELECT oid FROM logins)
@@ -127,8 +128,12 @@ SELECT json_build_object(
 /// Reads everything in one read-only transaction.
 pub async fn observe(connection: &mut PgConnection) -> Result<Snapshot, VerifyError> {
     let mut transaction = connection.begin().await?;
-    // pg_get_expr leaves out schemas that are on the search path
-    sqlx::raw_sql("SET TRANSACTION READ ONLY; SET LOCAL search_path = pg_catalog").execute(&mut *transaction).await?;
+    // pg_get_expr leaves out schemas that are on the search path, and quotes every name where the server is set to
+    sqlx::raw_sql(
+        "SET TRANSACTION READ ONLY; SET LOCAL search_path = pg_catalog; SET LOCAL quote_all_identifiers = off",
+    )
+    .execute(&mut *transaction)
+    .await?;
     let outcome = async {
         let text: String = sqlx::query_scalar(SNAPSHOT).bind(level::names()).fetch_one(&mut *transaction).await?;
         let snapshot: Snapshot = serde_json::from_str(&text).map_err(|error| sqlx::Error::Decode(error.into()))?;

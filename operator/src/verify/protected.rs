@@ -311,7 +311,7 @@ pub async fn protect(connection: &mut PgConnection, table: &ProtectedTable) -> R
     }
     let mut transaction = connection.begin().await.map_err(database)?;
     // Waiting for the exclusive lock keeps everybody else off the table, so not for long.
-    let mut statements = vec!["SET LOCAL lock_timeout = '2s'".to_owned()];
+    let mut statements = vec!["SET LOCAL lock_timeout = '1s'".to_owned()];
     if !reader_enters {
         statements.push(table.schema_grant());
     }

@@ -128,6 +128,9 @@ pub struct Membership {
     pub inherit: bool,
     /// The member may become it.
     pub set: bool,
+    /// Who granted it; the same membership may have been granted by several.
+    #[serde(default)]
+    pub grantors: Vec<String>,
 }
 
 /// A row of `fence.logins` and what hangs on that role.

@@ -185,7 +185,7 @@ fn every_value_is_used() {
             "devstack.resources" | "devstack.postgres.resources" => json!({"requests": {"memory": "96Mi"}}),
             "gateway.redisUrlSecret" => json!({"name": "other", "key": "other"}),
             "gateway.traces.otlpEndpoint" => json!("http://other:4318"),
-            "operator.embedInterval" => json!("77s"),
+            "operator.embedInterval" | "operator.unclaimedGrace" => json!("77s"),
             "gateway.tenantsDirectory" | "gateway.auditFile" => json!("/other"),
             path if path.ends_with(".to") || path.ends_with("From") && path.starts_with("networkPolicy") => peer,
             path if path.ends_with("tolerations") => json!([{"key": "other"}]),

@@ -9,6 +9,7 @@ use super::{
     Acl, Deviation, Expectations, Level, Severity, Snapshot,
     expected::{FUNCTIONS, ROLES, VIEWS_OF, body_hash},
     level,
+    names::{is_plain, quoted},
 };
 use crate::reconcile::desired::is_creator;
 
@@ -112,7 +113,12 @@ impl Report<'_> {
             .filter(|entry| entry.grantee == "PUBLIC" || self.concerns_us(&entry.grantee))
             .cloned()
             .collect();
-        self.acl(&object, &ours, &[("fence_login", "CONNECT")], &format!("DATABASE {}", self.snapshot.database));
+        self.acl(
+            &object,
+            &ours,
+            &[("fence_login", "CONNECT")],
+            &format!("DATABASE {}", quoted(&self.snapshot.database)),
+        );
     }
 
     fn concerns_us(&self, role: &str) -> bool {
@@ -158,7 +164,8 @@ impl Report<'_> {
             // on the readers' search path: nobody whom we do not know may put names there
             for entry in &schema.acl {
                 if entry.privilege == "CREATE" && (entry.grantee == "PUBLIC" || self.concerns_us(&entry.grantee)) {
-                    let remedy = format!("REVOKE CREATE ON SCHEMA {} FROM {}", schema.name, entry.grantee);
+                    let remedy =
+                        format!("REVOKE CREATE ON SCHEMA {} FROM {}", quoted(&schema.name), quoted(&entry.grantee));
                     self.add(
                         object.clone(),
                         format!("CREATE for {}", entry.grantee),
@@ -262,7 +269,7 @@ impl Report<'_> {
         for wanted in &expected {
             if !self.snapshot.default_acl.contains(wanted) {
                 let role = wanted.split(':').next().unwrap_or_default();
-                let remedy = format!("ALTER DEFAULT PRIVILEGES FOR ROLE {role} REVOKE EXECUTE ON ROUTINES FROM PUBLIC");
+                let remedy = acting_as(role, "ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON ROUTINES FROM PUBLIC");
                 self.add(
                     format!("default privileges of {role}"),
                     "EXECUTE of new functions for PUBLIC",
@@ -309,7 +316,7 @@ impl Report<'_> {
                 object,
                 format!("owner {found}"),
                 format!("owner {expected}"),
-                format!("ALTER {target} OWNER TO {expected}"),
+                format!("as superuser: ALTER {target} OWNER TO {expected}"),
             );
         }
     }
@@ -323,12 +330,13 @@ impl Report<'_> {
                     object,
                     format!("{privilege} for {grantee}"),
                     "no such privilege",
-                    as_owner(target, format!("REVOKE {privilege} ON {target} FROM {grantee}")),
+                    as_owner(target, format!("REVOKE {privilege} ON {target} FROM {}", quoted(grantee))),
                     &[named(target), grantee],
                 );
             } else if entry.grantable && !self.is_owner_entry(object, grantee) {
-                let remedy =
-                    as_owner(target, format!("REVOKE GRANT OPTION FOR {privilege} ON {target} FROM {grantee}"));
+                let statement =
+                    format!("REVOKE GRANT OPTION FOR {privilege} ON {target} FROM {}", quoted(grantee));
+                let remedy = as_owner(target, statement);
                 let found = format!("{privilege} for {grantee} WITH GRANT OPTION");
                 self.add_statement(object, found, "no grant option", remedy, &[named(target), grantee]);
             }
@@ -361,37 +369,16 @@ fn as_owner(target: &str, statement: String) -> String {
     let owner =
         if name.starts_with(VIEWS_OF) { "fence_reader" } else { function().map_or("", |function| function.owner) };
     match owner {
-        "fence_reader" | "fence_runner" => format!("SET ROLE {owner}; {statement}; RESET ROLE"),
+        "fence_reader" | "fence_runner" => acting_as(owner, &statement),
         _ => statement,
     }
+}
+
+fn acting_as(role: &str, statement: &str) -> String {
+    format!("SET ROLE {role}; {statement}; RESET ROLE")
 }
 
 /// The name in `TABLE retail.orders`.
 fn named(target: &str) -> &str {
     target.split_once(' ').map_or(target, |(_, name)| name)
-}
-
-/// Whether a name, or two with a dot between them, may stand in a statement as it is.
-fn is_plain(name: &str) -> bool {
-    let plain = |part: &str| {
-        let mut bytes = part.bytes();
-        bytes.next().is_some_and(|first| first.is_ascii_lowercase() || first == b'_')
-            && bytes.all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
-    };
-    name == "PUBLIC" || name.split('.').all(plain)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_plain;
-
-    #[test]
-    fn only_names_that_need_no_quotes_get_into_statements() {
-        for name in ["PUBLIC", "fence_reader", "retail.orders", "_x", "sf_0123456789ab_a"] {
-            assert!(is_plain(name), "{name}");
-        }
-        for name in ["", "x; DROP TABLE y", "Mallory", "a b", "retail.", "1x", "a\"b", "x--", "ä"] {
-            assert!(!is_plain(name), "{name}");
-        }
-    }
 }

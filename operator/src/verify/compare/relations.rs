@@ -6,13 +6,14 @@ use super::Report;
 use crate::verify::{
     Acl, Deviation, Policy, ProtectedTable, Relation, Severity,
     expected::{FENCE_TABLES, SEQUENCES, STORE_TABLES, TENANT_TABLES, store_condition, tenant_condition},
+    names::quoted,
 };
 
 impl Report<'_> {
     pub(super) fn relations(&mut self) {
         for relation in &self.snapshot.relations {
             let object = object_of(relation);
-            let qualified = format!("{}.{}", relation.schema, relation.name);
+            let qualified = format!("{}.{}", quoted(&relation.schema), quoted(&relation.name));
             let target =
                 if relation.kind == "S" { format!("SEQUENCE {qualified}") } else { format!("TABLE {qualified}") };
             let protected = self
@@ -65,7 +66,7 @@ impl Report<'_> {
                     object.clone(),
                     hook.clone(),
                     "no trigger or rule",
-                    format!("DROP {} {name} ON {qualified}", kind.to_uppercase()),
+                    format!("DROP {} {} ON {qualified}", kind.to_uppercase(), quoted(name)),
                 );
             }
         }
@@ -127,7 +128,7 @@ impl Report<'_> {
         for policy in found {
             let ours = policy.roles.iter().any(|role| role == "PUBLIC" || self.concerns_us(role));
             if !expected.iter().any(|wanted| wanted.name == policy.name) && (ours || !others_allowed) {
-                let remedy = format!("DROP POLICY {} ON {qualified}", policy.name);
+                let remedy = format!("DROP POLICY {} ON {qualified}", quoted(&policy.name));
                 let object = format!("policy {} on {qualified}", policy.name);
                 self.add_statement(object, describe(policy), "no such policy", remedy, &[qualified, &policy.name]);
             }
@@ -156,7 +157,10 @@ impl Report<'_> {
             });
         } else {
             let roles: Vec<&str> = readable.into_iter().collect();
-            let remedy = format!("REVOKE ALL ON {target} FROM {}", roles.join(", "));
+            let remedy = format!(
+                "REVOKE ALL ON {target} FROM {}",
+                roles.iter().map(|role| quoted(role)).collect::<Vec<_>>().join(", ")
+            );
             self.add(object, format!("privileges for {}", roles.join(", ")), expected, remedy);
         }
     }

@@ -6,8 +6,9 @@ use super::Report;
 use crate::{
     reconcile::desired::is_creator,
     verify::{
-        Role, Severity,
+        Membership, Role, Severity,
         expected::{FORBIDDEN_SETTINGS, LOGIN_SETTINGS, ROLES},
+        names::quoted,
     },
 };
 
@@ -27,7 +28,7 @@ impl Report<'_> {
                         format!("role {name}"),
                         format!("attributes {}", role.attributes.join(", ")),
                         "no attribute",
-                        format!("ALTER ROLE {name} {}", undo.join(" ")),
+                        format!("as superuser: ALTER ROLE {name} {}", undo.join(" ")),
                     );
                 }
                 Some(_) => {}
@@ -41,7 +42,7 @@ impl Report<'_> {
                     attributes => format!("attributes {}", attributes.join(", ")),
                 };
                 let remedy = format!(
-                    "ALTER ROLE {} NOLOGIN NOINHERIT CREATEROLE NOSUPERUSER NOCREATEDB NOREPLICATION NOBYPASSRLS",
+                    "as superuser: ALTER ROLE {} NOLOGIN NOINHERIT CREATEROLE NOSUPERUSER NOCREATEDB NOREPLICATION NOBYPASSRLS",
                     role.name
                 );
                 self.add(format!("role {}", role.name), found, "CREATEROLE alone", remedy);
@@ -62,7 +63,7 @@ impl Report<'_> {
                     format!("login {name}"),
                     format!("attributes {}", list.join(", ")),
                     "at most LOGIN",
-                    format!("ALTER ROLE {name} {}", undo.join(" ")),
+                    format!("as superuser: ALTER ROLE {name} {}", undo.join(" ")),
                 );
             }
         }
@@ -74,7 +75,7 @@ impl Report<'_> {
                     format!("role {}", role.name),
                     "attribute BYPASSRLS",
                     "no role that ignores row-level security, but for those listed in the configuration",
-                    format!("ALTER ROLE {} NOBYPASSRLS, or list it", role.name),
+                    format!("as superuser: ALTER ROLE {} NOBYPASSRLS, or list it", quoted(&role.name)),
                 );
             }
         }
@@ -85,7 +86,7 @@ impl Report<'_> {
             let (role, member) = (membership.role.as_str(), membership.member.as_str());
             let object = format!("membership of {member} in {role}");
             let options = format!("ADMIN {}, INHERIT {}, SET {}", membership.admin, membership.inherit, membership.set);
-            let revoke = format!("REVOKE {role} FROM {member}");
+            let revoke = self.revoke(membership);
             if ROLES.contains(&member) {
                 self.add(object, options, "no membership: the fence's roles are members of nothing", revoke);
             } else if is_creator(member) {
@@ -101,14 +102,17 @@ impl Report<'_> {
                         object,
                         options,
                         expected,
-                        format!("{revoke}; GRANT {role} TO {member} WITH INHERIT TRUE, SET FALSE, ADMIN FALSE"),
+                        format!(
+                            "{revoke}; GRANT {role} TO {} WITH INHERIT TRUE, SET FALSE, ADMIN FALSE",
+                            quoted(member)
+                        ),
                     );
                 }
             } else if self.is_login(member) {
                 self.add(object, options, "no membership but in fence_login", revoke);
             } else if ["fence_reader", "fence_runner"].contains(&role) && self.is_administrator(member) {
                 if membership.inherit && !self.is_superuser(member) {
-                    let remedy = format!("GRANT {role} TO {member} WITH INHERIT FALSE");
+                    let remedy = format!("GRANT {role} TO {} WITH INHERIT FALSE", quoted(member));
                     self.add(
                         object,
                         options,
@@ -128,6 +132,22 @@ impl Report<'_> {
                     revoke,
                 );
             }
+        }
+    }
+
+    /// A membership is taken back by who gave it, or by a superuser in that one's name.
+    fn revoke(&self, membership: &Membership) -> String {
+        let Membership { role, member, grantors, .. } = membership;
+        let (role, member) = (quoted(role), quoted(member));
+        let own = grantors.iter().all(|grantor| *grantor == self.snapshot.observer);
+        let statements: Vec<String> = grantors
+            .iter()
+            .map(|grantor| format!("REVOKE {role} FROM {member} GRANTED BY {}", quoted(grantor)))
+            .collect();
+        match own {
+            _ if grantors.is_empty() => format!("REVOKE {role} FROM {member}"),
+            true => statements.join("; "),
+            false => format!("as superuser: {}", statements.join("; ")),
         }
     }
 
@@ -154,7 +174,10 @@ impl Report<'_> {
                     format!("login {name}"),
                     format!("owns or may use {} objects by itself", login.dependencies),
                     "none",
-                    format!("in every database: REASSIGN OWNED BY {name} TO the administrator; DROP OWNED BY {name}"),
+                    format!(
+                        "as superuser, in every database: REASSIGN OWNED BY {name} TO {}; DROP OWNED BY {name}",
+                        quoted(&self.snapshot.observer)
+                    ),
                 );
             }
         }
@@ -168,13 +191,16 @@ impl Report<'_> {
                     format!("login {role}"),
                     format!("setting {}", kept.setting),
                     "no setting but limits and search_path",
-                    format!("ALTER ROLE {role} RESET {name}"),
+                    format!("as superuser: ALTER ROLE {} RESET {name}", quoted(role)),
                 ),
                 None if FORBIDDEN_SETTINGS.contains(&name) => self.add(
                     format!("database {}", self.snapshot.database),
                     format!("setting {}", kept.setting),
                     "none of that name for everybody",
-                    format!("ALTER DATABASE {} RESET {name} (or ALTER ROLE ALL RESET {name})", self.snapshot.database),
+                    format!(
+                        "as superuser: ALTER DATABASE {} RESET {name}; ALTER ROLE ALL RESET {name}",
+                        quoted(&self.snapshot.database)
+                    ),
                 ),
                 _ => {}
             }
@@ -197,7 +223,7 @@ impl Report<'_> {
                 "a limit of the temporary files of one session, which the operator sets where it may",
                 format!(
                     "as superuser: GRANT SET ON PARAMETER temp_file_limit TO {}; where nobody may, set the server's own",
-                    self.snapshot.observer
+                    quoted(&self.snapshot.observer)
                 ),
             );
         }
