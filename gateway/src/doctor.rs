@@ -230,6 +230,7 @@ impl Doctor {
             }
         };
         findings.push(Finding::good("database", format!("{database}: a login of the tenant connects {through}")));
+        findings.push(memory(&mut connection, database).await);
         findings.push(fence(&mut connection, &loaded, tenant, &through).await);
         findings
     }
@@ -273,6 +274,24 @@ fn unopened(database: &str, through: &str, error: &OpenError) -> Finding {
         _ => UNREACHABLE,
     };
     Finding::bad("database", format!("{database}: {said} {through}"), remedy)
+}
+
+/// What planning may take of the server's memory at worst. Whether it has a limit is the operating system's to say, not SQL's.
+async fn memory(connection: &mut Connection, database: &str) -> Finding {
+    const CHECK: &str = "memory";
+    match connection.query("SHOW max_connections").await {
+        Ok(Some(most)) => {
+            let gigabytes = most.parse::<u64>().map(|most| most.div_ceil(4)).unwrap_or_default();
+            Finding::skipped(
+                CHECK,
+                format!(
+                    "{database}: {most} connections may take {gigabytes} GB to plan at worst; SQL does not show ulimit -v, \
+                     vm.overcommit_memory or a container's limit: see docs/operations.md, Memory of the database"
+                ),
+            )
+        }
+        Ok(None) | Err(_) => Finding::skipped(CHECK, format!("{database}: max_connections cannot be read")),
+    }
 }
 
 /// A signed context is accepted, and nothing is read without one.

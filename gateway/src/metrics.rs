@@ -252,7 +252,7 @@ impl Metrics {
             (&self.token_cache, &[&["hit"], &["miss"]]),
             (&self.scopes, &[&["granted"], &["InsufficientScope"], &["NoRule"], &["Ambiguous"]]),
             (&self.jwks_fetches, &[&["refresh", "ok"], &["unknown_key", "ok"]]),
-            (&self.gate, &[&["ForbiddenName"], &["NotASelect"], &["SeveralStatements"], &["Syntax"]]),
+            (&self.gate, &[&["ForbiddenName"], &["NotASelect"], &["SeveralStatements"], &["Syntax"], &["TooHeavy"]]),
             (&self.cancels, &[&["disconnect"], &["timeout"], &["broken"]]),
             (&self.connection_events, &[&["opened"], &["closed"], &["recycled"], &["abandoned"]]),
             (&self.turns, &[&["taken"], &["refused"]]),

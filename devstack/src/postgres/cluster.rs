@@ -23,6 +23,11 @@ const READY_TIMEOUT: Duration = Duration::from_secs(60);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Address space of a server process in KiB, unless told otherwise.
+const ADDRESS_SPACE: u64 = 4 * 1024 * 1024;
+/// Sets it, where the system knows such a limit, and becomes the server.
+const LIMITED: &str = r#"ulimit -v "$1" 2>/dev/null; shift; exec "$@""#;
+
 /// Somebody else may take the port between our choosing it and the server's binding it.
 const PORT_ATTEMPTS: usize = 5;
 
@@ -64,6 +69,9 @@ pub struct ClusterOptions {
     pub data: DataDir,
     /// Keeps fsync and its companions on.
     pub durable: bool,
+    /// Address space of each of the server's processes in KiB (`ulimit -v`), its share of `shared_buffers` included; 4 GiB if
+    /// not given. A statement that wants more ends with an error, and no other session notices.
+    pub address_space: Option<u64>,
 }
 
 /// How a client is to connect.
@@ -228,12 +236,13 @@ struct Server {
     temporary: Option<TempDir>,
     port: u16,
     password: String,
+    address_space: u64,
 }
 
 impl Server {
     /// Finds programs, makes the directories, writes the settings. Blocks.
     fn prepare(options: ClusterOptions) -> Result<Self, Error> {
-        let ClusterOptions { binaries, port: _, settings, data, durable } = options;
+        let ClusterOptions { binaries, port: _, settings, data, durable, address_space } = options;
         let binaries = binaries.map_or_else(|| Binaries::find(None), Ok)?;
         let user = paths::unprivileged_user().context("looking for an unprivileged user")?;
         let state = paths::state_dir_for(user).context("preparing the directory for PostgreSQL")?;
@@ -276,7 +285,16 @@ impl Server {
         // A socket's path may have 107 bytes, and the state directory may be deep.
         let socket_directory = Builder::new().prefix("sfpg-").tempdir().context("creating the socket directory")?;
         give(socket_directory.path(), user).context("setting the socket directory's owner")?;
-        Ok(Self { binaries, user, directory, socket_directory, temporary, port: 0, password })
+        Ok(Self {
+            binaries,
+            user,
+            directory,
+            socket_directory,
+            temporary,
+            port: 0,
+            password,
+            address_space: address_space.unwrap_or(ADDRESS_SPACE),
+        })
     }
 
     fn addr(&self) -> SocketAddr {
@@ -313,7 +331,9 @@ impl Server {
             _ => {}
         }
         let stop = if self.temporary.is_some() { Signal::Quit } else { Signal::Int };
-        let mut spawn = Spawn::new(self.binaries.program("postgres"))
+        let mut spawn = Spawn::new("/bin/sh")
+            .args(["-c", LIMITED, "sh", &self.address_space.to_string()])
+            .arg(self.binaries.program("postgres"))
             .arg("-D")
             .arg(self.directory.join("data"))
             .args(["-c", "listen_addresses=127.0.0.1"])

@@ -5,6 +5,7 @@
 //! before a change of rules, stores, credentials, grants, policies or tables has a key that nobody asks for any more, and
 //! a tenant whom the fence turns away gets its error and no memory of better days. Errors are never kept.
 
+mod day;
 mod key;
 mod sealed;
 
@@ -132,15 +133,15 @@ impl Answers {
             tracing::warn!(tenant = %caller.tenant.id(), "an answer in Redis is not what was put there");
         }
         // Redis forgets in time by itself; this holds even where somebody else tells it not to.
-        kept.filter(|kept| kept.made_ms <= now_ms() + SKEW_MS && kept.age() < ttl)
+        kept.filter(|kept| kept.made_ms <= now_ms() + SKEW_MS && !day::left(kept.made_ms, now_ms(), ttl).is_zero())
     }
 
-    async fn share(&self, caller: &Caller, services: &Services, answer: &[u8; 32], kept: &Kept, ttl: Duration) {
+    async fn share(&self, caller: &Caller, services: &Services, answer: &[u8; 32], kept: &Kept, left: Duration) {
         let Some(redis) = &self.redis else { return };
         let Some(loaded) = services.data.pools().loaded(&caller.tenant) else { return };
         let name = sealed::name(&loaded.key, answer);
         let Some(sealed) = sealed::seal(&loaded.key, &name, kept) else { return };
-        let millis = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        let millis = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
         let _: Result<(), _> = redis.run(redis::cmd("SET").arg(&name).arg(sealed).arg("PX").arg(millis)).await;
     }
 }
@@ -157,7 +158,9 @@ pub async fn call(
     arguments: JsonObject,
 ) -> Result<Answered, ToolError> {
     let answers = &services.answers;
-    let Some(ttl) = caller.tenant.limits.cache_ttl.filter(|_| tool.is_kept() && !answers.off) else {
+    let Some(ttl) =
+        caller.tenant.limits.cache_ttl.filter(|_| tool.is_kept() && !answers.off && !tool.is_momentary(&arguments))
+    else {
         let output = tool.call(services, caller, arguments).await?;
         return Ok(Answered { output, age: None });
     };
@@ -169,17 +172,21 @@ pub async fn call(
     let made = Box::pin(async {
         if let Some(kept) = Box::pin(answers.fetch(caller, services, &key, ttl)).await {
             outcome = "redis_hit";
-            let left = ttl.saturating_sub(kept.age());
+            let left = day::left(kept.made_ms, now_ms(), ttl);
             return Ok(Entry { kept: Arc::new(kept), left });
         }
         outcome = "miss";
-        let before = meter::totals();
+        let (before, begun) = (meter::totals(), now_ms());
         let ToolOutput { structured, text } = tool.call(services, caller, arguments).await?;
         let after = meter::totals();
         let (rows, bytes) = (after.0 - before.0, after.1 - before.1);
-        let kept = Kept { structured, text, rows, bytes, made_ms: now_ms() };
-        Box::pin(answers.share(caller, services, &key, &kept, ttl)).await;
-        Ok(Entry { kept: Arc::new(kept), left: ttl })
+        // The day that counts is the one that the answer speaks of, however long it took.
+        let kept = Kept { structured, text, rows, bytes, made_ms: begun };
+        let left = day::left(begun, now_ms(), ttl);
+        if !left.is_zero() {
+            Box::pin(answers.share(caller, services, &key, &kept, left)).await;
+        }
+        Ok(Entry { kept: Arc::new(kept), left })
     });
     let entry = answers.kept.try_get_with(key, made).await.map_err(|error: Arc<ToolError>| (*error).clone());
     answers.count(outcome);
@@ -189,7 +196,11 @@ pub async fn call(
         meter::add(kept.rows, kept.bytes);
     }
     let age = (outcome != "miss").then(|| kept.age());
-    Ok(Answered { output: ToolOutput { structured: kept.structured.clone(), text: kept.text.clone() }, age })
+    let mut output = ToolOutput { structured: kept.structured.clone(), text: kept.text.clone() };
+    if let Some(age) = age {
+        day::dated(&mut output, age);
+    }
+    Ok(Answered { output, age })
 }
 
 #[cfg(test)]

@@ -76,6 +76,14 @@ pub fn tokens(text: &str) -> Result<Vec<Token>, LexError> {
     Ok(tokens)
 }
 
+/// The first token at or behind a place where none has begun.
+///
+/// # Errors
+/// As [`tokens`].
+pub fn next_token(text: &str, at: usize) -> Result<Option<Token>, LexError> {
+    Scanner { text: text.as_bytes(), at }.next()
+}
+
 struct Scanner<'a> {
     text: &'a [u8],
     at: usize,

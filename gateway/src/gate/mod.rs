@@ -5,12 +5,15 @@
 //! That makes a look at the tokens complete without a parser, and it lets all of PostgreSQL's SELECT through.
 
 pub mod lexer;
+pub mod moment;
 pub mod names;
+pub mod weight;
+pub mod written;
 
 use std::borrow::Cow;
 
 use lexer::{Kind, Token, tokens};
-use names::refused;
+use names::{Why, refused};
 
 /// The longest statement, in bytes.
 pub const STATEMENT_MAX: usize = 256 * 1024;
@@ -25,6 +28,8 @@ pub struct Refusal {
     pub position: Option<u32>,
     /// One word for metrics.
     pub reason: &'static str,
+    /// Whether it asks which tables there are.
+    pub of_tables: bool,
 }
 
 /// A statement that may be run.
@@ -44,19 +49,27 @@ pub struct Checked<'a> {
 pub fn check(text: &str) -> Result<Checked<'_>, Refusal> {
     if text.len() > STATEMENT_MAX {
         let message = format!("the statement is longer than {} KiB", STATEMENT_MAX / 1024);
-        return Err(Refusal { message, position: None, reason: "TooLong" });
+        return Err(Refusal { message, position: None, reason: "TooLong", of_tables: false });
+    }
+    if let Some(at) = text.find(|c: char| !c.is_whitespace()).filter(|at| text[*at..].starts_with('\\')) {
+        let message = "commands of psql cannot be run: write one SELECT".to_owned();
+        return Err(Refusal { of_tables: true, ..refuse(text, at, "NotASelect", message) });
     }
     let all = tokens(text).map_err(|error| refuse(text, error.offset(), "Syntax", error.to_string()))?;
     let last = all.iter().rposition(|token| token.kind != Kind::Punctuation(b';'));
     let Some(last) = last else {
         let message = "the statement is empty; write one SELECT".to_owned();
-        return Err(Refusal { message, position: None, reason: "Empty" });
+        return Err(Refusal { message, position: None, reason: "Empty", of_tables: false });
     };
     let tokens = &all[..=last];
     one_select(text, tokens)?;
     for (i, token) in tokens.iter().enumerate() {
         check_token(text, tokens, i, *token)?;
     }
+    weight::weigh(text, tokens).map_err(|heavy| {
+        let at = tokens.get(heavy.at).map_or(0, |token| token.start);
+        refuse(text, at, heavy.why.reason(), heavy.why.sentence())
+    })?;
     Ok(Checked { sql: &text[..tokens[last].end], gathers: any_gathers(text, tokens) })
 }
 
@@ -66,8 +79,30 @@ fn one_select(text: &str, tokens: &[Token]) -> Result<(), Refusal> {
     if !matches!(word.as_ref(), "select" | "with" | "values" | "table") {
         let at = first.map_or(0, |token| token.start);
         let shown: String = word.chars().take(40).collect();
-        let message = format!("'{shown}' cannot be run: write one SELECT (it may begin with WITH, VALUES or TABLE)");
-        return Err(refuse(text, at, "NotASelect", message));
+        let message = match word.as_ref() {
+            "insert" | "update" | "delete" | "merge" => writes(&word),
+            _ => format!("'{shown}' cannot be run: write one SELECT (it may begin with WITH, VALUES or TABLE)"),
+        };
+        let of_tables = matches!(word.as_ref(), "show" | "describe" | "desc");
+        return Err(Refusal { of_tables, ..refuse(text, at, "NotASelect", message) });
+    }
+    // Behind a parenthesis a statement of its own begins: in WITH, or after it.
+    let writing = (1..tokens.len()).find(|&i| {
+        let next = tokens.get(i + 1).map(|token| name(text, token)).unwrap_or_default();
+        // UPDATE, a table with its schema and alias, SET
+        let sets =
+            || tokens[i + 1..].iter().take(8).any(|token| token.kind == Kind::Word && name(text, token) == "set");
+        matches!(tokens[i - 1].kind, Kind::Punctuation(b'(' | b')'))
+            && tokens[i].kind == Kind::Word
+            && match name(text, &tokens[i]).as_ref() {
+                "insert" | "merge" => next == "into",
+                "delete" => next == "from",
+                "update" => sets(),
+                _ => false,
+            }
+    });
+    if let Some(i) = writing {
+        return Err(refuse(text, tokens[i].start, "NotASelect", writes(&name(text, &tokens[i]))));
     }
     match tokens.iter().find(|token| token.kind == Kind::Punctuation(b';')) {
         Some(token) => {
@@ -75,6 +110,10 @@ fn one_select(text: &str, tokens: &[Token]) -> Result<(), Refusal> {
         }
         None => Ok(()),
     }
+}
+
+fn writes(word: &str) -> String {
+    format!("'{word}' changes rows, and this only reads: write one SELECT")
 }
 
 fn check_token(text: &str, tokens: &[Token], i: usize, token: Token) -> Result<(), Refusal> {
@@ -91,8 +130,22 @@ fn check_token(text: &str, tokens: &[Token], i: usize, token: Token) -> Result<(
         Kind::Word | Kind::Quoted => {
             let name = name(text, &token);
             let next = tokens.get(i + 1).map(|token| token.kind);
-            if let Some(why) = refused(&name, next == Some(Kind::Punctuation(b'('))) {
-                return Err(refuse(text, token.start, "ForbiddenName", format!("'{name}' {}", why.sentence())));
+            // `(value).name` calls a function as well, and so does TREAT(value AS name).
+            let opens = |at: usize, byte| tokens.get(at).is_some_and(|token| token.kind == Kind::Punctuation(byte));
+            let called = opens(i + 1, b'(') || (i > 1 && opens(i - 1, b'.') && opens(i - 2, b')'));
+            if name == "treat" && opens(i + 1, b'(') {
+                let message =
+                    "'treat' calls a function by the name of a type and is not available here; cast the value";
+                return Err(refuse(text, token.start, "ForbiddenName", message.into()));
+            }
+            if name == "pg_typeof" && !is_text(text, tokens, i) {
+                let message = "'pg_typeof' is available as a text only; write pg_typeof(…)::text";
+                return Err(refuse(text, token.start, "ForbiddenName", message.into()));
+            }
+            if let Some(why) = refused(&name, called) {
+                let message = format!("'{name}' {}", why.sentence());
+                let of_tables = why == Why::Catalog && !called;
+                return Err(Refusal { of_tables, ..refuse(text, token.start, "ForbiddenName", message) });
             }
             if name == "fence" && next == Some(Kind::Punctuation(b'.')) {
                 return Err(refuse(
@@ -131,6 +184,28 @@ fn any_gathers(text: &str, tokens: &[Token]) -> bool {
     })
 }
 
+/// Whether the call at `i` is cast to text at once: `f(…)::text` or `CAST(f(…) AS text)`. A value of another type beside it
+/// would become one of its own type otherwise, and a number the name of what it stands for.
+fn is_text(text: &str, tokens: &[Token], i: usize) -> bool {
+    let is = |at: usize, written: &str| {
+        tokens.get(at).is_some_and(|token| text[token.start..token.end].eq_ignore_ascii_case(written))
+    };
+    let mut depth = 0_usize;
+    let end = tokens.iter().enumerate().skip(i + 1).find_map(|(at, token)| {
+        match token.kind {
+            Kind::Punctuation(b'(') => depth += 1,
+            Kind::Punctuation(b')') => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        (depth == 0).then_some(at)
+    });
+    let Some(end) = end.filter(|end| *end > i + 1) else { return false };
+    let text_at = |at: usize| is(at, "text") || is(at, "varchar");
+    let cast =
+        i > 1 && is(i - 1, "(") && is(i - 2, "cast") && is(end + 1, "as") && text_at(end + 2) && is(end + 3, ")");
+    (is(end + 1, "::") && text_at(end + 2)) || cast
+}
+
 /// Number of arguments in the parentheses that follow; 0 where none do.
 fn arguments(tokens: &[Token]) -> usize {
     let mut depth = 0_usize;
@@ -163,7 +238,7 @@ fn name<'a>(text: &'a str, token: &Token) -> Cow<'a, str> {
 
 fn refuse(text: &str, at: usize, reason: &'static str, message: String) -> Refusal {
     let position = text.get(..at).and_then(|before| u32::try_from(before.chars().count() + 1).ok());
-    Refusal { message, position, reason }
+    Refusal { message, position, reason, of_tables: false }
 }
 
 #[cfg(test)]
@@ -184,6 +259,12 @@ mod tests {
             ("", "Empty", "empty", None),
             (" ; -- x", "Empty", "empty", None),
             ("SET ROLE x", "NotASelect", "'set'", Some(1)),
+            (" \\dt retail.*", "NotASelect", "psql", Some(2)),
+            ("DELETE FROM orders", "NotASelect", "only reads", Some(1)),
+            ("WITH x AS (DELETE FROM orders RETURNING 1) TABLE x", "NotASelect", "only reads", Some(12)),
+            ("WITH x AS (UPDATE orders SET a = 1 RETURNING 1) TABLE x", "NotASelect", "only reads", Some(12)),
+            ("WITH x AS (SELECT 1) INSERT INTO orders TABLE x", "NotASelect", "only reads", Some(22)),
+            ("WITH x AS (MERGE INTO orders USING y ON true) TABLE x", "NotASelect", "only reads", Some(12)),
             ("((EXPLAIN SELECT 1", "NotASelect", "'explain'", Some(3)),
             ("SELECT 1; SELECT 2", "SeveralStatements", "one statement", Some(9)),
             ("SELECT 1 /* x", "Syntax", "comment", Some(10)),
@@ -205,6 +286,23 @@ mod tests {
     }
 
     #[test]
+    fn questions_for_tables_are_known_as_such() {
+        for text in [
+            "SHOW TABLES",
+            "\\d",
+            "DESCRIBE orders",
+            "desc orders",
+            "SELECT * FROM information_schema.tables",
+            "TABLE pg_class",
+        ] {
+            assert!(check(text).expect_err(text).of_tables, "{text}");
+        }
+        for text in ["SET ROLE x", "SELECT pg_sleep(1)", "SELECT 1; SELECT 2", "SELECT to_regclass('x')"] {
+            assert!(!check(text).expect_err(text).of_tables, "{text}");
+        }
+    }
+
+    #[test]
     fn catalogue_names_are_refused_in_every_spelling() {
         for (text, word) in [
             ("SELECT to_regtypemod('varchar(3)')", "to_regtypemod"),
@@ -216,6 +314,25 @@ mod tests {
             ("SELECT \"format_type\"(23, NULL)", "format_type"),
             ("SELECT currtid('1'::oid, '(0,1)')", "currtid"),
             ("SELECT (1.0).setseed", "setseed"),
+            ("SELECT array_in('{10}'::cstring, 4096, -1)", "array_in"),
+            ("SELECT \"array_in\" ('{10}', 4096, -1)", "array_in"),
+            ("SELECT oidvectorin('10')", "oidvectorin"),
+            ("SELECT domain_in('10', 16400, -1)", "domain_in"),
+            ("SELECT (x).record_out FROM x", "record_out"),
+            ("SELECT plpgsql_validator(1)", "plpgsql_validator"),
+            ("SELECT vector_in('[1]', 0, -1)", "vector_in"),
+            ("SELECT CASE WHEN g IS NULL THEN pg_typeof(1) ELSE g END::text FROM g", "pg_typeof"),
+            ("SELECT (pg_typeof(1))::text", "pg_typeof"),
+            ("SELECT coalesce(pg_typeof(1), g)::text FROM g", "pg_typeof"),
+            ("SELECT x.pg_typeof FROM x", "pg_typeof"),
+            ("SELECT get_current_ts_config()", "get_current_ts_config"),
+            ("SELECT TREAT(0 AS oidin)", "treat"),
+            ("SELECT session_user", "session_user"),
+            ("SELECT \"session_user\"()", "session_user"),
+            ("SELECT System_User", "system_user"),
+            ("SELECT current_catalog", "current_catalog"),
+            ("SELECT current_database()", "current_database"),
+            ("SELECT current_query()", "current_query"),
         ] {
             let refusal = check(text).expect_err(text);
             assert!(refusal.reason == "ForbiddenName" && refusal.message.contains(&format!("'{word}'")), "{refusal}");
@@ -229,6 +346,10 @@ mod tests {
             "SELECT x.format_type FROM (SELECT 'pdf' AS format_type) x",
             "SELECT regin, region, register, registered_in, aclu, txid, xmin FROM x",
             "SELECT seed, set_seed, random() FROM x",
+            "SELECT (update + 1), (x).delete, (update IS NULL), (insert) FROM x",
+            "SELECT time_in, x.date_out, stock_in - stock_out, is_support, current_database FROM x",
+            "SELECT pg_typeof(f(1, (2)))::text, CAST(pg_typeof(1) AS text), current_user",
+            "SELECT count(*) FROM x TABLESAMPLE system (10) WHERE a LIKE ('x')",
         ] {
             assert!(check(text).is_ok(), "{text}: {:?}", check(text));
         }

@@ -1,5 +1,7 @@
 //! Names that a statement may not use, and why.
 
+use std::{collections::HashSet, sync::LazyLock};
+
 /// Why a name is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
@@ -7,6 +9,10 @@ pub enum Why {
     Catalog,
     /// It reaches beyond the statement: locks, sleeps, signals, files, sequences, settings.
     SideEffect,
+    /// A function of PostgreSQL's own machinery: types' readers and writers, support of indexes and aggregates, validators.
+    Internal,
+    /// It names a login or the database.
+    Session,
     /// It runs SQL from a string, which the gate cannot see into.
     SqlInText,
 }
@@ -18,6 +24,10 @@ impl Why {
         match self {
             Self::Catalog => "belongs to the system catalogs, which are not available here",
             Self::SideEffect => "can affect others or the server and is not available here",
+            Self::Internal => {
+                "is a function of PostgreSQL's own machinery and is not available here; to convert a value, cast it"
+            }
+            Self::Session => "names a login or the database, which are not shown here; whoami says who you are",
             Self::SqlInText => "runs SQL from a string and is not available here",
         }
     }
@@ -25,6 +35,35 @@ impl Why {
 
 /// `pg_…` names are the server's own; these few are harmless and useful to an analyst.
 const PG_ALLOWED: [&str; 3] = ["pg_typeof", "pg_size_pretty", "pg_column_size"];
+
+/// Functions that take or give numbers of the server's own things, or what only the server itself can make. Where a number
+/// can be given, a name may come back: `array_in('{…}', 4096, -1)` reads an array of roles. The list holds what PUBLIC may
+/// call in `pg_proc` of PostgreSQL 16 and 18; a test compares. Refused where they are called: `name_of` may be a column.
+const INTERNAL: &str = include_str!("internal.txt");
+
+/// The same by their endings, for other versions and for extensions.
+const INTERNAL_ENDINGS: [&str; 12] = [
+    "_in",
+    "_out",
+    "_recv",
+    "_send",
+    "_validator",
+    "handler",
+    "_support",
+    "sortsupport",
+    "skipsupport",
+    "_transfn",
+    "_finalfn",
+    "_typanalyze",
+];
+
+/// Words that name who is logged in, or where. `current_user` is the same role for everybody, and says nothing.
+const SESSION: [&str; 3] = ["session_user", "system_user", "current_catalog"];
+
+fn is_internal(name: &str) -> bool {
+    static NAMES: LazyLock<HashSet<&'static str>> = LazyLock::new(|| INTERNAL.split_whitespace().collect());
+    INTERNAL_ENDINGS.iter().any(|ending| name.ends_with(ending)) || NAMES.contains(name)
+}
 
 /// PostgreSQL's aggregates by name or, for the families, by the beginning of it.
 const AGGREGATES: [&str; 20] = [
@@ -189,6 +228,12 @@ pub fn refused(name: &str, called: bool) -> Option<Why> {
     let to_xml = ["_to_xml", "_to_xmlschema", "_to_xml_and_xmlschema"].iter().any(|suffix| name.ends_with(suffix));
     if to_xml || name == "ts_stat" || name.starts_with("dblink") || name == "crosstab" || name == "connectby" {
         return Some(Why::SqlInText);
+    }
+    if SESSION.contains(&name) || (called && name == "current_database") {
+        return Some(Why::Session);
+    }
+    if called && is_internal(name) {
+        return Some(Why::Internal);
     }
     let asks_rights = name.starts_with("has_") && name.ends_with("_privilege");
     let called = called && CATALOG_CALLS.contains(&name);

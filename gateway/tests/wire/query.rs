@@ -101,6 +101,9 @@ async fn cuts(world: Arc<World>) -> Result<()> {
 }
 
 async fn errors(world: Arc<World>) -> Result<()> {
+    let fenced = "```sql\nSELECT store_name AS `name` FROM retail.stores WHERE store_name <> \u{2018}it\u{2019}s\u{2019};\n```\n";
+    let answer = world.query("seattle-manager", fenced).await?;
+    ensure!(answer.structured()["columns"][0]["name"] == "name", "{}", answer.message);
     for (sql, code, sqlstate, position, words) in [
         ("SELECT nope FROM retail.stores", "DATABASE_ERROR", "42703", json!(8), "\"nope\""),
         ("SELECT 'ü', nope FROM retail.stores", "DATABASE_ERROR", "42703", json!(13), "\"nope\""),
@@ -109,10 +112,10 @@ async fn errors(world: Arc<World>) -> Result<()> {
         ("SELECT 1) q; SELECT 1 FROM (SELECT 1", "VALIDATION_ERROR", "", json!(12), "one statement"),
         (
             "SELECT g FROM generate_series(1,5) g) q UNION ALL SELECT * FROM (SELECT 1",
-            "DATABASE_ERROR",
-            "42601",
+            "VALIDATION_ERROR",
+            "",
             json!(37),
-            "syntax error",
+            "closed where none is open",
         ),
         (
             "SELECT 1/(count(*) - count(*)) FROM retail.orders",
@@ -123,11 +126,18 @@ async fn errors(world: Arc<World>) -> Result<()> {
         ),
         (
             "WITH d AS (DELETE FROM retail.orders RETURNING 1) SELECT count(*) FROM d",
-            "DATABASE_ERROR",
+            "VALIDATION_ERROR",
             "",
-            Value::Null,
-            "",
+            json!(12),
+            "only reads",
         ),
+        // As models write it: positions are those of their own text, and questions for tables are answered.
+        ("```sql\n\u{feff}SELECT\u{a0}nope FROM retail.stores\n```", "DATABASE_ERROR", "42703", json!(16), "\"nope\""),
+        ("SHOW TABLES", "VALIDATION_ERROR", "", json!(1), "stores"),
+        ("\\d", "VALIDATION_ERROR", "", json!(1), "the tables are"),
+        ("DESCRIBE orders", "VALIDATION_ERROR", "", json!(1), "get_multiple_table_schemas"),
+        ("SELECT * FROM information_schema.tables", "VALIDATION_ERROR", "", json!(15), "the tables are"),
+        ("SELECT * FROM nothing", "DATABASE_ERROR", "42P01", json!(15), "get_multiple_table_schemas"),
         ("SELECT * FROM retail.stores FOR UPDATE", "", "", Value::Null, ""),
     ] {
         let answer = world.query("seattle-manager", sql).await?;

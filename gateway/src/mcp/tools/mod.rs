@@ -116,6 +116,11 @@ pub trait Tool: Send + Sync {
         false
     }
 
+    /// Whether these arguments ask for something that moves with the clock or by chance, which is not kept.
+    fn is_momentary(&self, _arguments: &JsonObject) -> bool {
+        false
+    }
+
     /// Does it. Dropping the future ends the work.
     fn call<'a>(
         &'a self,

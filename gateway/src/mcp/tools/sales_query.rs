@@ -79,6 +79,17 @@ impl SalesQuery {
     }
 }
 
+impl SalesQuery {
+    /// The tables there are, and the tool that describes them: for those who ask PostgreSQL for them.
+    async fn tables(&self, services: &Services, caller: &Caller) -> String {
+        let describe = "get_multiple_table_schemas describes them";
+        match self.schemas.of(services, caller).await {
+            Ok(schema) => format!("; the tables are {}; {describe}", schema.names().collect::<Vec<_>>().join(", ")),
+            Err(_) => "; get_multiple_table_schemas describes the tables".to_owned(),
+        }
+    }
+}
+
 impl Tool for SalesQuery {
     fn definition(&self) -> &Definition {
         &self.definition
@@ -86,6 +97,11 @@ impl Tool for SalesQuery {
 
     fn is_kept(&self) -> bool {
         true
+    }
+
+    fn is_momentary(&self, arguments: &JsonObject) -> bool {
+        let text = arguments.get("postgresql_query").and_then(serde_json::Value::as_str);
+        text.is_none_or(|text| gate::moment::is_momentary(&gate::written::understood(text)))
     }
 
     fn call<'a>(
@@ -97,11 +113,19 @@ impl Tool for SalesQuery {
         Box::pin(async move {
             let form = "one SELECT statement as a string";
             let text = Fields::new(arguments, &["postgresql_query"])?.required("postgresql_query", form)?;
-            let checked = gate::check(&text).map_err(|refusal| {
-                services.metrics.gate.with_label_values(&[refusal.reason]).inc();
-                let error = ToolError::new(Code::Validation, refusal.message);
-                ToolError { position: refusal.position, ..error }
-            })?;
+            let text = gate::written::understood(&text).into_owned();
+            let checked = match gate::check(&text) {
+                Ok(checked) => checked,
+                Err(refusal) => {
+                    services.metrics.gate.with_label_values(&[refusal.reason]).inc();
+                    let mut error = ToolError::new(Code::Validation, refusal.message);
+                    error.position = refusal.position;
+                    if refusal.of_tables {
+                        error.message.push_str(&self.tables(services, caller).await);
+                    }
+                    return Err(error);
+                }
+            };
             services.metrics.queries.with_label_values(&[self.name()]).inc();
             let sql = checked.sql;
             let work = services.data.query(caller.asker(), checked);
@@ -112,6 +136,9 @@ impl Tool for SalesQuery {
                 Err(error) => {
                     let mut error = failure::told(caller, error, Author::Caller(sql));
                     error.suggestions = self.suggestions(services, caller, &error, sql).await;
+                    if error.sqlstate.as_deref() == Some("42P01") {
+                        error.message.push_str(&self.tables(services, caller).await);
+                    }
                     return Err(error);
                 }
             };
