@@ -99,8 +99,9 @@ impl AddAssign for Cost {
 }
 
 /// The search for the best order of joins. Eight tables are searched exhaustively (`join_collapse_limit`), more in groups
-/// of eight whose columns still meet in one class of equal ones; a list with commas is searched whole up to eleven.
-pub fn joins(tables: u64, listed: u64, equalities: u64) -> u64 {
+/// of eight whose columns still meet in one class of equal ones; a list with commas is searched whole up to eleven. Each
+/// condition is looked at for each pair that is tried.
+pub fn joins(tables: u64, listed: u64, equalities: u64, conditions: u64) -> u64 {
     if tables < 2 {
         return 0;
     }
@@ -108,7 +109,8 @@ pub fn joins(tables: u64, listed: u64, equalities: u64) -> u64 {
     let beyond = tables.saturating_sub(8);
     let groups = if tables <= 8 { whole(tables) } else { 2_200 * tables + 55 * beyond * beyond };
     let search = groups.max(if listed > 8 { whole(listed.min(12)) } else { 0 });
-    search.saturating_mul((equalities / (3 * (tables - 1))).max(1))
+    let search = search.saturating_mul((equalities / (3 * (tables - 1))).max(1));
+    search.saturating_add(search.saturating_mul(conditions) / 100)
 }
 
 /// Each equality is compared with each, for each table that it may join.
@@ -119,13 +121,14 @@ pub const fn equalities(equalities: u64, tables: u64) -> u64 {
 /// Sort keys, and those of aggregates that sort.
 pub const fn lists(keys: u64, sorted_aggregates: u64) -> u64 {
     let sorted = sorted_aggregates.saturating_mul(sorted_aggregates).saturating_mul(2);
-    (keys.saturating_mul(keys) / 40).saturating_add(sorted)
+    (keys.saturating_mul(keys) / 30).saturating_add(sorted)
 }
 
 /// Each window hands on all columns, and its keys are compared with those of the others, keys that it is named after included.
 pub const fn windows(windows: u64, columns: u64, keys: u64, named_keys: u64) -> u64 {
     let all = keys.saturating_add(windows.saturating_mul(named_keys));
-    (windows.saturating_mul(windows.saturating_add(columns)) / 2)
+    windows
+        .saturating_mul(windows.saturating_add(columns))
         .saturating_add(keys.saturating_mul(keys) / 16)
         .saturating_add(all.saturating_mul(all) / 1_600)
 }

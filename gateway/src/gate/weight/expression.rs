@@ -43,6 +43,8 @@ impl Reader<'_, '_> {
         // What the operand before a BETWEEN or IN has cost, where it began at the latest.
         let mut operand = Cost::default();
         let mut factor = 1;
+        // Elements of the group that ends just before.
+        let mut before = 1;
         let mut i = range.start;
         while i < range.end {
             if text.is(i, b',') || text.is_one_of(i, &BOUNDARIES) {
@@ -53,7 +55,7 @@ impl Reader<'_, '_> {
             }
             let mut cost = match text.group(i) {
                 Some(inside) => self.group(&range, i, &inside)?,
-                None => self.atom(&range, i),
+                None => self.atom(&range, i, before),
             };
             if text.is_word(i, "between") {
                 // a BETWEEN b AND c is a >= b AND a <= c; SYMMETRIC takes each of the three twice as often.
@@ -62,7 +64,13 @@ impl Reader<'_, '_> {
                 factor = if symmetric { 2 } else { 1 };
             }
             if text.is_word(i, "in") {
-                cost += operand.times(self.compared(&range, i));
+                let copies = self.compared(&range, i);
+                cost += operand.times(copies);
+                // Compared with one element, or with a query's rows, it is an equality, or one for each element of a row.
+                let query = text.group(i + 1).is_some_and(|list| text.is_query(&list));
+                if let Some(counts) = self.counts.last_mut().filter(|_| copies == 1 || query) {
+                    counts.equalities += before;
+                }
             }
             if text.is_operator(i, "*") && i > range.start && text.is(i - 1, b'.') && !text.is_name(i.saturating_sub(2))
             {
@@ -73,20 +81,25 @@ impl Reader<'_, '_> {
             cost = cost.times(factor);
             total += cost;
             operand += cost;
+            if !text.is_word(i, "not") {
+                before = text.group(i).map_or(1, |inside| text.list(inside).len().max(1) as u64);
+            }
             i = text.after(i);
         }
         Ok(total)
     }
 
     /// One token.
-    fn atom(&mut self, range: &Range<usize>, i: usize) -> Cost {
+    fn atom(&mut self, range: &Range<usize>, i: usize, before: u64) -> Cost {
         let text = self.text;
         if text.is_operator(i, "=") {
             let sign = usize::from(text.is_operator(i + 1, "-"));
             let constant =
                 text.tokens.get(i + 1 + sign).is_some_and(|token| matches!(token.kind, Kind::Text | Kind::Number));
             if let Some(counts) = self.counts.last_mut().filter(|_| !constant) {
-                counts.equalities += 1;
+                let row = i + 1 + usize::from(text.is_bare(i + 1, "row"));
+                let elements = text.group(row).map_or(1, |inside| text.list(inside).len() as u64);
+                counts.equalities += before.max(elements).max(1);
             }
         }
         let own = Cost::expressions(text.units(i));

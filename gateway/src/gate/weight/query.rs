@@ -346,8 +346,9 @@ impl<'t, 'a> Reader<'t, 'a> {
                 keys += text.list(part.clone()).len() as u64;
             }
             if text.is_word(clause, "group") {
-                let sets = self.sets(part.start + 1..part.end);
-                cost.lists = cost.lists.saturating_add(if sets > 1 { sets.saturating_mul(40) } else { 0 });
+                let (sets, pairs) = self.sets(part.start + 1..part.end);
+                let made = if sets > 1 { sets.saturating_mul(40) } else { 0 };
+                cost.lists = cost.lists.saturating_add(made).saturating_add(pairs);
             }
         }
         let mut list = parts[0].clone();
@@ -372,7 +373,7 @@ impl<'t, 'a> Reader<'t, 'a> {
         let tables = from.tables + counts.tables / 2;
         let equalities = counts.equalities + from.equalities;
         // What the queries within have paid for already is not paid for again.
-        let search = cost::joins(tables, from.listed, equalities);
+        let search = cost::joins(tables, from.listed, equalities, conditions);
         cost.joins = cost.joins.saturating_add(search.saturating_sub(from.joined));
         let lists = cost::lists(keys, counts.sorted_aggregates).saturating_add(cost::windows(
             counts.windows,
@@ -392,23 +393,38 @@ impl<'t, 'a> Reader<'t, 'a> {
         Ok(Query { columns, cost, tables, joined, copy: from.copy, branches: from.branches.max(1) })
     }
 
-    /// How many grouping sets a list of GROUP BY makes.
-    fn sets(&self, range: Range<usize>) -> u64 {
-        self.text.list(range).into_iter().fold(1, |sets: u64, part| sets.saturating_mul(self.sets_of(&part)))
+    /// How many grouping sets a list of GROUP BY makes, and how many pairs of them are looked at, or of columns in a ROLLUP.
+    fn sets(&self, range: Range<usize>) -> (u64, u64) {
+        self.text
+            .list(range)
+            .iter()
+            .map(|part| self.sets_of(part))
+            .fold((1, 0), |(sets, pairs): (u64, u64), more| (sets.saturating_mul(more.0), pairs.saturating_add(more.1)))
     }
 
-    fn sets_of(&self, part: &Range<usize>) -> u64 {
+    fn sets_of(&self, part: &Range<usize>) -> (u64, u64) {
         let text = self.text;
         let start = part.start + usize::from(text.is_one_of(part.start, &["distinct", "all"]));
         let inside = |i: usize| text.group(i).map(|inside| text.list(inside)).unwrap_or_default();
-        match () {
-            () if text.is_bare(start, "cube") => 1_u64.checked_shl(inside(start + 1).len() as u32).unwrap_or(u64::MAX),
-            () if text.is_bare(start, "rollup") => inside(start + 1).len() as u64 + 1,
-            () if text.is_bare(start, "grouping") && text.is_bare(start + 1, "sets") => {
-                inside(start + 2).iter().fold(0, |sum: u64, part| sum.saturating_add(self.sets_of(part)))
-            }
-            () => 1,
+        let square = |n: usize| (n * n) as u64;
+        if text.is_bare(start, "cube") {
+            let columns = inside(start + 1).len();
+            return (u32::try_from(columns).ok().and_then(|n| 1_u64.checked_shl(n)).unwrap_or(u64::MAX), 0);
         }
+        if text.is_bare(start, "rollup") {
+            let columns = inside(start + 1).len();
+            return (columns as u64 + 1, square(columns));
+        }
+        if text.is_bare(start, "grouping") && text.is_bare(start + 1, "sets") {
+            let parts = inside(start + 2);
+            return parts
+                .iter()
+                .map(|part| self.sets_of(part))
+                .fold((0, square(parts.len())), |sum: (u64, u64), more| {
+                    (sum.0.saturating_add(more.0), sum.1.saturating_add(more.1))
+                });
+        }
+        (1, 0)
     }
 
     /// Whether an item surely ends with a label that has no AS before it: behind an operand.
@@ -420,7 +436,10 @@ impl<'t, 'a> Reader<'t, 'a> {
         let before = last - 1;
         match text.tokens[before].kind {
             Kind::Number | Kind::Text | Kind::Punctuation(b')' | b']') => true,
-            Kind::Word | Kind::Quoted => before > item.start && text.tokens[before - 1].kind == Kind::Operator,
+            Kind::Word | Kind::Quoted if before == item.start => !text.is_one_of(before, &["not", "array", "row"]),
+            Kind::Word | Kind::Quoted => {
+                matches!(text.tokens[before - 1].kind, Kind::Operator | Kind::Punctuation(b'.'))
+            }
             _ => false,
         }
     }
