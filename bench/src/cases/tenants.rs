@@ -68,8 +68,12 @@ pub async fn run(world: &World, settings: Settings, report: &mut Report) -> Resu
         let granted = number % 2 == 1;
         let begun = Instant::now();
         write(&directory, SIZES[2] / 2, granted)?;
-        let wanted = if granted { 200 } else { 403 };
-        while wires[0].exchange().await? != wanted {
+        let served = async |wire: &mut Wire| -> Result<bool> {
+            let status = wire.exchange().await?;
+            ensure!(status == 200, "{status}");
+            Ok(!String::from_utf8_lossy(wire.body()).contains(r#""isError":true"#))
+        };
+        while served(&mut wires[0]).await? != granted {
             ensure!(begun.elapsed() < Duration::from_secs(30), "a change did not act: {}", gateway.child.log_tail(10));
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

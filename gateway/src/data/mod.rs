@@ -58,8 +58,11 @@ const CONTEXT_SECONDS: i64 = 30;
 const OWN: (u32, u32) = (1_000, 8 * 1024 * 1024);
 /// Longest time that planning a statement may take for the sake of the log.
 const PLANNING: Duration = Duration::from_secs(2);
-/// Described statements that are remembered, and for how long: a migration may change what a name means.
-const DESCRIBED: (u64, Duration) = (10_000, Duration::from_secs(60));
+/// Bytes of described statements that are remembered, and for how long: a migration may change what a name means. A caller
+/// chooses how many columns there are, and what they are called.
+const DESCRIBED: (u64, Duration) = (16 * 1024 * 1024, Duration::from_secs(60));
+/// Bytes that an entry and each of its columns take beside their texts.
+const ENTRY: usize = 256;
 
 /// On whose behalf a statement runs.
 #[derive(Clone, Copy, Debug)]
@@ -148,8 +151,7 @@ impl Data {
     /// Runs statements over these pools.
     #[must_use]
     pub fn new(pools: Arc<Pools>, metrics: Arc<Metrics>) -> Self {
-        let described = Cache::builder().max_capacity(DESCRIBED.0).time_to_live(DESCRIBED.1).build();
-        Self { pools, described, reports: Reports::new(), metrics }
+        Self { pools, described: described(), reports: Reports::new(), metrics }
     }
 
     /// The pools.
@@ -335,6 +337,14 @@ impl Data {
     }
 }
 
+fn described() -> Cache<[u8; 32], Arc<Vec<Column>>> {
+    let weight = |_: &[u8; 32], columns: &Arc<Vec<Column>>| {
+        let texts: usize = columns.iter().map(|column| column.name.len() + column.kind.len() + ENTRY / 4).sum();
+        u32::try_from(texts + ENTRY).unwrap_or(u32::MAX)
+    };
+    Cache::builder().max_capacity(DESCRIBED.0).weigher(weight).time_to_live(DESCRIBED.1).build()
+}
+
 /// What the columns of a statement are remembered under.
 fn described_as(tenant: &Tenant, call: Call<'_>) -> [u8; 32] {
     let sql = call.sql();
@@ -350,4 +360,27 @@ fn described_as(tenant: &Tenant, call: Call<'_>) -> [u8; 32] {
 fn undescribed(rows: &mut Rows) -> Vec<Column> {
     let names = std::mem::take(&mut rows.names).into_iter();
     names.map(|name| Column { name, kind: "unknown".to_owned() }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{Column, DESCRIBED, described};
+
+    #[test]
+    fn described_statements_are_bounded_by_bytes() {
+        let described = described();
+        let column = |n: usize| Column { name: format!("{n:0>64}"), kind: "text".to_owned() };
+        let wide: Arc<Vec<Column>> = Arc::new((0..1_600).map(column).collect());
+        for n in 0..1_000_u32 {
+            let mut key = [0; 32];
+            key[..4].copy_from_slice(&n.to_be_bytes());
+            described.insert(key, wide.clone());
+        }
+        described.run_pending_tasks();
+        // 1,600 names of 64 bytes and as much again around them.
+        let (entries, bytes) = (described.entry_count(), described.weighted_size());
+        assert!(bytes <= DESCRIBED.0 && (1..100).contains(&entries), "{entries} entries, {bytes} bytes");
+    }
 }

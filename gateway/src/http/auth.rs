@@ -1,4 +1,5 @@
-//! From the `Authorization` header to a caller with a scope, or an answer that tells no more than it must.
+//! From the `Authorization` header to a caller with a scope or an outsider without one, or an answer that tells no more than
+//! it must.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -19,7 +20,10 @@ use crate::{
         Identity, Principal, Reject, TokenSettings,
         challenge::{self, Ask},
     },
-    mcp::tools::Caller,
+    mcp::{
+        outsider::{Outsider, Why},
+        tools::Caller,
+    },
     metrics::Metrics,
     tenants::{Tenant, registry::Snapshot, watch::Tenants},
 };
@@ -27,24 +31,79 @@ use crate::{
 /// Where a token carries its scopes.
 const SCOPE_CLAIM: &str = "scp";
 
-/// Why a request is not served.
+/// Why a request is not served: a token would be another one after the user signs in again. What a rule refuses is no such
+/// reason, see [`Outsider`].
 #[derive(Debug)]
 pub enum Denied {
     /// 401.
     Token(Reject),
     /// 403: the token lacks the scope of this API.
     Scope(Uuid),
-    /// 403: no rule matches; the same for a tenant that is unknown.
-    NoRule {
-        /// Finds the reason in the log.
-        correlation: Uuid,
-        /// What was looked at.
-        looked_at: Vec<String>,
-        /// Whether group membership is unknown and would have mattered.
-        overage: bool,
-    },
-    /// 400: several tenants match and the path names none.
-    Ambiguous(Vec<TenantId>),
+}
+
+/// Who sends a request with a good token.
+#[derive(Clone, Debug)]
+pub enum Visitor {
+    /// Somebody with a scope in one tenant.
+    Caller(Arc<Caller>),
+    /// Somebody without.
+    Outsider(Arc<Outsider>),
+}
+
+impl Visitor {
+    /// The verified token.
+    #[must_use]
+    pub fn principal(&self) -> &Principal {
+        match self {
+            Self::Caller(caller) => &caller.principal,
+            Self::Outsider(outsider) => &outsider.principal,
+        }
+    }
+
+    /// Finds the request in the log.
+    #[must_use]
+    pub fn correlation(&self) -> Uuid {
+        match self {
+            Self::Caller(caller) => caller.correlation,
+            Self::Outsider(outsider) => outsider.correlation,
+        }
+    }
+
+    /// The tenant for telemetry; outsiders have none, whatever the path names.
+    #[must_use]
+    pub fn tenant(&self) -> &str {
+        match self {
+            Self::Caller(caller) => caller.tenant.id().as_str(),
+            Self::Outsider(_) => "",
+        }
+    }
+
+    /// The same visitor for another of several messages that came at once: each is found by an id of its own.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        match self {
+            Self::Outsider(_) => self.clone(),
+            Self::Caller(caller) => Self::Caller(Arc::new(Caller {
+                principal: caller.principal.clone(),
+                tenant: caller.tenant.clone(),
+                scope: caller.scope.clone(),
+                correlation: correlation(),
+            })),
+        }
+    }
+
+    /// Puts the visitor where rmcp's handler finds it.
+    pub fn enter(self, extensions: &mut http::Extensions) {
+        match self {
+            Self::Caller(caller) => drop(extensions.insert(caller)),
+            Self::Outsider(outsider) => drop(extensions.insert(outsider)),
+        }
+    }
+}
+
+/// A new id, from this thread's generator: `Uuid::new_v4` calls into the kernel for each.
+fn correlation() -> Uuid {
+    uuid::Builder::from_random_bytes(rand::random()).into_uuid()
 }
 
 /// The door.
@@ -80,7 +139,7 @@ impl Access {
     ///
     /// # Errors
     /// [`Denied`].
-    pub async fn caller(&self, headers: &HeaderMap, tenant: Option<&str>) -> Result<Caller, Denied> {
+    pub async fn visitor(&self, headers: &HeaderMap, tenant: Option<&str>) -> Result<Visitor, Denied> {
         let verified = match bearer(headers) {
             Ok(token) => {
                 let snapshot = self.tenants.load_full();
@@ -102,8 +161,7 @@ impl Access {
                 return Err(Denied::Token(reject));
             }
         };
-        // From this thread's generator: Uuid::new_v4 calls into the kernel for each.
-        let correlation = uuid::Builder::from_random_bytes(rand::random()).into_uuid();
+        let correlation = correlation();
         let claims = &principal.claims;
         // Scopes are what a user lets a client do. An application that calls for itself has none: its permission is the
         // rule that names it, without which it ends below.
@@ -116,14 +174,14 @@ impl Access {
             return Err(Denied::Scope(correlation));
         }
         let snapshot = self.tenants.load();
-        match resolve(&snapshot, claims, tenant) {
+        let why = match resolve(&snapshot, claims, tenant) {
             Ok((tenant, scope)) => {
                 self.granted.inc();
-                Ok(Caller { principal, tenant, scope, correlation })
+                return Ok(Visitor::Caller(Arc::new(Caller { principal, tenant, scope, correlation })));
             }
             Err(Unresolved::Several(tenants)) => {
                 self.metrics.scopes.with_label_values(&["Ambiguous"]).inc();
-                Err(Denied::Ambiguous(tenants))
+                Why::Several(tenants)
             }
             Err(Unresolved::None(reasons)) => {
                 self.metrics.scopes.with_label_values(&["NoRule"]).inc();
@@ -134,9 +192,10 @@ impl Access {
                     correlation_id = %correlation, tid = %claims.tid, oid = %claims.oid, path_tenant, ?reasons,
                     looked_at = looked_at.join(", "), "no principal rule matches the token"
                 );
-                Err(Denied::NoRule { correlation, looked_at, overage })
+                Why::NoRule { looked_at, overage }
             }
-        }
+        };
+        Ok(Visitor::Outsider(Arc::new(Outsider { principal, correlation, why })))
     }
 
     /// The HTTP answer.
@@ -145,47 +204,22 @@ impl Access {
         let (status, ask, body) = match denied {
             Denied::Token(Reject::Missing) => {
                 let body = json!({"error": "unauthorized", "message": "A bearer token is required"});
-                (StatusCode::UNAUTHORIZED, Some(Ask::Token), body)
+                (StatusCode::UNAUTHORIZED, Ask::Token, body)
             }
             Denied::Token(_) => {
                 let body = json!({"error": "invalid_token", "message": "The access token is not accepted"});
-                (StatusCode::UNAUTHORIZED, Some(Ask::AnotherToken), body)
+                (StatusCode::UNAUTHORIZED, Ask::AnotherToken, body)
             }
             Denied::Scope(correlation) => {
                 let message = format!("The access token needs the scope {}", self.words.join(" or "));
                 let claims = [SCOPE_CLAIM];
                 let body = json!({"error": "insufficient_scope", "message": message, "claims": claims, "correlationId": correlation});
-                (StatusCode::FORBIDDEN, Some(Ask::MoreScope), body)
-            }
-            Denied::NoRule { correlation, looked_at, overage } => {
-                let groups = if overage {
-                    " The token lists no groups because you are in more groups than a token holds: ask for an app role instead."
-                } else {
-                    ""
-                };
-                let message = format!(
-                    "No rule grants this token access here. Claims looked at: {}.{groups}",
-                    looked_at.join(", ")
-                );
-                let body = json!({"error": "access_denied", "message": message, "claims": looked_at, "correlationId": correlation});
-                (StatusCode::FORBIDDEN, Some(Ask::MoreScope), body)
-            }
-            Denied::Ambiguous(tenants) => {
-                let paths: Vec<_> = tenants.iter().map(|tenant| format!("/{tenant}/mcp")).collect();
-                let message =
-                    format!("Your token is good for several chains; use one of these endpoints: {}", paths.join(", "));
-                (
-                    StatusCode::BAD_REQUEST,
-                    None,
-                    json!({"error": "tenant_required", "message": message, "endpoints": paths}),
-                )
+                (StatusCode::FORBIDDEN, Ask::MoreScope, body)
             }
         };
         let mut response = errors::body(status, &body);
-        if let Some(ask) = ask {
-            let value = challenge::header(ask, &self.metadata.url(tenant), self.metadata.scopes());
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, value);
-        }
+        let value = challenge::header(ask, &self.metadata.url(tenant), self.metadata.scopes());
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, value);
         response
     }
 }

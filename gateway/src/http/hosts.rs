@@ -8,7 +8,7 @@ use std::{
 
 use axum::{extract::Request, response::Response};
 use futures::future::{Either, Ready, ready};
-use http::{HeaderMap, StatusCode, Uri, header, uri::Authority};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri, header, uri::Authority};
 use tower::{Layer, Service};
 use url::Url;
 
@@ -84,6 +84,11 @@ impl Allowed {
             _ => None,
         };
         let Some(authority) = authority else { return false };
+        // Where the target itself names a host (absolute form, or :authority beside a Host), it is the same one: whatever
+        // stands in front may have looked at either.
+        if uri.authority().is_some_and(|target| !is_same(target, &authority)) {
+            return false;
+        }
         let name = authority.host();
         // Behind TLS termination the port in Host is the public one or none; none means the scheme's own.
         self.hosts.iter().any(|pattern| {
@@ -96,16 +101,30 @@ impl Allowed {
     }
 
     fn origin(&self, headers: &HeaderMap) -> bool {
-        headers.get_all(header::ORIGIN).iter().all(|value| {
-            let sent = value.to_str().ok().and_then(origin);
-            sent.is_some_and(|sent| {
-                self.origins.iter().any(|pattern| {
-                    let port = pattern.port.is_none() || pattern.port == sent.port;
-                    pattern.scheme == sent.scheme && pattern.host == sent.host && port
-                })
+        headers.get_all(header::ORIGIN).iter().all(|value| self.is_origin(value))
+    }
+
+    /// Whether pages of this origin may ask.
+    #[must_use]
+    pub fn is_origin(&self, value: &HeaderValue) -> bool {
+        let sent = value.to_str().ok().and_then(origin);
+        sent.is_some_and(|sent| {
+            self.origins.iter().any(|pattern| {
+                let port = pattern.port.is_none() || pattern.port == sent.port;
+                pattern.scheme == sent.scheme && pattern.host == sent.host && port
             })
         })
     }
+}
+
+/// Whether two authorities are one host and port; a port that is left out is the scheme's own.
+fn is_same(one: &Authority, other: &Authority) -> bool {
+    let ports = match (one.port_u16(), other.port_u16()) {
+        (None, None) => true,
+        (Some(port), None) | (None, Some(port)) => matches!(port, 80 | 443),
+        (one, other) => one == other,
+    };
+    ports && one.host().eq_ignore_ascii_case(other.host())
 }
 
 fn origin(text: &str) -> Option<OriginPattern> {
@@ -201,6 +220,28 @@ mod tests {
         ] {
             assert_eq!(ask(&allowed, host, origin), expected, "{host} {origin:?}");
         }
+    }
+
+    #[test]
+    fn a_target_that_names_a_host_names_the_same_one() {
+        let public = "https://gateway.example".parse().expect("URL");
+        let extra = ["other.example".to_owned()];
+        let allowed = Allowed::new(&public, &extra, &[]).expect("lists");
+        for (target, host, expected) in [
+            ("/mcp", "gateway.example", true),
+            ("https://gateway.example/mcp", "gateway.example", true),
+            ("https://GATEWAY.example:443/mcp", "gateway.example", true),
+            ("https://evil.example/mcp", "gateway.example", false),
+            ("https://other.example/mcp", "gateway.example", false),
+            ("https://gateway.example:8443/mcp", "gateway.example", false),
+            ("https://gateway.example/mcp", "evil.example", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_static(host));
+            assert_eq!(allowed.host(&Uri::from_static(target), &headers), expected, "{target} {host}");
+        }
+        assert!(allowed.host(&Uri::from_static("https://gateway.example/mcp"), &HeaderMap::new()), ":authority alone");
+        assert!(!allowed.host(&Uri::from_static("https://evil.example/mcp"), &HeaderMap::new()));
     }
 
     #[test]

@@ -8,7 +8,8 @@ use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
         CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams, CompleteResult,
-        ContentBlock, GetPromptRequestParams, GetPromptResponse, Implementation, ListPromptsResult,
+        ContentBlock, CustomRequest, CustomResult, DiscoverResult, ErrorCode, GetPromptRequestParams,
+        GetPromptResponse, Implementation, InitializeRequestParams, InitializeResult, ListPromptsResult,
         ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, PaginatedRequestParams, ProtocolVersion,
         ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities, ServerConfig, Tool,
     },
@@ -25,12 +26,17 @@ use super::{
     completions,
     logging::Levels,
     operation::Operation,
-    prompts, resources,
+    outsider::{self, Outsider},
+    prompts, protocol, resources,
+    revision::Client,
     splice::Slot,
-    tools::{Caller, Services, ToolError},
+    tools::{
+        Caller, Code, Services, ToolError,
+        arguments::{self, Ignored},
+        sales_query,
+    },
 };
 
-const SUPPORTED: &[ProtocolVersion] = &[ProtocolVersion::V_2025_11_25, ProtocolVersion::V_2026_07_28];
 const INSTRUCTIONS: &str = "Answers questions about one retail chain from its PostgreSQL database. You see the rows of the \
     stores you answer for and no others; list_stores names them. Where you have execute_sales_query, write PostgreSQL \
     SELECT statements for it; tables are in the schema retail. Which tools you have depends on who you are. Ask get_current_utc_date before you use words like today or \
@@ -53,6 +59,16 @@ impl Handler {
     pub fn new(services: Arc<Services>) -> Self {
         Self { services, levels: Arc::default() }
     }
+
+    /// The refusal of a tool that no rule of the caller's grants.
+    fn not_granted(&self, caller: &Caller, tool: &str) -> ToolError {
+        let granted: Vec<_> = self.services.tools.granted(&caller.scope).map(super::tools::Tool::name).collect();
+        let message = format!(
+            "{tool} is not granted to you; your tools are {}, and your platform team can grant more by a rule",
+            granted.join(", ")
+        );
+        ToolError::new(Code::Authorization, message)
+    }
 }
 
 /// The HTTP request behind an MCP request, with what the door put there.
@@ -60,9 +76,27 @@ pub(super) fn parts(context: &RequestContext<RoleServer>) -> Option<&http::reque
     context.extensions.get::<http::request::Parts>()
 }
 
+fn part<T: Clone + Send + Sync + 'static>(context: &RequestContext<RoleServer>) -> Option<T> {
+    parts(context).and_then(|parts| parts.extensions.get::<T>()).cloned()
+}
+
+fn outsider(context: &RequestContext<RoleServer>) -> Option<Arc<Outsider>> {
+    part(context)
+}
+
 fn caller(context: &RequestContext<RoleServer>) -> Result<Arc<Caller>, ErrorData> {
-    let caller = parts(context).and_then(|parts| parts.extensions.get::<Arc<Caller>>()).cloned();
-    caller.ok_or_else(|| ErrorData::internal_error("the request has no caller", None))
+    part(context).ok_or_else(|| match outsider(context) {
+        Some(outsider) => outsider.error(),
+        None => ErrorData::internal_error("the request has no caller", None),
+    })
+}
+
+/// The caller of a list, which is empty for an outsider.
+fn lister(context: &RequestContext<RoleServer>) -> Result<Option<Arc<Caller>>, ErrorData> {
+    match outsider(context) {
+        Some(_) => Ok(None),
+        None => caller(context).map(Some),
+    }
 }
 
 /// One page: every cursor is one that this server did not give.
@@ -77,6 +111,14 @@ fn first_page(request: Option<PaginatedRequestParams>) -> Result<(), ErrorData> 
 fn caching(context: &RequestContext<RoleServer>) -> (Option<u64>, Option<CacheScope>) {
     let known = context.protocol_version().is_some_and(|version| version >= ProtocolVersion::V_2026_07_28);
     if known { (Some(LIST_TTL), Some(CacheScope::Private)) } else { (None, None) }
+}
+
+/// What an outsider has to know stands where models look first.
+fn instructed(mut config: ServerConfig, context: &RequestContext<RoleServer>) -> ServerConfig {
+    if let Some(outsider) = outsider(context) {
+        config.instructions = Some(outsider.instructions());
+    }
+    config
 }
 
 impl ServerHandler for Handler {
@@ -94,7 +136,36 @@ impl ServerHandler for Handler {
     }
 
     fn supported_protocol_versions(&self) -> Cow<'static, [ProtocolVersion]> {
-        Cow::Borrowed(SUPPORTED)
+        Cow::Borrowed(ProtocolVersion::KNOWN_VERSIONS)
+    }
+
+    async fn initialize(
+        &self,
+        request: InitializeRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<InitializeResult, ErrorData> {
+        let result = self.negotiate_initialize(&request)?;
+        context.peer.set_peer_info(request);
+        let agreed = result.protocol_version.clone();
+        Ok(Client::config(instructed(result, &context), &agreed))
+    }
+
+    async fn discover(&self, context: RequestContext<RoleServer>) -> Result<DiscoverResult, ErrorData> {
+        let versions = self.supported_protocol_versions().into_owned();
+        Ok(DiscoverResult::from_server_info(versions, instructed(self.get_info(), &context)))
+    }
+
+    /// What rmcp could not read as a request of its method.
+    async fn on_custom_request(
+        &self,
+        request: CustomRequest,
+        _: RequestContext<RoleServer>,
+    ) -> Result<CustomResult, ErrorData> {
+        let CustomRequest { method, .. } = request;
+        if protocol::is_known(&method) {
+            return Err(ErrorData::invalid_params(format!("the params are not those of {method}"), None));
+        }
+        Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, method, None))
     }
 
     fn get_tool(&self, name: &str) -> Option<Tool> {
@@ -107,9 +178,14 @@ impl ServerHandler for Handler {
         context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
         let started = Instant::now();
-        let caller = caller(&context)?;
+        let caller = lister(&context)?;
         first_page(request)?;
-        let mut result = ListToolsResult::with_all_items(self.services.tools.definitions(&caller.scope));
+        let client = Client::of(&context);
+        let tools = match &caller {
+            Some(caller) => self.services.tools.granted(&caller.scope).map(|tool| tool.definition().clone()).collect(),
+            None => self.get_tool(outsider::TOOL).into_iter().collect::<Vec<_>>(),
+        };
+        let mut result = ListToolsResult::with_all_items(tools.into_iter().map(|tool| client.tool(tool)).collect());
         (result.ttl_ms, result.cache_scope) = caching(&context);
         self.services.observe("tools/list", "", "", started);
         Ok(result)
@@ -125,7 +201,9 @@ impl ServerHandler for Handler {
         if context.protocol_version().is_some_and(|version| version >= ProtocolVersion::V_2026_07_28) {
             return Err(ErrorData::method_not_found::<SetLevelRequestMethod>());
         }
-        self.levels.set(&context, &*caller(&context)?, request.level);
+        if let Some(caller) = lister(&context)? {
+            self.levels.set(&context, &caller, request.level);
+        }
         Ok(())
     }
 
@@ -134,9 +212,11 @@ impl ServerHandler for Handler {
         request: Option<PaginatedRequestParams>,
         context: RequestContext<RoleServer>,
     ) -> Result<ListPromptsResult, ErrorData> {
-        let caller = caller(&context)?;
+        let caller = lister(&context)?;
         first_page(request)?;
-        let mut result = ListPromptsResult::with_all_items(prompts::list(caller.scope.tools()));
+        let client = Client::of(&context);
+        let items = caller.map_or_else(Vec::new, |caller| prompts::list(caller.scope.tools()));
+        let mut result = ListPromptsResult::with_all_items(items.into_iter().map(|item| client.prompt(item)).collect());
         (result.ttl_ms, result.cache_scope) = caching(&context);
         Ok(result)
     }
@@ -158,9 +238,12 @@ impl ServerHandler for Handler {
         request: Option<PaginatedRequestParams>,
         context: RequestContext<RoleServer>,
     ) -> Result<ListResourcesResult, ErrorData> {
-        let caller = caller(&context)?;
+        let caller = lister(&context)?;
         first_page(request)?;
-        let mut result = ListResourcesResult::with_all_items(resources::list(caller.scope.tools()));
+        let client = Client::of(&context);
+        let items = caller.map_or_else(Vec::new, |caller| resources::list(caller.scope.tools()));
+        let mut result =
+            ListResourcesResult::with_all_items(items.into_iter().map(|item| client.resource(item)).collect());
         (result.ttl_ms, result.cache_scope) = caching(&context);
         Ok(result)
     }
@@ -170,9 +253,12 @@ impl ServerHandler for Handler {
         request: Option<PaginatedRequestParams>,
         context: RequestContext<RoleServer>,
     ) -> Result<ListResourceTemplatesResult, ErrorData> {
-        let caller = caller(&context)?;
+        let caller = lister(&context)?;
         first_page(request)?;
-        let mut result = ListResourceTemplatesResult::with_all_items(resources::templates(caller.scope.tools()));
+        let client = Client::of(&context);
+        let items = caller.map_or_else(Vec::new, |caller| resources::templates(caller.scope.tools()));
+        let mut result =
+            ListResourceTemplatesResult::with_all_items(items.into_iter().map(|item| client.template(item)).collect());
         (result.ttl_ms, result.cache_scope) = caching(&context);
         Ok(result)
     }
@@ -207,38 +293,61 @@ impl ServerHandler for Handler {
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
-        let (Some(caller), Some(slot)) = (
-            parts(&context).and_then(|parts| parts.extensions.get::<Arc<Caller>>()).cloned(),
-            parts(&context).and_then(|parts| parts.extensions.get::<Slot>()).cloned(),
-        ) else {
-            return Err(ErrorData::internal_error("the request has no caller", None));
-        };
+        let (client, unknown) = (Client::of(&context), |name: &str| {
+            let name: String = name.chars().take(128).collect();
+            ErrorData::invalid_params(format!("Unknown tool: {name}"), None)
+        });
+        if let Some(outsider) = outsider(&context) {
+            let started = Instant::now();
+            let tool = self.services.tools.find(&request.name).ok_or_else(|| unknown(&request.name))?;
+            let (result, error) = match tool.name() {
+                outsider::TOOL => (outsider.whoami(client), ""),
+                _ => (outsider.refused(client), "tool_error"),
+            };
+            self.services.observe("tools/call", tool.name(), error, started);
+            return Ok(result.into());
+        }
+        let caller = caller(&context)?;
+        let slot = part::<Slot>(&context).ok_or_else(|| ErrorData::internal_error("the request has no slot", None))?;
         // Unknown names are the caller's own words, and may be anything.
         let (known, started) = (self.services.tools.find(&request.name), Instant::now());
-        let statement = request.arguments.as_ref().and_then(|arguments| arguments.get("postgresql_query")?.as_str());
+        let arguments = request.arguments.unwrap_or_default();
+        let (arguments, ignored) = match known {
+            Some(tool) => arguments::part(tool.definition(), arguments),
+            None => (arguments, Ignored::default()),
+        };
+        let statement = arguments.get(sales_query::QUERY).and_then(Value::as_str);
         let call = Call { statement, ..Call::tool(known.map_or("unknown", |tool| tool.name())) };
         let operation = Operation::begin(&self.services, &caller, &context, call);
-        // A tool that no rule of the caller's grants is one that does not exist; only the audit knows better.
-        let Some(tool) = known.filter(|tool| caller.scope.tools().contains(tool.name())) else {
-            operation.end(if known.is_some() { "FORBIDDEN_TOOL" } else { "UNKNOWN_TOOL" }, "-32602");
-            let name: String = request.name.chars().take(128).collect();
-            return Err(ErrorData::invalid_params(format!("Unknown tool: {name}"), None));
+        let Some(tool) = known else {
+            operation.end("UNKNOWN_TOOL", "-32602");
+            return Err(unknown(&request.name));
         };
+        // The names of the tools are in the documentation: that one is not the caller's tells nothing about the tenant.
+        if !caller.scope.tools().contains(tool.name()) {
+            operation.end("FORBIDDEN_TOOL", "tool_error");
+            let error = self.not_granted(&caller, tool.name());
+            self.services.refused(tool.name(), &error);
+            return Ok(failed(&caller, client, tool.name(), error).into());
+        }
         let permit = match operation.admit().await {
             Ok(permit) => permit,
             Err(error) => {
                 operation.end(error.code.as_str(), "tool_error");
                 self.services.refused(tool.name(), &error);
-                return Ok(failed(&caller, tool.name(), error).into());
+                return Ok(failed(&caller, client, tool.name(), error).into());
             }
         };
-        let arguments = request.arguments.unwrap_or_default();
         let calling = Box::pin(cache::call(&self.services, tool, &caller, arguments));
-        let Some(outcome) = operation.run(&context, calling).await else {
+        let Some(mut outcome) = operation.run(&context, calling).await else {
             operation.end("cancelled", "cancelled");
             return Err(ErrorData::internal_error("cancelled", None));
         };
         drop(permit);
+        match &mut outcome {
+            Ok(answered) => ignored.tell(tool.name(), &mut answered.output),
+            Err(error) => ignored.explain(tool.name(), error),
+        }
         self.levels.tell(&context, &caller, tool.name(), &outcome, started).await;
         match &outcome {
             Ok(_) => operation.end("ok", ""),
@@ -249,27 +358,37 @@ impl ServerHandler for Handler {
         }
         let result = match outcome {
             Ok(Answered { output, age }) => {
-                let (structured, text) = slot.put(output.structured, output.text);
+                let (structured, text) = match client.has_structured_content() {
+                    true => {
+                        let (structured, text) = slot.put(output.structured, output.text);
+                        (Some(Value::String(structured)), text)
+                    }
+                    false => (None, slot.put_text(output.text)),
+                };
                 let mut result = CallToolResult::success(vec![ContentBlock::text(text)]);
-                result.structured_content = Some(Value::String(structured));
+                result.structured_content = structured;
                 // A reader who compares with the shop floor wants to know how old the figures are.
                 if let Some(age) = age {
                     result.meta.get_or_insert_default().insert(CACHE_AGE.to_owned(), age.as_secs().into());
                 }
                 result
             }
-            Err(error) => failed(&caller, tool.name(), error),
+            Err(error) => failed(&caller, client, tool.name(), error),
         };
         Ok(result.into())
     }
 }
 
-fn failed(caller: &Caller, tool: &str, error: ToolError) -> CallToolResult {
+fn failed(caller: &Caller, client: Client, tool: &str, mut error: ToolError) -> CallToolResult {
     tracing::info!(
         correlation_id = %caller.correlation, tenant = %caller.tenant.id(), tool, code = error.code.as_str(),
         sqlstate = error.sqlstate, "tool error"
     );
+    if error.code == Code::Authorization {
+        // Whoever is asked for the right finds the call by it.
+        error.correlation = Some(caller.correlation);
+    }
     let mut result = CallToolResult::error(vec![ContentBlock::text(error.text())]);
-    result.structured_content = Some(error.structured());
+    result.structured_content = client.has_structured_content().then(|| error.structured());
     result
 }

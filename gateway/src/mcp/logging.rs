@@ -1,9 +1,9 @@
 //! `notifications/message`: what a client asked to be told about its own calls, on the stream of the call itself.
 //!
-//! 2026-07-28 asks with each request (`_meta`, `io.modelcontextprotocol/logLevel`); 2025-11-25 once, with
+//! 2026-07-28 asks with each request (`_meta`, `io.modelcontextprotocol/logLevel`); the older ones once, with
 //! `logging/setLevel`. There the level is kept by the replica that took it, under the token and the session id: another
 //! replica sends nothing, which the revision leaves to a server that was not asked.
-// SEP-2577 deprecates logging; both revisions that are served have it.
+// SEP-2577 deprecates logging; all revisions that are served have it.
 #![allow(deprecated)]
 
 use std::time::{Duration, Instant};
@@ -19,12 +19,11 @@ use uuid::Uuid;
 
 use super::{
     handler::parts,
+    revision::{Client as Asking, read_session},
     tools::{Caller, Code, ToolError},
 };
 use crate::cache::Answered;
 
-/// The header of 2025-11-25 that tells one client from another.
-pub const SESSION: &str = "mcp-session-id";
 const LOGGER: &str = "storefence";
 const CLIENTS_MAX: u64 = 10_000;
 const KEPT: Duration = Duration::from_secs(12 * 3600);
@@ -63,7 +62,7 @@ impl Levels {
         outcome: &Result<Answered, ToolError>,
         started: Instant,
     ) {
-        let Some(wanted) = self.wanted(context, caller) else { return };
+        let Some(wanted) = self.wanted(context, caller).filter(|_| Asking::of(context).streams) else { return };
         let level = weight(outcome.as_ref().err().map(|error| error.code));
         if (level as u8) < (wanted as u8) {
             return;
@@ -92,6 +91,5 @@ const fn weight(error: Option<Code>) -> LoggingLevel {
 /// The token, and the session id where the client has one. The id is the client's own word: it only ever parts the
 /// clients of one token.
 fn client(context: &RequestContext<RoleServer>, caller: &Caller) -> Client {
-    let id = parts(context).and_then(|parts| parts.headers.get(SESSION)?.to_str().ok()?.parse().ok());
-    (*caller.principal.token(), id)
+    (*caller.principal.token(), parts(context).and_then(|parts| read_session(&parts.headers).1))
 }

@@ -18,6 +18,8 @@ pub enum Seen<'a, M> {
     Text(Cow<'a, str>),
     /// An object.
     Object(M),
+    /// `null`.
+    Null,
     /// Anything else.
     Other,
 }
@@ -98,6 +100,10 @@ impl<'a> Members<'a> for Message<'a> {
 pub struct Params<'a> {
     /// `name`.
     pub name: Option<Text<'a>>,
+    /// `arguments`.
+    pub arguments: Option<Text<'a>>,
+    /// `protocolVersion`, which `initialize` has here.
+    pub version: Option<Text<'a>>,
     /// `_meta`.
     pub meta: Option<Seen<'a, Meta<'a>>>,
 }
@@ -106,6 +112,8 @@ impl<'a> Members<'a> for Params<'a> {
     fn take<A: MapAccess<'a>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
         match name {
             "name" => self.name = Some(map.next_value()?),
+            "arguments" => self.arguments = Some(map.next_value()?),
+            "protocolVersion" => self.version = Some(map.next_value()?),
             "_meta" => self.meta = Some(map.next_value()?),
             other => Nothing.take(other, map)?,
         }
@@ -152,7 +160,7 @@ impl<'de, M: Members<'de>> Visitor<'de> for Look<M> {
     }
 
     fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(Seen::Other)
+        Ok(Seen::Null)
     }
 
     fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {

@@ -13,6 +13,7 @@ use rmcp::{
     service::RequestContext,
 };
 
+use super::revision::{Client, Revision};
 use crate::audit::meter::Meter;
 
 /// From the start of the call to the first notification, and from one to the next.
@@ -21,7 +22,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Reports for as long as the call runs, if it is asked to. Boxed where it is: rmcp moves the frame of every call several
 /// times, and most have no use for this part.
 pub async fn report(context: &RequestContext<RoleServer>, meter: &Meter, started: Instant) -> Infallible {
-    match context.meta.get_progress_token() {
+    match context.meta.get_progress_token().filter(|_| Client::of(context).streams) {
         None => std::future::pending().await,
         Some(token) => Box::pin(reports(context, token, meter, started)).await,
     }
@@ -40,8 +41,10 @@ async fn reports(
     loop {
         ticks.tick().await;
         let seconds = started.elapsed().as_secs_f64();
-        let notification = ProgressNotificationParam::new(token.clone(), (seconds * 1000.0).round() / 1000.0)
-            .with_message(message(seconds, meter.arrived()));
+        let mut notification = ProgressNotificationParam::new(token.clone(), (seconds * 1000.0).round() / 1000.0);
+        if Client::of(context).knows(Revision::V2025_03_26) {
+            notification = notification.with_message(message(seconds, meter.arrived()));
+        }
         // A client that is gone has cancelled the call, too.
         let _ = context.peer.notify_progress(notification).await;
     }

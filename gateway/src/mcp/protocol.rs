@@ -4,13 +4,11 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 
-use super::message::{Message, Seen, Text};
+use super::{
+    message::{Message, Seen, Text},
+    revision::{Revision, VERSION},
+};
 use crate::telemetry::spans::Carrier;
-
-/// Revisions that are served, oldest first.
-pub const SUPPORTED: [&str; 2] = ["2025-11-25", "2026-07-28"];
-/// The revision a request without a version header speaks (2025-11-25, transports, "Protocol Version Header").
-const HEADERLESS: &str = "2025-03-26";
 
 /// Methods that count themselves, with what they came to.
 const COUNTED: [&str; 5] = ["tools/call", "tools/list", "resources/read", "prompts/get", "completion/complete"];
@@ -43,6 +41,10 @@ pub struct Envelope {
     pub method: Option<String>,
     /// `params.name`, where there is one.
     pub name: Option<String>,
+    /// The revision that the request speaks, where that is known; of `initialize` the one that is agreed to.
+    pub revision: Option<Revision>,
+    /// The message as rmcp takes it, where that is another text than the one that came.
+    pub repaired: Option<Bytes>,
     /// The trace that the caller's span in `params._meta` belongs to.
     pub trace: Carrier,
 }
@@ -60,6 +62,12 @@ impl Envelope {
     pub fn other_method(&self) -> Option<&'static str> {
         self.known_method().filter(|method| !COUNTED.contains(method))
     }
+}
+
+/// Whether requests of this method are served.
+#[must_use]
+pub fn is_known(method: &str) -> bool {
+    METHODS.contains(&method)
 }
 
 /// Whether a request of this method is ended by `notifications/cancelled`.
@@ -88,6 +96,23 @@ impl Refusal {
         Self { status: StatusCode::BAD_REQUEST, code, message: message.into(), data: None, id }
     }
 
+    /// One that clients read as the answer to their request: below HTTP 400 the older SDKs keep their session.
+    fn within(code: i64, message: impl Into<String>, id: Option<Value>) -> Self {
+        Self { status: StatusCode::OK, ..Self::new(code, message, id) }
+    }
+
+    /// A body that is no JSON.
+    #[must_use]
+    pub fn unreadable() -> Self {
+        Self::new(-32700, "Parse error: the body is not JSON", None)
+    }
+
+    /// A batch that is not taken.
+    #[must_use]
+    pub fn batch(problem: &str) -> Self {
+        Self::new(-32600, format!("Invalid Request: {problem}"), None)
+    }
+
     /// The JSON-RPC error.
     #[must_use]
     pub fn body(&self) -> Bytes {
@@ -104,8 +129,7 @@ impl Refusal {
 /// # Errors
 /// [`Refusal`] with -32700, -32600 or -32022.
 pub fn inspect(headers: &HeaderMap, body: &[u8]) -> Result<Envelope, Refusal> {
-    let message: Seen<Message> =
-        serde_json::from_slice(body).map_err(|_| Refusal::new(-32700, "Parse error: the body is not JSON", None))?;
+    let message: Seen<Message> = serde_json::from_slice(body).map_err(|_| Refusal::unreadable())?;
     let Seen::Object(message) = message else {
         return Err(Refusal::new(-32600, "Invalid Request: one JSON-RPC object is expected", None));
     };
@@ -126,7 +150,8 @@ pub fn inspect(headers: &HeaderMap, body: &[u8]) -> Result<Envelope, Refusal> {
         return Err(invalid("method is missing"));
     };
     let Some(method) = method.text() else { return Err(invalid("method must be a string")) };
-    if params.as_ref().is_some_and(|params| params.object().is_none()) {
+    let no_params = matches!(params, Some(Seen::Null));
+    if !no_params && params.as_ref().is_some_and(|params| params.object().is_none()) {
         return Err(invalid("params must be an object"));
     }
     let params = params.as_ref().and_then(Seen::object);
@@ -137,16 +162,52 @@ pub fn inspect(headers: &HeaderMap, body: &[u8]) -> Result<Envelope, Refusal> {
         parent: owned(meta.and_then(|meta| meta.parent.as_ref())),
         state: owned(meta.and_then(|meta| meta.state.as_ref())),
     };
-    let envelope = Envelope { id: id.clone(), method: Some(method.to_owned()), name, trace };
-    // `initialize` negotiates, and answers an unknown version with a known one.
-    if method != "initialize" {
-        check_version(headers, meta.and_then(|meta| meta.version.as_ref()?.text()), &id)?;
-    }
-    Ok(envelope)
+    let revision = if method == "initialize" {
+        // It negotiates, and answers an unknown version with a known one.
+        Some(Revision::negotiated(params.and_then(|params| params.version.as_ref()?.text())))
+    } else {
+        let version = check_version(headers, meta.and_then(|meta| meta.version.as_ref()?.text()), &id)?;
+        Revision::of(version, headers)
+    };
+    let arguments = params.and_then(|params| params.arguments.as_ref()).filter(|_| WITH_ARGUMENTS.contains(&method));
+    let repaired = match arguments {
+        Some(Seen::Object(_)) | None if !no_params => None,
+        _ => Some(repair(body).map_err(|problem| Refusal::within(-32602, problem, id.clone()))?),
+    };
+    Ok(Envelope { id: id.clone(), method: Some(method.to_owned()), name, revision, repaired, trace })
 }
 
-fn check_version(headers: &HeaderMap, in_meta: Option<&str>, id: &Option<Value>) -> Result<(), Refusal> {
-    let mut versions = headers.get_all("mcp-protocol-version").iter();
+/// Methods whose parameters have `arguments`.
+const WITH_ARGUMENTS: [&str; 2] = ["tools/call", "prompts/get"];
+
+/// What a client means that writes "nothing" in another way than by leaving it out: `null` for parameters; `null`, `[]` or an
+/// empty text for arguments; and arguments as a text that holds their JSON, as some models write them.
+fn repair(body: &[u8]) -> Result<Bytes, &'static str> {
+    let mut message: Value = serde_json::from_slice(body).map_err(|_| "the message cannot be read")?;
+    if message["params"].is_null() {
+        message.as_object_mut().and_then(|message| message.remove("params"));
+    }
+    if let Some(arguments) = message.pointer_mut("/params/arguments") {
+        let meant = match &*arguments {
+            Value::Null => Some(json!({})),
+            Value::Array(items) if items.is_empty() => Some(json!({})),
+            Value::String(text) if text.trim().is_empty() => Some(json!({})),
+            Value::String(text) => serde_json::from_str(text).ok(),
+            other => Some(other.clone()),
+        };
+        let meant = meant.map(|meant| if meant.is_null() { json!({}) } else { meant }).filter(Value::is_object);
+        *arguments = meant.ok_or("Invalid params: arguments must be an object")?;
+    }
+    Ok(message.to_string().into())
+}
+
+/// The version that the request names.
+fn check_version<'a>(
+    headers: &'a HeaderMap,
+    in_meta: Option<&'a str>,
+    id: &Option<Value>,
+) -> Result<Option<&'a str>, Refusal> {
+    let mut versions = headers.get_all(VERSION).iter();
     let header = match (versions.next(), versions.next()) {
         (None, _) => None,
         (Some(one), None) => Some(one.to_str().unwrap_or("not text")),
@@ -157,17 +218,12 @@ fn check_version(headers: &HeaderMap, in_meta: Option<&str>, id: &Option<Value>)
         let problem = "MCP-Protocol-Version does not match the protocolVersion in _meta";
         return Err(Refusal::new(-32020, problem, id.clone()));
     }
-    let requested = in_meta.into_iter().chain([header.unwrap_or(HEADERLESS)]);
-    let unknown = requested.into_iter().find(|version| !SUPPORTED.contains(version) && *version != HEADERLESS);
-    match unknown {
-        None => Ok(()),
-        Some(requested) => {
-            let requested: String = requested.chars().take(64).collect();
-            let mut refusal = Refusal::new(-32022, "Unsupported protocol version", id.clone());
-            refusal.data = Some(json!({"supported": SUPPORTED, "requested": requested}));
-            Err(refusal)
-        }
-    }
+    let requested = in_meta.or(header);
+    let Some(unknown) = requested.filter(|version| Revision::named(version).is_none()) else { return Ok(requested) };
+    let unknown: String = unknown.chars().take(64).collect();
+    let mut refusal = Refusal::new(-32022, "Unsupported protocol version", id.clone());
+    refusal.data = Some(json!({"supported": Revision::NAMES, "requested": unknown}));
+    Err(refusal)
 }
 
 /// Turns an answer that rmcp gave in plain text into the JSON-RPC error that clients read.
@@ -187,7 +243,7 @@ mod tests {
     use http::{HeaderMap, HeaderValue};
     use serde_json::json;
 
-    use super::inspect;
+    use super::{Revision, inspect};
 
     fn headers(version: Option<&'static str>) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -226,16 +282,47 @@ mod tests {
         let call = br#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
         assert!(inspect(&headers(None), call).is_ok());
         assert!(inspect(&headers(Some("2026-07-28")), call).is_ok());
-        for version in ["2025-06-18", "2024-11-05", "1999-01-01", "x"] {
+        for version in Revision::NAMES {
+            let revision = inspect(&headers(Some(version)), call).expect(version).revision;
+            assert_eq!(revision.map(Revision::as_str), Some(version));
+        }
+        assert_eq!(inspect(&headers(None), call).expect("a request").revision, None);
+        for version in ["1999-01-01", "x", ""] {
             let refusal = inspect(&headers(Some(version)), call).expect_err(version);
             assert_eq!(refusal.code, -32022);
-            assert_eq!(refusal.data, Some(json!({"supported": ["2025-11-25", "2026-07-28"], "requested": version})));
+            assert_eq!(refusal.data, Some(json!({"supported": Revision::NAMES, "requested": version})));
         }
         let meta = br#"{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2099-01-01"}}}"#;
         assert_eq!(inspect(&headers(Some("2099-01-01")), meta).expect_err("unknown").code, -32022);
         assert_eq!(inspect(&headers(Some("2026-07-28")), meta).expect_err("two versions").code, -32020);
         assert_eq!(inspect(&headers(None), meta).expect_err("unknown in _meta").code, -32022);
         let initialize = br#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"1999-01-01"}}"#;
-        assert!(inspect(&headers(Some("1999-01-01")), initialize).is_ok());
+        let agreed = inspect(&headers(Some("1999-01-01")), initialize).expect("it negotiates").revision;
+        assert_eq!(agreed, Some(Revision::V2025_11_25));
+    }
+
+    #[test]
+    fn nothing_is_nothing_however_it_is_written() {
+        let repaired = |params: &str| {
+            let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{params}}}"#);
+            let envelope = inspect(&headers(None), body.as_bytes())?;
+            Ok(envelope.repaired.map(|text| serde_json::from_slice::<serde_json::Value>(&text).expect("JSON")))
+        };
+        let arguments = |written: &str| {
+            let message: Result<_, super::Refusal> = repaired(&format!(r#"{{"name":"x","arguments":{written}}}"#));
+            message.map(|message| message.map(|message| message["params"]["arguments"].clone()))
+        };
+        assert_eq!(arguments("{}"), Ok(None));
+        assert_eq!(arguments(r#"{"n":12345678901234567890.5}"#), Ok(None));
+        for nothing in ["null", "[]", "\"\"", "\" \"", "\"null\"", "\"{}\""] {
+            assert_eq!(arguments(nothing), Ok(Some(json!({}))), "{nothing}");
+        }
+        assert_eq!(arguments(r#""{\"n\":1}""#), Ok(Some(json!({"n": 1}))));
+        for wrong in ["[1]", "7", "true", r#""x""#, r#""[1]""#] {
+            let refusal = arguments(wrong).expect_err(wrong);
+            assert_eq!((refusal.code, refusal.status.as_u16(), refusal.id), (-32602, 200, Some(json!(1))), "{wrong}");
+        }
+        let message = repaired("null").expect("taken").expect("repaired");
+        assert!(message.get("params").is_none(), "{message}");
     }
 }

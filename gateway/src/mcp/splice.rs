@@ -21,7 +21,8 @@ struct Inner {
 
 #[derive(Debug)]
 struct Payload {
-    structured: String,
+    /// Absent for a client that knows no structured content.
+    structured: Option<String>,
     text: String,
 }
 
@@ -37,8 +38,19 @@ impl Slot {
     /// Leaves raw JSON and its text form, and returns the marks to send in their stead: structured, text.
     #[must_use]
     pub fn put(&self, structured: String, text: String) -> (String, String) {
-        *self.0.payload.lock().unwrap_or_else(PoisonError::into_inner) = Some(Payload { structured, text });
+        self.hold(Payload { structured: Some(structured), text });
         (self.0.structured_mark.clone(), self.0.text_mark.clone())
+    }
+
+    /// Leaves the text form alone, and returns the mark to send in its stead.
+    #[must_use]
+    pub fn put_text(&self, text: String) -> String {
+        self.hold(Payload { structured: None, text });
+        self.0.text_mark.clone()
+    }
+
+    fn hold(&self, payload: Payload) {
+        *self.0.payload.lock().unwrap_or_else(PoisonError::into_inner) = Some(payload);
     }
 
     /// Puts the result in the place of the marks. `None` where the body has no marks.
@@ -59,13 +71,15 @@ impl Slot {
 
     fn put_in(&self, body: &[u8], form: fn(String) -> String) -> Option<Bytes> {
         let mut held = self.0.payload.lock().unwrap_or_else(PoisonError::into_inner);
-        held.as_ref()?;
-        let mut marks = [
-            (memmem::find(body, self.0.structured_mark.as_bytes())?, true, self.0.structured_mark.len()),
-            (memmem::find(body, self.0.text_mark.as_bytes())?, false, self.0.text_mark.len()),
-        ];
+        let structured_mark = held.as_ref()?.structured.is_some().then_some(&self.0.structured_mark);
+        let mut marks = Vec::with_capacity(2);
+        for (mark, is_structured) in
+            structured_mark.map(|mark| (mark, true)).into_iter().chain([(&self.0.text_mark, false)])
+        {
+            marks.push((memmem::find(body, mark.as_bytes())?, is_structured, mark.len()));
+        }
         let Payload { structured, text } = held.take()?;
-        let (mut structured, mut text) = (form(structured), text);
+        let (mut structured, mut text) = (form(structured.unwrap_or_default()), text);
         // Escaping makes text a little longer, as a rule; written in its place, it is never held twice.
         let mut out = Vec::with_capacity(body.len() + structured.len() + text.len() + text.len() / 8);
         let mut rest = body;
@@ -109,6 +123,8 @@ mod tests {
             assert_eq!(slot.splice(body.as_bytes()).expect("marks"), expected.as_bytes());
         }
         assert_eq!(slot.splice(b"{}"), None);
+        let text = slot.put_text("a\"b".to_owned());
+        assert_eq!(slot.splice(format!(r#"{{"t":"{text}"}}"#).as_bytes()).expect("a mark"), &br#"{"t":"a\"b"}"#[..]);
     }
 
     #[test]

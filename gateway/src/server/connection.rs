@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     Place, Shared,
+    linger::Lingering,
     watch::{Answer, Verdict, Watch, Watched},
 };
 
@@ -53,7 +54,8 @@ impl Shared {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let watch = Watch::new(self.client, self.idle);
-        let service = Requests { router: TowerToHyperService::new(router.clone()), watch: watch.clone() };
+        let router = TowerToHyperService::new(router.clone());
+        let service = Requests { router, watch: watch.clone(), timeout: self.client };
         let stream = Watched::new(stream, watch.clone());
         let mut connection = pin!(self.builder.serve_connection(TokioIo::new(stream), service));
         let mut verdict = pin!(watch.verdict());
@@ -97,6 +99,8 @@ impl Shared {
 struct Requests {
     router: TowerToHyperService<Router>,
     watch: Arc<Watch>,
+    /// Longest wait for a body.
+    timeout: Duration,
 }
 
 impl Service<http::Request<Incoming>> for Requests {
@@ -106,7 +110,7 @@ impl Service<http::Request<Incoming>> for Requests {
 
     fn call(&self, request: http::Request<Incoming>) -> Self::Future {
         let answer = self.watch.request();
-        let answering = self.router.call(request);
+        let answering = self.router.call(Lingering::request(request, self.timeout));
         Box::pin(async move {
             let (head, body) = answering.await?.into_parts();
             // What has no body is not polled for one.

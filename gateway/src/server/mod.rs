@@ -1,6 +1,7 @@
 //! Listeners and their end: slow clients are shed, calls under way are drained.
 
 mod connection;
+mod linger;
 pub mod tls;
 mod watch;
 

@@ -8,12 +8,12 @@ use storefence_devstack::entra::{TokenRequest, principals::ZAVA_TENANT_ID};
 
 use crate::{
     Tests, identity_keys as keys,
-    world::{World, ZAVA, until},
+    world::{Standing, World, ZAVA, denied, standing, until},
 };
 
 pub fn tests(tests: &mut Tests) {
     tests.add("each_code_is_one_word_in_metrics_and_audit", codes);
-    tests.add("a_forbidden_tool_is_unknown_to_all_but_the_audit", forbidden);
+    tests.add("a_forbidden_tool_is_refused_in_words_and_recorded", forbidden);
 }
 
 /// Something sold in the first days of the year, for an amount that is no number.
@@ -78,7 +78,7 @@ async fn codes(world: Arc<World>) -> Result<()> {
     Ok(())
 }
 
-/// The caller is told of both that there is no such tool; who reads the audit log sees that one of them was tried.
+/// The caller reads that the tool is not theirs; who reads the audit log sees that it was tried.
 async fn forbidden(world: Arc<World>) -> Result<()> {
     const OID: &str = "66666666-6666-4666-8666-666666666666";
     let before = ZAVA.object()["spec"]["principals"].clone();
@@ -93,16 +93,13 @@ async fn forbidden(world: Arc<World>) -> Result<()> {
     let client = keys::client(&world, &gateway, token);
     world.patch_spec("zava", json!({"principals": after})).await?;
     until("the rule is in force", Duration::from_secs(5), || async {
-        Ok(client.send("tools/list", json!({})).await?.status == 200)
+        Ok(standing(&client).await? == Standing::Served)
     })
     .await?;
-    let call = async |name: &str| client.call_tool(name, json!({"postgresql_query": "SELECT 1"})).await;
-    let mut told = Vec::new();
-    for name in ["execute_sales_query", "drop_everything"] {
-        let answer = call(name).await?;
-        told.push(answer.message["error"].to_string().replace(name, "NAME"));
-    }
-    ensure!(told[0] == told[1] && told[0].contains("Unknown tool: NAME"), "{told:?}");
+    let refused = client.call_tool("execute_sales_query", json!({"postgresql_query": "SELECT 1"})).await?;
+    denied(&refused)?;
+    let unknown = client.call_tool("drop_everything", json!({})).await?;
+    ensure!(unknown.message["error"]["message"] == "Unknown tool: drop_everything", "{}", unknown.message);
     let granted = client.call_tool("list_stores", json!({})).await?;
     ensure!(!granted.is_tool_error(), "{}", granted.message);
     world.patch_spec("zava", json!({"principals": before})).await?;
@@ -121,6 +118,8 @@ async fn forbidden(world: Arc<World>) -> Result<()> {
     }
     ensure!(!text.contains("drop_everything"), "the caller's own word is in the audit log: {text}");
     let metrics = world.http.get(format!("{}/metrics", gateway.admin)).send().await?.text().await?;
+    let refusals = "mcp_tool_errors_total{code=\"AUTHORIZATION_ERROR\",gen_ai_tool_name=\"execute_sales_query\"} 1";
+    ensure!(metrics.contains(refusals), "{metrics}");
     ensure!(!metrics.contains("FORBIDDEN_TOOL") && !metrics.contains("drop_everything"), "{metrics}");
     Ok(())
 }

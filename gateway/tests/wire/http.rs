@@ -10,9 +10,11 @@ use storefence_devstack::{
     process::Spawn,
 };
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
 use crate::{
     Tests,
-    world::{World, free_port, until},
+    world::{World, free_port, standing, until},
 };
 
 pub fn tests(tests: &mut Tests) {
@@ -21,6 +23,9 @@ pub fn tests(tests: &mut Tests) {
     tests.add("challenges", challenges);
     tests.add("host_and_origin_are_checked", hosts);
     tests.add("http2_and_keep_alive", http2);
+    tests.add("a_target_of_another_host_is_refused", targets);
+    tests.add("a_refused_body_is_answered_while_it_is_still_sent", refused_bodies);
+    tests.add("pages_of_allowed_origins_may_ask_and_read", cors);
 }
 
 async fn metadata(world: Arc<World>) -> Result<()> {
@@ -105,12 +110,11 @@ async fn challenges(world: Arc<World>) -> Result<()> {
     }
     // A token that no rule names: the log says what the answer says, and why.
     let nobody = world.entra.issue(&TokenRequest::user(principals::ZAVA_TENANT_ID))?;
-    let answer = world.client(nobody, "/mcp", Revision::V2026_07_28).send("tools/list", json!({})).await?;
-    forbidden(&world, &answer)?;
-    let line = logged(&world, &answer.message)?;
+    let found = standing(&world.client(nobody, "/mcp", Revision::V2026_07_28)).await?;
+    let said = found.said()?;
+    let line = logged(&world, said)?;
     ensure!(line["fields"]["reasons"] == "[\"NoRule\"]", "{line}");
-    let looked_at: Vec<_> =
-        answer.message["claims"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let looked_at: Vec<_> = said["claims"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     ensure!(!looked_at.is_empty() && line["fields"]["looked_at"] == looked_at.join(", "), "{line}");
     Ok(())
 }
@@ -164,5 +168,121 @@ async fn http2(world: Arc<World>) -> Result<()> {
         let answer = client.call_tool("list_stores", json!({})).await?;
         ensure!(answer.status == 200 && !answer.is_tool_error(), "{}", answer.message);
     }
+    Ok(())
+}
+
+/// Sends bytes as they are and reads the answer to its end, or to that of its headers.
+async fn bytes(world: &World, head: String, body: Vec<u8>) -> Result<String> {
+    let address = world.gateway.url.strip_prefix("http://").context("plain HTTP")?.to_owned();
+    let mut stream = tokio::net::TcpStream::connect(address).await?;
+    stream.write_all(head.as_bytes()).await?;
+    // All of it, before anything is read: as clients do that look at the answer last.
+    for part in body.chunks(64 * 1024) {
+        stream.write_all(part).await.context("a broken pipe")?;
+    }
+    let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
+    while !answer.windows(4).any(|four| four == b"\r\n\r\n") {
+        let read = stream.read(&mut buffer).await.context("a reset")?;
+        ensure!(read > 0, "closed without an answer");
+        answer.extend_from_slice(&buffer[..read]);
+    }
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+async fn targets(world: Arc<World>) -> Result<()> {
+    let (token, own) = (world.token("head-office")?, world.gateway.url.clone());
+    let host = own.strip_prefix("http://").context("plain HTTP")?;
+    let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}).to_string();
+    let ask = async |target: &str, host: &str| {
+        let head = format!(
+            "POST {target} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n",
+            body.len()
+        );
+        bytes(&world, head, body.clone().into_bytes()).await
+    };
+    for (target, host, status) in [
+        ("/mcp".to_owned(), host, "200"),
+        (format!("{own}/mcp"), host, "200"),
+        ("http://evil.example/mcp".to_owned(), host, "403"),
+        ("http://localhost:1/mcp".to_owned(), host, "403"),
+        (format!("{own}/mcp"), "evil.example", "403"),
+        (format!("{own}/mcp"), "localhost", "403"),
+    ] {
+        let answer = ask(&target, host).await?;
+        ensure!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{target} {host}: {answer}");
+    }
+    Ok(())
+}
+
+async fn refused_bodies(world: Arc<World>) -> Result<()> {
+    let token = world.token("head-office")?;
+    let host = world.gateway.url.strip_prefix("http://").context("plain HTTP")?;
+    let large = vec![b' '; 8 * 1024 * 1024];
+    for (what, path, authorization, kind, status) in [
+        ("too large", "/mcp", format!("Bearer {token}"), "application/json", "413"),
+        ("without a good token", "/mcp", "Bearer x".to_owned(), "application/json", "401"),
+        ("not JSON", "/mcp", format!("Bearer {token}"), "text/plain", "415"),
+        ("nowhere", "/nowhere", format!("Bearer {token}"), "application/json", "404"),
+    ] {
+        for announced in [true, false] {
+            let (length, body) = match announced {
+                true => (format!("Content-Length: {}", large.len()), large.clone()),
+                false => {
+                    let mut chunked = format!("{:x}\r\n", large.len()).into_bytes();
+                    chunked.extend_from_slice(&large);
+                    chunked.extend_from_slice(b"\r\n0\r\n\r\n");
+                    ("Transfer-Encoding: chunked".to_owned(), chunked)
+                }
+            };
+            let head = format!(
+                "POST {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: {authorization}\r\nContent-Type: {kind}\r\n{length}\r\n\r\n"
+            );
+            let answer = bytes(&world, head, body).await.with_context(|| what.to_owned())?;
+            ensure!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{what}: {answer}");
+        }
+    }
+    Ok(())
+}
+
+async fn cors(world: Arc<World>) -> Result<()> {
+    const ORIGIN: &str = "http://localhost:6274";
+    let token = world.token("head-office")?;
+    let documents = "/.well-known/oauth-protected-resource/mcp";
+    for path in ["/mcp", "/zava/mcp", documents] {
+        // A preflight has no token.
+        let preflight = world.http.request(reqwest::Method::OPTIONS, format!("{}{path}", world.gateway.url));
+        let preflight = preflight
+            .header("origin", ORIGIN)
+            .header("access-control-request-method", "POST")
+            .header("access-control-request-headers", "authorization,content-type,mcp-protocol-version,mcp-session-id");
+        let answer = preflight.send().await?;
+        let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        ensure!(answer.status() == 200 && header("access-control-allow-origin") == ORIGIN, "{path}: {answer:?}");
+        for name in
+            ["authorization", "content-type", "accept", "mcp-protocol-version", "mcp-session-id", "last-event-id"]
+        {
+            ensure!(header("access-control-allow-headers").split(',').any(|own| own.trim() == name), "{path}: {name}");
+        }
+        ensure!(header("access-control-allow-methods").contains("POST"), "{path}: {answer:?}");
+        ensure!(header("access-control-allow-credentials").is_empty(), "{path}: {answer:?}");
+    }
+    let client = world.client(token, "/mcp", Revision::V2026_07_28);
+    let nobody = world.client(None, "/mcp", Revision::V2026_07_28);
+    for (client, status) in [(&client, 200), (&nobody, 401)] {
+        let answer = client.read(client.request("tools/list", json!({})).header("origin", ORIGIN)).await?;
+        ensure!(answer.status == status && answer.headers["access-control-allow-origin"] == ORIGIN, "{answer:?}");
+        let exposed = answer.headers["access-control-expose-headers"].to_str()?;
+        for name in ["mcp-session-id", "mcp-protocol-version", "www-authenticate", "retry-after", "x-correlation-id"] {
+            ensure!(exposed.split(',').any(|own| own.trim() == name), "{name} is not in {exposed}");
+        }
+        // Without an origin nothing is allowed to anybody.
+        let answer = client.send("tools/list", json!({})).await?;
+        ensure!(!answer.headers.contains_key("access-control-allow-origin"), "{answer:?}");
+    }
+    let foreign = world.http.request(reqwest::Method::OPTIONS, format!("{}/mcp", world.gateway.url));
+    let foreign = foreign.header("origin", "https://evil.example").header("access-control-request-method", "POST");
+    let answer = foreign.send().await?;
+    ensure!(answer.status() == 403 && !answer.headers().contains_key("access-control-allow-origin"), "{answer:?}");
     Ok(())
 }

@@ -14,7 +14,7 @@ use storefence_devstack::{
 
 use crate::{
     Tests,
-    world::{World, ZAVA, until},
+    world::{Standing, World, ZAVA, standing, until},
 };
 
 pub fn tests(tests: &mut Tests) {
@@ -29,6 +29,10 @@ pub fn tests(tests: &mut Tests) {
 
 pub fn head_office() -> Result<TokenRequest> {
     Ok(TokenRequest::principal(principals::find("head-office").context("known")?))
+}
+
+async fn of(world: &World, request: &TokenRequest) -> Result<Standing> {
+    standing(&world.client(world.entra.issue(request)?, "/mcp", Revision::V2026_07_28)).await
 }
 
 async fn status(world: &World, token: String) -> Result<(u16, Value)> {
@@ -102,8 +106,8 @@ async fn store_claims(world: Arc<World>) -> Result<()> {
         json!(huge),
         json!("0A000000-0000-4000-8000-000000000002"),
     ] {
-        let (status, body) = count(value.clone()).await?;
-        ensure!(status == 403, "{value}: {status} {body}");
+        let found = of(&world, &user(value.clone())).await?;
+        ensure!(found.is_outsider(), "{value}: {found:?}");
     }
     Ok(())
 }
@@ -116,31 +120,30 @@ async fn extension_claim(world: Arc<World>) -> Result<()> {
     let rule = json!({"name": "by-extension", "role": "StoreManager", "storesFromClaim": CLAIM});
     after.as_array_mut().context("rules")?.push(rule);
     world.patch_spec("zava", json!({"principals": after})).await?;
-    let ask = async |value: Value| -> Result<(u16, Value)> {
+    let ask = async |value: Value| -> Result<(bool, Value)> {
         let token = world.entra.issue(&TokenRequest::user(ZAVA_TENANT_ID).claim(CLAIM, value))?;
         let client = world.client(token, "/mcp", Revision::V2026_07_28);
         let answer = client.send("tools/call", json!({"name": "list_stores", "arguments": {}})).await?;
         let stores = answer.structured()["stores"].as_array().into_iter().flatten();
-        Ok((answer.status.as_u16(), stores.map(|store| store["name"].clone()).collect()))
+        Ok((answer.is_tool_error(), stores.map(|store| store["name"].clone()).collect()))
     };
-    until("the rule is in force", Duration::from_secs(5), || async { Ok(ask(json!("Seattle")).await?.0 == 200) })
-        .await?;
+    until("the rule is in force", Duration::from_secs(5), || async { Ok(!ask(json!("Seattle")).await?.0) }).await?;
     for (value, due) in [
-        (json!("Seattle"), (200, json!(["Seattle"]))),
-        (json!(["Online", "Atlantis"]), (200, json!(["Online"]))),
-        (json!("seattle"), (403, json!([]))),
-        (json!("*"), (403, json!([]))),
-        (json!([]), (403, json!([]))),
+        (json!("Seattle"), (false, json!(["Seattle"]))),
+        (json!(["Online", "Atlantis"]), (false, json!(["Online"]))),
+        (json!("seattle"), (true, json!([]))),
+        (json!("*"), (true, json!([]))),
+        (json!([]), (true, json!([]))),
     ] {
         let seen = ask(value.clone()).await?;
         ensure!(seen == due, "{value}: {seen:?}");
     }
     // That of another application is another claim.
     let other = CLAIM.replace("0f1e", "1f1e");
-    let token = world.entra.issue(&TokenRequest::user(ZAVA_TENANT_ID).claim(&other, json!("Seattle")))?;
-    ensure!(status(&world, token).await?.0 == 403, "another application's extension");
+    let request = TokenRequest::user(ZAVA_TENANT_ID).claim(&other, json!("Seattle"));
+    ensure!(of(&world, &request).await?.is_outsider(), "another application's extension");
     world.patch_spec("zava", json!({"principals": before})).await?;
-    until("the rule is gone", Duration::from_secs(5), || async { Ok(ask(json!("Seattle")).await?.0 == 403) }).await
+    until("the rule is gone", Duration::from_secs(5), || async { Ok(ask(json!("Seattle")).await?.0) }).await
 }
 
 async fn overage(world: Arc<World>) -> Result<()> {
@@ -148,11 +151,9 @@ async fn overage(world: Arc<World>) -> Result<()> {
         TokenRequest::user(ZAVA_TENANT_ID).group_overage(),
         TokenRequest::user(ZAVA_TENANT_ID).group_overage().claim("groups", json!([principals::REDMOND_MANAGERS_GROUP])),
     ] {
-        let (status, body) = status(&world, world.entra.issue(&request)?).await?;
-        ensure!(
-            status == 403 && body["message"].as_str().is_some_and(|text| text.contains("app role")),
-            "{status} {body}"
-        );
+        let found = of(&world, &request).await?;
+        let said = found.said()?;
+        ensure!(said["message"].as_str().is_some_and(|text| text.contains("app role")), "{said}");
     }
     // Other rules still count.
     let request = head_office()?.group_overage();
@@ -168,8 +169,8 @@ async fn app_only(world: Arc<World>) -> Result<()> {
     );
     let with_scp = head_office()?.claim("idtyp", json!("app"));
     for request in [application, with_scp] {
-        let (status, body) = status(&world, world.entra.issue(&request)?).await?;
-        ensure!(status == 403, "{status} {body}");
+        let found = of(&world, &request).await?;
+        ensure!(found.is_outsider(), "{found:?}");
     }
     Ok(())
 }
@@ -186,9 +187,10 @@ async fn application_rule(world: Arc<World>) -> Result<()> {
         .push(json!({"name": "reports", "role": "StoreManager", "entraApplication": REPORTS, "stores": ["Online"]}));
     world.patch_spec("zava", json!({"principals": after})).await?;
     let issue = |application: &str, roles: &[&str]| TokenRequest::application(ZAVA_TENANT_ID, application, roles);
-    let granted = world.entra.issue(&issue(REPORTS, &["Storefence.Reports"]))?;
+    let grant = issue(REPORTS, &["Storefence.Reports"]);
+    let granted = world.entra.issue(&grant)?;
     until("the application is let in", Duration::from_secs(2), || async {
-        Ok(status(&world, granted.clone()).await?.0 == 200)
+        Ok(of(&world, &grant).await? == Standing::Served)
     })
     .await?;
     for token in [granted.clone(), world.entra.issue(&issue(REPORTS, &["Storefence.Reports"]).v1())?] {
@@ -203,21 +205,21 @@ async fn application_rule(world: Arc<World>) -> Result<()> {
     ensure!(stores.structured()["stores"].as_array().is_some_and(|list| list.len() == 1), "{}", stores.message);
     // Another application, the same one of another directory, one without a permission, and a user who signed in through
     // the very application.
-    for (request, expected) in [
-        (issue(OTHER, &["Storefence.Reports"]), 403),
-        (TokenRequest::application(CONTOSO_TENANT_ID, REPORTS, &["Storefence.Reports"]), 403),
-        (issue(REPORTS, &[]), 401),
-        (TokenRequest::user(ZAVA_TENANT_ID).claim("azp", json!(REPORTS)), 403),
-        (issue(OTHER, &["Storefence.Reports"]).claim("appid", json!(REPORTS)), 403),
+    for request in [
+        issue(OTHER, &["Storefence.Reports"]),
+        TokenRequest::application(CONTOSO_TENANT_ID, REPORTS, &["Storefence.Reports"]),
+        TokenRequest::user(ZAVA_TENANT_ID).claim("azp", json!(REPORTS)),
+        issue(OTHER, &["Storefence.Reports"]).claim("appid", json!(REPORTS)),
     ] {
-        let (status, body) = status(&world, world.entra.issue(&request)?).await?;
-        ensure!(status == expected, "{request:?}: {status} {body}");
+        let found = of(&world, &request).await?;
+        ensure!(found.is_outsider(), "{request:?}: {found:?}");
     }
-    let (_, body) = status(&world, world.entra.issue(&issue(OTHER, &["x"]))?).await?;
-    ensure!(body["claims"].to_string().contains("azp") && !body.to_string().contains(OTHER), "{body}");
+    ensure!(of(&world, &issue(REPORTS, &[])).await? == Standing::Status(401), "without a permission");
+    let found = of(&world, &issue(OTHER, &["x"])).await?;
+    ensure!(found.said()?["claims"].to_string().contains("azp"), "{found:?}");
     world.patch_spec("zava", json!({"principals": before})).await?;
     until("the application is no longer let in", Duration::from_secs(2), || async {
-        Ok(status(&world, granted.clone()).await?.0 == 403)
+        Ok(of(&world, &grant).await?.is_outsider())
     })
     .await
 }

@@ -34,6 +34,7 @@ mod protocol;
 mod query;
 mod quota;
 mod quota_shared;
+mod revisions;
 mod shares;
 mod shutdown;
 mod slow;
@@ -93,6 +94,7 @@ fn main() -> Result<ExitCode> {
     let mut tests = Tests { runtime: Arc::clone(&runtime), world: Arc::clone(&world), trials: Vec::new() };
     query::tests(&mut tests);
     protocol::tests(&mut tests);
+    revisions::tests(&mut tests);
     http::tests(&mut tests);
     identity::tests(&mut tests);
     identity_refused::tests(&mut tests);

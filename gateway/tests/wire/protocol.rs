@@ -1,4 +1,4 @@
-//! Both revisions of MCP, as bytes on the wire.
+//! The newest two revisions of MCP, as bytes on the wire.
 
 use std::sync::Arc;
 
@@ -40,15 +40,18 @@ async fn initialize(world: Arc<World>) -> Result<()> {
     let token = world.token("head-office")?;
     for (asked, answered) in [
         ("2025-11-25", "2025-11-25"),
-        ("2025-06-18", "2025-11-25"),
+        ("2025-06-18", "2025-06-18"),
+        ("2025-03-26", "2025-03-26"),
+        ("2024-11-05", "2024-11-05"),
         ("1999-01-01", "2025-11-25"),
+        ("2099-01-01", "2025-11-25"),
         ("2026-07-28", "2025-11-25"),
     ] {
         let body = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
             "protocolVersion": asked, "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}});
         let response = raw(&world, &token, None).body(body.to_string()).send().await?;
         ensure!(
-            response.status() == 200 && response.headers().get("mcp-session-id").is_some_and(|id| id.len() == 36),
+            response.status() == 200 && response.headers().get("mcp-session-id").is_some_and(|id| id.len() == 47),
             "{asked}: {response:?}"
         );
         let answer: Value = response.json().await?;
@@ -66,7 +69,7 @@ async fn initialize(world: Arc<World>) -> Result<()> {
     let (status, body) =
         send(raw(&world, &token, Some("2025-11-25")), r#"{"jsonrpc":"2.0","id":"x","method":"ping"}"#).await?;
     ensure!(status == 200 && body == json!({"jsonrpc": "2.0", "id": "x", "result": {}}), "{body}");
-    // Without a version header: 2025-03-26, which speaks the same.
+    // Without a version header, as VS Code: no later than 2025-11-25.
     let (status, body) = send(raw(&world, &token, None), r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#).await?;
     ensure!(status == 200 && body["result"]["tools"].as_array().is_some_and(|tools| tools.len() >= 3), "{body}");
     ensure!(body["result"]["cacheScope"].is_null() && body["result"]["resultType"].is_null(), "{body}");
@@ -78,7 +81,10 @@ async fn discover(world: Arc<World>) -> Result<()> {
     let discovered = client.send("server/discover", json!({})).await?;
     let result = discovered.result();
     ensure!(discovered.status == 200 && result["resultType"] == "complete", "{result}");
-    ensure!(result["supportedVersions"] == json!(["2025-11-25", "2026-07-28"]), "{result}");
+    ensure!(
+        result["supportedVersions"] == json!(["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28"]),
+        "{result}"
+    );
     ensure!(result["ttlMs"].is_u64() && result["cacheScope"].is_string(), "{result}");
 
     let first = client.send("tools/list", json!({})).await?;
@@ -154,14 +160,15 @@ async fn versions(world: Arc<World>) -> Result<()> {
     let unsupported = client.request("tools/list", json!({})).header("x-none", "");
     drop(unsupported);
     let token = world.token("head-office")?;
-    for version in ["2024-11-05", "2025-06-18", "2099-01-01"] {
+    for version in ["2024-11-04", "x", "2099-01-01"] {
         let (status, answer) = send(raw(&world, &token, Some(version)), list.to_string()).await?;
         ensure!(
             status == 400 && answer["error"]["code"] == -32022 && answer["id"] == 7,
             "{version}: {status} {answer}"
         );
         ensure!(
-            answer["error"]["data"] == json!({"supported": ["2025-11-25", "2026-07-28"], "requested": version}),
+            answer["error"]["data"]
+                == json!({"supported": ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28"], "requested": version}),
             "{answer}"
         );
     }

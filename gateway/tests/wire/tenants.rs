@@ -4,18 +4,18 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
-use serde_json::json;
+use serde_json::{Value, json};
 use storefence_devstack::{
     entra::{
         TokenRequest,
         principals::{SEATTLE_MANAGER_OID, ZAVA_TENANT_ID},
     },
-    mcp_client::{Answer, Revision},
+    mcp_client::Revision,
 };
 
 use crate::{
     Tests,
-    world::{CONTOSO, World, ZAVA, until},
+    world::{CONTOSO, Standing, World, ZAVA, standing, until},
 };
 
 pub fn tests(tests: &mut Tests) {
@@ -28,47 +28,57 @@ pub fn tests(tests: &mut Tests) {
     tests.add("a_chain_that_becomes_invalid_keeps_its_last_good_state", becomes_invalid);
 }
 
-async fn list(world: &World, token: &str, path: &str) -> Result<Answer> {
-    Ok(world.client(token.to_owned(), path, Revision::V2026_07_28).send("tools/list", json!({})).await?)
+async fn of(world: &World, token: &str, path: &str) -> Result<Standing> {
+    standing(&world.client(token.to_owned(), path, Revision::V2026_07_28)).await
 }
 
 /// An answer byte for byte, but for what names the request itself: the time, the correlation id and the path.
-async fn bytes(world: &World, token: &str, path: &str) -> Result<String> {
+async fn bytes(world: &World, token: &str, path: &str, method: &str, params: Value) -> Result<String> {
     let client = world.client(token.to_owned(), path, Revision::V2026_07_28);
-    let response = client.request("tools/list", json!({})).send().await?;
+    let response = client.request(method, params).send().await?;
     let mut head: Vec<_> = response.headers().iter().map(|(name, value)| format!("{name}: {value:?}")).collect();
     head.retain(|line| !line.starts_with("date: "));
     head.sort();
     let answer = format!("{}\n{}\n\n{}", response.status(), head.join("\n"), response.text().await?);
-    let id = answer.split_once("\"correlationId\":\"").and_then(|(_, rest)| rest.get(..36)).context("an id")?;
+    let id = answer.split_once("x-correlation-id: \"").and_then(|(_, rest)| rest.get(..36)).context("an id")?;
     Ok(answer.replace(id, "ID").replace(path, "/PATH"))
 }
 
 async fn alike(world: Arc<World>) -> Result<()> {
     let seattle = world.token("seattle-manager")?;
     let nobody = world.entra.issue(&TokenRequest::user(ZAVA_TENANT_ID))?;
-    ensure!(list(&world, &seattle, "/zava/mcp").await?.status == 200);
+    ensure!(of(&world, &seattle, "/zava/mcp").await? == Standing::Served);
+    let sql = json!({"postgresql_query": "SELECT count(*) FROM retail.orders"});
     for token in [&seattle, &nobody] {
         let mut answers = Vec::new();
         for path in ["/contoso/mcp", "/no-such-chain/mcp", "/NoSuch%20Chain/mcp"] {
-            let answer = list(&world, token, path).await?;
-            ensure!(answer.status == 403, "{path}: {}", answer.status);
-            let body = answer.message.clone();
-            ensure!(body["correlationId"].as_str().is_some_and(|id| id.len() == 36), "{body}");
+            let found = of(&world, token, path).await?;
+            let said = found.said().with_context(|| path.to_owned())?;
+            let id = said["correlationId"].as_str().filter(|id| id.len() == 36).context("an id")?;
             let log = std::fs::read_to_string(world.path("gateway.log"))?;
-            ensure!(log.contains(body["correlationId"].as_str().unwrap_or("?")), "the log does not know {body}");
-            ensure!(body["claims"] == json!(["extn.storeIds", "groups", "oid", "roles"]), "{body}");
-            ensure!(!body.to_string().contains("contoso"));
-            answers.push(bytes(&world, token, path).await?);
+            ensure!(log.contains(id), "the log does not know {said}");
+            ensure!(said["claims"] == json!(["extn.storeIds", "groups", "oid", "roles"]), "{said}");
+            ensure!(!said.to_string().contains("contoso"));
+            let mut all = String::new();
+            for (method, params) in [
+                ("tools/list", json!({})),
+                ("tools/call", json!({"name": "whoami", "arguments": {}})),
+                ("tools/call", json!({"name": "execute_sales_query", "arguments": sql})),
+                ("tools/call", json!({"name": "no_such_tool", "arguments": {}})),
+                ("server/discover", json!({})),
+                ("prompts/list", json!({})),
+                ("prompts/get", json!({"name": "top_products"})),
+            ] {
+                all += &bytes(&world, token, path, method, params).await?;
+                all += "\n\n";
+            }
+            answers.push(all);
         }
-        ensure!(answers[0] == answers[1], "{answers:#?}");
-        // What is no name of a tenant has no metadata document of its own; nothing else differs.
-        let third = answers[2].replace("/oauth-protected-resource/mcp", "/oauth-protected-resource/PATH");
-        ensure!(third == answers[0], "{third} {}", answers[0]);
+        ensure!(answers.iter().all(|answer| *answer == answers[0]), "{answers:#?}");
     }
-    ensure!(
-        list(&world, &nobody, "/zava/mcp").await?.status == 403 && list(&world, &nobody, "/mcp").await?.status == 403
-    );
+    for path in ["/zava/mcp", "/mcp"] {
+        ensure!(of(&world, &nobody, path).await?.is_outsider(), "{path}");
+    }
     Ok(())
 }
 
@@ -76,7 +86,7 @@ async fn rule_change(world: Arc<World>) -> Result<()> {
     let nobody = world
         .entra
         .issue(&TokenRequest::user(ZAVA_TENANT_ID).claim("oid", json!("22222222-2222-4222-8222-222222222222")))?;
-    ensure!(list(&world, &nobody, "/mcp").await?.status == 403);
+    ensure!(of(&world, &nobody, "/mcp").await?.is_outsider());
     let before = ZAVA.object()["spec"]["principals"].clone();
     let mut after = before.clone();
     after.as_array_mut().expect("rules").push(
@@ -84,7 +94,7 @@ async fn rule_change(world: Arc<World>) -> Result<()> {
     );
     world.patch_spec("zava", json!({"principals": after})).await?;
     until("the new rule grants", Duration::from_secs(2), || async {
-        Ok(list(&world, &nobody, "/mcp").await?.status == 200)
+        Ok(of(&world, &nobody, "/mcp").await? == Standing::Served)
     })
     .await?;
     let client = world.client(nobody.clone(), "/mcp", Revision::V2026_07_28);
@@ -94,7 +104,7 @@ async fn rule_change(world: Arc<World>) -> Result<()> {
     ensure!(count.structured()["rows"] == json!([[3]]), "{}", count.message);
     world.patch_spec("zava", json!({"principals": before})).await?;
     until("the rule no longer grants", Duration::from_secs(2), || async {
-        Ok(list(&world, &nobody, "/mcp").await?.status == 403)
+        Ok(of(&world, &nobody, "/mcp").await?.is_outsider())
     })
     .await
 }
@@ -111,7 +121,7 @@ async fn broken(world: Arc<World>) -> Result<()> {
     world.set_credentials("broken", storefence_tenancy::credentials::Slot::A, 1).await?;
     // A token of a user whom only a rule in force names still gets in while the object next to it is useless.
     for principal in ["seattle-manager", "contoso-head-office"] {
-        ensure!(list(&world, &world.token(principal)?, "/mcp").await?.status == 200, "{principal}");
+        ensure!(of(&world, &world.token(principal)?, "/mcp").await? == Standing::Served, "{principal}");
     }
     api.delete("broken", &DeleteParams::default()).await?;
     Ok(())
@@ -130,21 +140,21 @@ async fn several(world: Arc<World>) -> Result<()> {
     api.create(&PostParams::default(), &object).await?;
     let seattle = world.token("seattle-manager")?;
     // Without credentials in its status it is not served yet.
-    ensure!(list(&world, &seattle, "/mcp").await?.status == 200);
+    ensure!(of(&world, &seattle, "/mcp").await? == Standing::Served);
     world.set_credentials("zava-outlet", storefence_tenancy::credentials::Slot::A, 1).await?;
     until("two tenants match", Duration::from_secs(2), || async {
-        Ok(list(&world, &seattle, "/mcp").await?.status == 400)
+        Ok(of(&world, &seattle, "/mcp").await?.is_outsider())
     })
     .await?;
-    let answer = list(&world, &seattle, "/mcp").await?;
-    ensure!(answer.message["endpoints"] == json!(["/zava/mcp", "/zava-outlet/mcp"]), "{}", answer.message);
+    let found = of(&world, &seattle, "/mcp").await?;
+    ensure!(found.said()?["endpoints"] == json!(["/zava/mcp", "/zava-outlet/mcp"]), "{found:?}");
     let stores = world
         .client(seattle.clone(), "/zava-outlet/mcp", Revision::V2026_07_28)
         .call_tool("list_stores", json!({}))
         .await?;
     ensure!(stores.structured()["stores"][0]["name"] == "Outlet", "{}", stores.message);
     // Others are good for one and notice nothing.
-    ensure!(list(&world, &world.token("head-office")?, "/mcp").await?.status == 200);
+    ensure!(of(&world, &world.token("head-office")?, "/mcp").await? == Standing::Served);
     // A database that knows nothing of it: an error, and never another chain's rows.
     let client = world.client(seattle.clone(), "/zava-outlet/mcp", Revision::V2026_07_28);
     let rows = client.call_tool("execute_sales_query", json!({"postgresql_query": "SELECT 1"})).await?;
@@ -152,7 +162,7 @@ async fn several(world: Arc<World>) -> Result<()> {
     api.patch("zava-outlet", &PatchParams::default(), &Patch::Merge(json!({"metadata": {"finalizers": null}}))).await?;
     api.delete("zava-outlet", &DeleteParams::default()).await?;
     until("one tenant matches", Duration::from_secs(2), || async {
-        Ok(list(&world, &seattle, "/mcp").await?.status == 200)
+        Ok(of(&world, &seattle, "/mcp").await? == Standing::Served)
     })
     .await
 }
@@ -220,7 +230,7 @@ async fn becomes_invalid(world: Arc<World>) -> Result<()> {
     until("the object is reported", Duration::from_secs(10), || async { Ok(states("broken").await? == broken + 1.0) })
         .await?;
     ensure!(states("served").await? == served, "the chain is no longer served");
-    ensure!(list(&world, &seattle, "/mcp").await?.status == 200);
+    ensure!(of(&world, &seattle, "/mcp").await? == Standing::Served);
     ensure!(world.rows("seattle-manager", "SELECT count(*) FROM retail.orders").await? == json!([[7]]));
     let log = std::fs::read_to_string(world.path("gateway.log"))?;
     let told = log.lines().any(|line| line.contains("Atlantis") && line.contains("zava"));

@@ -2,6 +2,7 @@
 //! read a resource and get an error that a program can read. The scripts are in `tests/clients/`. What each tool answers fits
 //! what it declares, by validators that are not ours.
 
+mod lines;
 mod rust;
 
 use std::{
@@ -28,7 +29,8 @@ const BAD: &str = "SELECT nope FROM orders";
 /// A call of every tool that works, and one that does not, as the manager of Seattle.
 fn calls() -> Value {
     let call = |name: &str, is_error: bool, arguments: Value| json!({"name": name, "arguments": arguments, "isError": is_error});
-    let unknown = || json!({"no_such_argument": 1});
+    // What a framework adds to every call.
+    let more = || json!({"sessionId": "x", "action": "sendMessage"});
     json!([
         call(
             "execute_sales_query",
@@ -43,7 +45,7 @@ fn calls() -> Value {
             false,
             json!({"query_description": "waterproof electrical connectors", "mode": "hybrid"})
         ),
-        call("semantic_search_products", true, unknown()),
+        call("semantic_search_products", true, json!({"max_rows": 5})),
         call("get_product_recommendations", false, json!({"product": "Rubber Mallet"})),
         call("get_product_recommendations", false, json!({"product": "Rubber Mallet", "kind": "bought_together"})),
         call("get_product_recommendations", false, json!({"kind": "trending", "max_results": 3.0})),
@@ -53,11 +55,11 @@ fn calls() -> Value {
         call("get_store_performance", false, json!({"time_period": "1999-01"})),
         call("get_store_performance", true, json!({"store": "Redmond"})),
         call("list_stores", false, json!({})),
-        call("list_stores", true, unknown()),
+        call("list_stores", false, more()),
         call("get_current_utc_date", false, json!({})),
-        call("get_current_utc_date", true, unknown()),
+        call("get_current_utc_date", false, more()),
         call("whoami", false, json!({})),
-        call("whoami", true, unknown()),
+        call("whoami", false, more()),
     ])
 }
 
@@ -160,6 +162,8 @@ fn main() -> ExitCode {
         .test("rmcp_in_both_revisions", |s| async move { rust::both_revisions(&s).await })
         .test("the_python_sdk_in_both_revisions", python_sdk)
         .test("the_typescript_sdk", typescript_sdk)
+        .test("each_line_of_the_python_sdk_and_fastmcp", lines::python)
+        .test("each_line_of_the_typescript_sdk", lines::typescript)
         .test("answers_and_errors_fit_the_output_schemas", output_schemas)
         .run(Shared::stop)
 }

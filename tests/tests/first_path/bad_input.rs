@@ -47,13 +47,19 @@ pub async fn unauthorized(shared: &Shared) -> Result<()> {
 pub async fn forbidden(shared: &Shared) -> Result<()> {
     let stranger = json!({"oid": "99999999-9999-4999-8999-999999999999", "groups": [], "roles": null});
     let token = shared.token("seattle-manager", stranger)?;
-    let client = shared.client_with(Some(token), "/mcp", Revision::V2026_07_28);
-    let answer = client
-        .send("tools/call", json!({"name": "execute_sales_query", "arguments": {"postgresql_query": ASK}}))
-        .await?;
-    ensure!(answer.status == 403, "{answer:?}");
-    let said = answer.message.to_string().to_lowercase();
-    ensure!(!said.contains("seattle") && !said.contains("zava"), "tells what exists: {said}");
+    for revision in Revision::ALL {
+        let client = shared.client_with(Some(token.clone()), "/mcp", revision);
+        let answer = client.call_tool("execute_sales_query", json!({"postgresql_query": ASK})).await?;
+        ensure!(answer.status == 200 && answer.is_tool_error(), "{answer:?}");
+        ensure!(answer.structured()["code"] == "AUTHORIZATION_ERROR" && answer.structured()["rows"].is_null());
+        let me = client.call_tool("whoami", json!({})).await?;
+        ensure!(me.status == 200 && !me.is_tool_error(), "{me:?}");
+        for said in [answer.message.to_string(), me.message.to_string()] {
+            ensure!(said.contains("No rule grants your account access") && said.contains("correlation ID"), "{said}");
+            let said = said.to_lowercase();
+            ensure!(!said.contains("seattle") && !said.contains("zava"), "tells what exists: {said}");
+        }
+    }
     Ok(())
 }
 

@@ -19,7 +19,10 @@ fn main() -> ExitCode {
         .test("the_tenants_own_endpoint_answers_as_the_common_one", |s| async move { questions::endpoints(&s).await })
         .test("zero_rows_keep_their_column_names", |s| async move { questions::zero_rows(&s).await })
         .test("requests_without_a_good_token_get_401", |s| async move { bad_input::unauthorized(&s).await })
-        .test("a_principal_that_matches_no_rule_gets_403", |s| async move { bad_input::forbidden(&s).await })
+        .test(
+            "a_principal_that_matches_no_rule_connects_and_reads_why",
+            |s| async move { bad_input::forbidden(&s).await },
+        )
         .test("sql_that_cannot_be_answered_is_a_tool_error", |s| async move { bad_input::sql(&s).await })
         .test("too_many_rows_are_cut_and_said", |s| async move { bad_input::truncated(&s).await })
         .test("invalid_fields_are_refused_at_apply", |s| async move { bad_input::manifests(&s).await })

@@ -1,6 +1,6 @@
 //! Questions and their answers, compared with SQL run as administrator.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use storefence_devstack::mcp_client::Revision;
 use storefence_tests::Shared;
@@ -134,15 +134,10 @@ pub async fn endpoints(shared: &Shared) -> Result<()> {
     for path in ["/contoso/mcp", "/nobody/mcp"] {
         let client = shared.client_with(Some(token.clone()), path, Revision::V2026_07_28);
         let refused = client.call_tool("execute_sales_query", ask.clone()).await?;
-        let mut text = refused.message.to_string();
-        for id in
-            refused.message.pointer("/correlationId").into_iter().chain(refused.message.pointer("/correlation_id"))
-        {
-            text = text.replace(id.as_str().unwrap_or_default(), "ID");
-        }
-        refusals.push((refused.status, text));
+        let id = refused.structured()["correlationId"].as_str().context("no correlation id")?;
+        refusals.push((refused.is_tool_error(), refused.message.to_string().replace(id, "ID")));
     }
-    ensure!(refusals[0].0 == 403 && refusals[0] == refusals[1], "{refusals:?}");
+    ensure!(refusals[0].0 && refusals[0] == refusals[1], "{refusals:?}");
     Ok(())
 }
 

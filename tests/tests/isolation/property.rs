@@ -74,7 +74,9 @@ async fn one(world: &World, case: u64) -> Result<Outcome> {
     let client = world.shared.client_with(Some(token), &format!("/{}/mcp", tenant.id), revision);
     let answer = client.call_tool("execute_sales_query", json!({"postgresql_query": sql})).await?;
     if visible.is_empty() {
-        ensure!(answer.status == 403, "no store is the caller's, yet {answer:?}\n{claims:?}");
+        let refused = answer.is_tool_error() && answer.structured()["code"] == "AUTHORIZATION_ERROR";
+        let rowless = answer.structured()["rows"].is_null() && answer.structured()["columns"].is_null();
+        ensure!(answer.status == 200 && refused && rowless, "no store is the caller's, yet {answer:?}\n{claims:?}");
         return Ok(Outcome::Refused);
     }
     let expected = expected(world, tenant.key, &visible, &sql).await;

@@ -234,7 +234,7 @@ async fn arguments(shared: &Shared) -> Result<()> {
         (json!({"query_description": "x", "max_rows": 101}), "max_rows"),
         (json!({"query_description": "x", "similarity_threshold": -1}), "similarity_threshold"),
         (json!({"query_description": "x", "mode": "fast"}), "mode"),
-        (json!({"query_description": "x", "limit": 5}), "limit"),
+        (json!({"limit": 5}), "ignored limit"),
     ] {
         let answer = call(shared, "seattle-manager", arguments.clone()).await?;
         let structured = answer.structured();

@@ -19,28 +19,21 @@ fn bad(field: &Value) -> Vec<Value> {
     let mut values = vec![json!({"a": 1}), json!(true)];
     match field["type"].as_str().unwrap_or_default() {
         "string" => {
-            values.extend([json!(7), json!(["x"]), json!([])]);
+            values.extend([json!(7), json!(["x", "y"])]);
             if field["enum"].is_array() {
-                values.extend([
-                    json!("no such word"),
-                    json!(""),
-                    json!(field["enum"][0].as_str().map(str::to_uppercase)),
-                ]);
+                values.push(json!("no such word"));
             }
-            if field["format"] == "date" {
-                values.extend([json!("1.1.2026"), json!("2026-02-30"), json!("")]);
-            }
-            if let Some(longest) = field["maxLength"].as_u64() {
-                values.push(json!("x".repeat(usize::try_from(longest).unwrap_or(0) + 1)));
+            if field["description"].as_str().is_some_and(|text| text.contains("YYYY-MM-DD")) {
+                values.extend([json!("1.1.2026"), json!("2026-02-30")]);
             }
         }
         "integer" => {
             let (least, most) = (field["minimum"].as_i64().unwrap_or(0), field["maximum"].as_i64().unwrap_or(0));
-            values.extend([json!("5"), json!(1.5), json!(least - 1), json!(most + 1), json!(u64::MAX), json!([1])]);
+            values.extend([json!("five"), json!(1.5), json!(least - 1), json!(most + 1), json!(u64::MAX), json!([1])]);
         }
         "array" => {
             let most = usize::try_from(field["maxItems"].as_u64().unwrap_or(0)).unwrap_or(0);
-            values.extend([json!("x"), json!(7), json!([]), json!([1]), json!(vec!["orders"; most + 1])]);
+            values.extend([json!(7), json!([1]), json!(vec!["orders"; most + 1])]);
         }
         _ => {}
     }
@@ -71,11 +64,32 @@ pub async fn arguments(shared: &Shared) -> Result<()> {
             Ok(())
         };
         let fields: Vec<_> = input["properties"].as_object().into_iter().flatten().collect();
+        // What a framework adds fails nothing and is named, and so is what there is.
         let mut unknown = good(&input["required"]);
-        unknown.insert("no_such_argument".to_owned(), json!("a value"));
-        let mut words = vec!["unknown argument no_such_argument", "\"a value\""];
-        words.extend(fields.iter().map(|(field, _)| field.as_str()));
-        refuse(&unknown, &words).await?;
+        unknown.extend(["sessionId", "action"].map(|name| (name.to_owned(), json!("a value"))));
+        let answer = client.call_tool(name, json!(unknown)).await?;
+        let text = answer.result()["content"][0]["text"].as_str().unwrap_or_default();
+        let all: Vec<_> = fields.iter().map(|(field, _)| field.as_str()).collect();
+        let known = if all.is_empty() { "no arguments".to_owned() } else { all.join(", ") };
+        let due = format!("ignored action, sessionId, which {name} does not have; it takes {known}");
+        ensure!(text.contains(&due), "{due}: {}", answer.message);
+        if !answer.is_tool_error() {
+            let said = answer.structured();
+            ensure!(said["ignoredArguments"] == json!(["action", "sessionId"]), "{said}");
+            ensure!(said["knownArguments"] == json!(all), "{said}");
+        }
+        // And what models write for nothing is nothing.
+        let optional = fields.iter().filter(|(field, _)| good(&input["required"]).get(*field).is_none());
+        let optional: Vec<_> = optional.map(|(field, _)| field.as_str()).collect();
+        let without = client.call_tool(name, json!(good(&input["required"]))).await?;
+        for nothing in [json!(null), json!(""), json!("null"), json!([])] {
+            let mut arguments = good(&input["required"]);
+            arguments.extend(optional.iter().map(|field| ((*field).to_owned(), nothing.clone())));
+            let answer = client.call_tool(name, json!(arguments)).await?;
+            let (said, due) = (answer.structured(), without.structured());
+            ensure!(answer.is_tool_error() == without.is_tool_error(), "{name} {nothing}: {}", answer.message);
+            ensure!(said["message"] == due["message"], "{name} {nothing}: {said} {due}");
+        }
         for required in input["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             for value in [None, Some(Value::Null)] {
                 let mut arguments = good(&input["required"]);

@@ -50,11 +50,8 @@ pub async fn definitions(shared: &Shared) -> Result<()> {
                 "{name}"
             );
             ensure!(tool["annotations"]["readOnlyHint"] == json!(true), "{name}");
-            ensure!(tool["inputSchema"]["additionalProperties"] == json!(false), "{name}");
-            ensure!(
-                tool["outputSchema"]["anyOf"][0]["required"].as_array().is_some_and(|all| !all.is_empty()),
-                "{name}"
-            );
+            ensure!(tool["inputSchema"]["type"] == "object", "{name}");
+            ensure!(tool["outputSchema"]["properties"].as_object().is_some_and(|all| !all.is_empty()), "{name}");
             for (field, schema) in tool["inputSchema"]["properties"].as_object().into_iter().flatten() {
                 let said = schema["description"].as_str().is_some_and(|text| text.len() > 10);
                 ensure!(said, "{name}: nothing says what {field} is for");
@@ -72,10 +69,32 @@ pub async fn definitions(shared: &Shared) -> Result<()> {
         let list = send(&shared.client("head-office", Revision::V2026_07_28)?, "tools/list", json!({}), None).await?;
         let definition =
             list.result()["tools"].as_array().into_iter().flatten().find(|known| known["name"] == tool).cloned();
-        let required = definition.context(tool)?["outputSchema"]["anyOf"][0]["required"].clone();
+        let promised = definition.context(tool)?["outputSchema"]["properties"].clone();
         let answer = call(shared, "head-office", tool, arguments).await?;
-        for field in required.as_array().into_iter().flatten().filter_map(Value::as_str) {
+        for (field, _) in promised.as_object().into_iter().flatten() {
             ensure!(answer.get(field).is_some(), "{tool} promises {field}: {answer}");
+        }
+    }
+    cost(shared).await
+}
+
+/// Bytes of a token: what tokenizers make of English and JSON, as a rule of thumb. None of them can be had offline.
+const BYTES_PER_TOKEN: usize = 4;
+const TOKENS_MAX: usize = 2_500;
+
+/// Each conversation pays for the list of tools before it begins.
+async fn cost(shared: &Shared) -> Result<()> {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/tools.md"))?;
+    for revision in Revision::ALL {
+        let answer = send(&shared.client("head-office", revision)?, "tools/list", json!({}), None).await?;
+        let bytes = answer.message.to_string().len();
+        let tokens = bytes.div_ceil(BYTES_PER_TOKEN);
+        println!("tools/list of {}: {bytes} bytes, {tokens} tokens", revision.as_str());
+        ensure!(tokens <= TOKENS_MAX, "tools/list takes {tokens} tokens ({bytes} bytes)");
+        if revision == Revision::V2026_07_28 {
+            let said = page.split("`tools/list` is ").nth(1).and_then(|rest| rest.split(' ').next());
+            let said: usize = said.context("docs/tools.md does not say")?.replace(',', "").parse()?;
+            ensure!(said.abs_diff(bytes) <= 100, "docs/tools.md says {said} bytes, and it is {bytes}");
         }
     }
     Ok(())

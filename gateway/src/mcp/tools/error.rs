@@ -1,6 +1,7 @@
 //! Errors of tools, as the model and the person behind it read them.
 
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 /// The closed list of codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,26 +54,10 @@ impl Code {
     }
 }
 
-/// The fields of an error in `structuredContent`, as JSON schemas.
-pub fn schema() -> [(&'static str, Value); 6] {
-    [
-        (
-            "code",
-            json!({"type": "string", "enum": Code::ALL.map(Code::as_str), "description": "Of an error: what kind"}),
-        ),
-        ("message", json!({"type": "string", "description": "Of an error: what is wrong and what to do about it"})),
-        ("sqlstate", json!({"type": "string", "description": "Of an error: PostgreSQL's code"})),
-        (
-            "position",
-            json!({"type": "integer", "description": "Of an error: where in your statement, in characters from 1"}),
-        ),
-        ("retryAfterSeconds", json!({"type": "integer", "description": "Of an error: when to come back"})),
-        (
-            "suggestions",
-            json!({"type": "array", "items": {"type": "string"}, "description": "Of an error: valid names near the wrong one"}),
-        ),
-    ]
-}
+/// The fields of an error in `structuredContent`; no answer has one of them.
+#[cfg(test)]
+pub const FIELDS: [&str; 7] =
+    ["code", "message", "sqlstate", "position", "retryAfterSeconds", "suggestions", "correlationId"];
 
 /// An error of a tool.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -90,6 +75,8 @@ pub struct ToolError {
     pub suggestions: Vec<String>,
     /// When to come back.
     pub retry_after_seconds: Option<u64>,
+    /// Finds the call in the log, where somebody else has to help.
+    pub correlation: Option<Uuid>,
 }
 
 impl ToolError {
@@ -97,13 +84,24 @@ impl ToolError {
     #[must_use]
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         let (message, suggestions) = (message.into(), Vec::new());
-        Self { code, message, sqlstate: None, position: None, suggestions, retry_after_seconds: None }
+        Self {
+            code,
+            message,
+            sqlstate: None,
+            position: None,
+            suggestions,
+            retry_after_seconds: None,
+            correlation: None,
+        }
     }
 
     /// For `structuredContent`.
     #[must_use]
     pub fn structured(&self) -> Value {
-        let mut value = json!({"code": self.code.as_str(), "message": self.message});
+        let mut value = json!({"code": self.code.as_str(), "message": self.sentence()});
+        if let Some(id) = &self.correlation {
+            value["correlationId"] = json!(id);
+        }
         if let Some(sqlstate) = &self.sqlstate {
             value["sqlstate"] = json!(sqlstate);
         }
@@ -119,6 +117,13 @@ impl ToolError {
         value
     }
 
+    fn sentence(&self) -> String {
+        match &self.correlation {
+            Some(id) => format!("{} (correlation ID {id})", self.message),
+            None => self.message.clone(),
+        }
+    }
+
     /// For `content`.
     #[must_use]
     pub fn text(&self) -> String {
@@ -128,6 +133,6 @@ impl ToolError {
             [] => String::new(),
             names => format!("; did you mean {}?", names.join(", ")),
         };
-        format!("{}: {}{near}{place}{state}", self.code.as_str(), self.message)
+        format!("{}: {}{near}{place}{state}", self.code.as_str(), self.sentence())
     }
 }

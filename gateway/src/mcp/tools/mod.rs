@@ -1,13 +1,13 @@
 //! The tools. Each is one file: definition for the model, check of its arguments, the work.
 
-mod arguments;
+pub(super) mod arguments;
 mod current_date;
 mod error;
 mod failure;
 pub mod own;
 pub mod period;
 mod recommendations;
-mod sales_query;
+pub(super) mod sales_query;
 pub mod schema;
 mod semantic_search;
 mod store_performance;
@@ -167,27 +167,56 @@ impl Catalogue {
         &self.schemas
     }
 
-    /// What a caller with this scope is told, in a fixed order.
-    #[must_use]
-    pub fn definitions(&self, scope: &Scope) -> Vec<Definition> {
-        self.granted(scope).map(|tool| tool.definition().clone()).collect()
-    }
-
-    /// The tools of this scope, in the same order.
+    /// The tools of this scope, in a fixed order.
     pub fn granted<'a>(&'a self, scope: &'a Scope) -> impl Iterator<Item = &'a dyn Tool> {
         self.tools.iter().map(AsRef::as_ref).filter(|tool| scope.tools().contains(tool.name()))
     }
 }
 
-/// The schema of a tool's answers with that of its errors beside: clients such as the TypeScript SDK hold
-/// `structuredContent` against the schema whether it is an answer or an error.
-fn with_errors(mut output: Value) -> Value {
-    let answer = output.as_object_mut().and_then(|schema| schema.remove("required")).unwrap_or_default();
-    for (name, schema) in error::schema() {
-        output["properties"][name] = schema;
-    }
-    output["anyOf"] = json!([{"required": answer}, {"required": ["code", "message"]}]);
-    output
+/// The schema of a field.
+fn kind(name: &str) -> Value {
+    json!({"type": name})
+}
+
+/// The schema of a list.
+fn list(of: &str) -> Value {
+    json!({"type": "array", "items": {"type": of}})
+}
+
+/// The schema of a tool's arguments or of its answer: no more than the names of the fields and their types. Clients differ in
+/// what else of JSON Schema they take, and some drop all tools of a server for one keyword; a model pays for every word. So
+/// nothing is required of an answer either, which lets an error stand in its place.
+fn fields<const N: usize>(fields: [(&str, Value); N]) -> Value {
+    let properties: JsonObject = fields.into_iter().map(|(name, schema)| (name.to_owned(), schema)).collect();
+    json!({"type": "object", "properties": properties})
+}
+
+/// The same with an argument that must be there.
+fn required(mut schema: Value, field: &str) -> Value {
+    schema["required"] = json!([field]);
+    schema
+}
+
+/// The same with a sentence on the whole.
+fn commented(mut schema: Value, description: &str) -> Value {
+    schema["description"] = json!(description);
+    schema
+}
+
+/// The schema of an argument that is a text.
+fn text(description: &str) -> Value {
+    json!({"type": "string", "description": description})
+}
+
+/// The schema of an argument that is a whole number: least, most, and what it is where left out.
+fn whole(description: &str, (least, most, default): (u32, u32, u32)) -> Value {
+    let description = format!("{description}; {default} where left out");
+    json!({"type": "integer", "minimum": least, "maximum": most, "description": description})
+}
+
+/// The schema of an argument that is one of a few words.
+fn choice(words: &[&str], description: &str) -> Value {
+    json!({"type": "string", "enum": words, "description": description})
 }
 
 /// A definition of a tool that reads and changes nothing, as all of them do.
@@ -202,11 +231,11 @@ fn definition(
         Value::Object(map) => Arc::new(map),
         _ => Arc::default(),
     };
-    let annotations =
-        ToolAnnotations::with_title(title).read_only(true).destructive(false).idempotent(true).open_world(false);
+    // Whether it destroys or repeats has a meaning only for tools that write.
+    let annotations = ToolAnnotations::with_title(title).read_only(true).open_world(false);
     Definition::new(name, description, object(input))
         .with_title(title)
-        .with_raw_output_schema(object(with_errors(output)))
+        .with_raw_output_schema(object(output))
         .with_annotations(annotations)
 }
 
@@ -214,7 +243,46 @@ fn definition(
 mod tests {
     use storefence_tenancy::resource::ToolName;
 
-    use super::{Catalogue, error};
+    use super::{Catalogue, Value, error};
+
+    /// What Gemini, OpenAI's strict mode, Ajv with its defaults and VS Code all take.
+    #[test]
+    fn schemas_hold_to_what_every_client_takes() {
+        fn check(place: &str, schema: &Value) {
+            let schema = schema.as_object().unwrap_or_else(|| panic!("{place}: no object"));
+            for keyword in schema.keys() {
+                let known =
+                    ["type", "description", "properties", "items", "required", "enum"].contains(&keyword.as_str());
+                assert!(known, "{place}: {keyword}");
+            }
+            let kind = schema.get("type").and_then(Value::as_str).unwrap_or_else(|| panic!("{place}: no type"));
+            assert!(["object", "array", "string", "integer", "number", "boolean"].contains(&kind), "{place}: {kind}");
+            assert_eq!(schema.contains_key("items"), kind == "array", "{place}");
+            if let Some(words) = schema.get("enum") {
+                assert!(
+                    kind == "string" && words.as_array().is_some_and(|w| w.iter().all(Value::is_string)),
+                    "{place}"
+                );
+            }
+            schema.get("items").into_iter().for_each(|items| check(&format!("{place}[]"), items));
+            for (name, schema) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+                check(&format!("{place}.{name}"), schema);
+            }
+        }
+        for tool in &Catalogue::default().tools {
+            let tool = tool.definition();
+            let input = Value::Object((*tool.input_schema).clone());
+            assert!(input["type"] == "object" && input["properties"].is_object(), "{input}");
+            check(&tool.name, &input);
+            check(&tool.name, &Value::Object((**tool.output_schema.as_ref().expect("an output schema")).clone()));
+            // Clients put the server's name before it and cut at 60 to 64 characters.
+            assert!(
+                tool.name.len() <= 30 && tool.name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
+                "{}",
+                tool.name
+            );
+        }
+    }
 
     #[test]
     fn every_tool_is_granted_by_name_or_everybodys() {
@@ -225,15 +293,17 @@ mod tests {
         assert_eq!(names, known);
     }
 
+    /// Clients such as the Python SDK 1.12 hold `structuredContent` against the schema whether it is an answer or an error.
     #[test]
-    fn no_answer_has_a_field_that_means_something_else_in_an_error() {
+    fn an_error_fits_the_schema_of_every_answer() {
         for tool in &Catalogue::default().tools {
             let tool = tool.definition();
             let schema = tool.output_schema.as_ref().expect("an output schema");
-            let answer = schema["anyOf"][0]["required"].as_array().expect("the fields of an answer");
+            assert!(!schema.contains_key("required"), "{}", tool.name);
+            let answer = schema["properties"].as_object().expect("the fields of an answer");
             assert!(!answer.is_empty(), "{}", tool.name);
-            for (name, _) in error::schema() {
-                assert!(!answer.iter().any(|field| field == name), "{}: {name}", tool.name);
+            for name in error::FIELDS {
+                assert!(!answer.contains_key(name), "{}: {name}", tool.name);
             }
         }
     }

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::{ToolError, arguments::malformed};
 
 /// The forms that `time_period` takes.
-pub const FORM: &str = "7d, 30d, 90d, mtd, qtd, ytd, a month YYYY-MM or a quarter YYYY-Qn";
+pub const FORM: &str = "7d, 30d, 90d or any number of days, mtd, qtd, ytd, yesterday, last_week, last_month, last 4 weeks, a month YYYY-MM or a quarter YYYY-Qn";
 /// Longest period, in days: the answer has a line for each.
 const LONGEST: i32 = 366;
 
@@ -32,6 +32,37 @@ pub struct Period {
     pub year_before: Window,
 }
 
+/// The words of a period in lower case: `last_4_weeks` and `last4weeks` are `last`, `4`, `weeks`, and `7d` is `7`, `d`.
+fn words(name: &str) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    let mut last = ' ';
+    for c in name.to_lowercase().chars() {
+        if c.is_alphanumeric() {
+            match words.last_mut() {
+                Some(word) if last.is_alphanumeric() && last.is_ascii_digit() == c.is_ascii_digit() => word.push(c),
+                _ => words.push(c.to_string()),
+            }
+        } else if !matches!(c, ' ' | '_' | '-') {
+            // No word that anybody means: it makes the whole unknown.
+            words.push(c.to_string());
+        }
+        last = c;
+    }
+    words
+}
+
+/// The Monday of this week, or of one before.
+fn monday(today: Date, weeks_ago: i64) -> Result<Date, jiff::Error> {
+    let days = i64::from(today.weekday().to_monday_zero_offset());
+    today.checked_sub((days + weeks_ago * 7).days())
+}
+
+/// Days from the day that lies `span` before, which is not one of them, to today.
+fn days_since(today: Date, span: Span) -> Option<i64> {
+    let begin = today.checked_sub(span).ok()?;
+    Some(i64::from(begin.until(today).ok()?.get_days()))
+}
+
 fn midnight(date: Date) -> Option<Zoned> {
     date.to_zoned(TimeZone::UTC).ok()
 }
@@ -45,16 +76,36 @@ impl Period {
         let wrong = || malformed("time_period", &Value::String(name.to_owned()), FORM);
         let today = now.to_zoned(TimeZone::UTC).date();
         let quarter = |year: i16, month: i8| Date::new(year, (month - 1) / 3 * 3 + 1, 1);
-        let (from, back, whole) = match name {
-            "7d" | "30d" | "90d" => {
-                let days: i64 = name.trim_end_matches('d').parse().map_err(|_| wrong())?;
+        let words = words(name);
+        let of_words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let (from, back, whole) = match of_words.as_slice() {
+            ["today"] => (Ok(today), 1.days(), 1.days()),
+            ["yesterday"] => (today.yesterday(), 1.days(), 1.days()),
+            ["mtd"] | ["this", "month"] => (Ok(today.first_of_month()), 1.month(), 1.month()),
+            ["qtd"] | ["this", "quarter"] => (quarter(today.year(), today.month()), 3.months(), 3.months()),
+            ["ytd"] | ["this", "year"] => (Ok(today.first_of_year()), 1.year(), 1.year()),
+            ["wtd"] | ["this", "week"] => (monday(today, 0), 7.days(), 7.days()),
+            ["last" | "previous", "week"] => (monday(today, 1), 7.days(), 7.days()),
+            ["last" | "previous", "month"] => (today.first_of_month().checked_sub(1.month()), 1.month(), 1.month()),
+            ["last" | "previous", "quarter"] => {
+                let begin = quarter(today.year(), today.month()).and_then(|date| date.checked_sub(3.months()));
+                (begin, 3.months(), 3.months())
+            }
+            ["last" | "previous", "year"] => (today.first_of_year().checked_sub(1.year()), 1.year(), 1.year()),
+            // Up to now, today included: so many days, or weeks of seven; months and years by the calendar.
+            [count, unit] | ["last" | "past", count, unit] if count.bytes().all(|byte| byte.is_ascii_digit()) => {
+                let count: i64 = count.parse().map_err(|_| wrong())?;
+                let days = match (*unit, count) {
+                    ("d" | "day" | "days", 1..=366) => count,
+                    ("w" | "week" | "weeks", 1..=52) => count * 7,
+                    ("m" | "month" | "months", 1..=12) => days_since(today, count.months()).ok_or_else(wrong)?,
+                    ("y" | "year", 1) => days_since(today, 1.year()).ok_or_else(wrong)?,
+                    _ => return Err(wrong()),
+                };
                 (today.checked_sub((days - 1).days()), days.days(), days.days())
             }
-            "mtd" => (Ok(today.first_of_month()), 1.month(), 1.month()),
-            "qtd" => (quarter(today.year(), today.month()), 3.months(), 3.months()),
-            "ytd" => (Ok(today.first_of_year()), 1.year(), 1.year()),
-            other => {
-                let (year, part) = other.split_once('-').ok_or_else(wrong)?;
+            _ => {
+                let (year, part) = name.trim().split_once('-').ok_or_else(wrong)?;
                 let year = digits(year, 4).and_then(|year| i16::try_from(year).ok()).ok_or_else(wrong)?;
                 match part.strip_prefix(['Q', 'q']) {
                     Some(n) => {
@@ -200,6 +251,37 @@ mod tests {
         }
     }
 
+    /// It is a Tuesday.
+    #[test]
+    fn periods_as_people_say_them() {
+        let days = |name: &str| {
+            let window = Period::named(name, now()).expect(name).current;
+            format!("{:.10} {:.10}", window.from.to_string(), window.to.to_string())
+        };
+        for (names, current) in [
+            (&["MTD", "mtd", " Mtd ", "this month", "This_Month"][..], "2026-03-01 2026-03-31"),
+            (
+                &["7d", "7D", "7 days", "last 7 days", "last_7_days", "past 7 days", "last7days", "1w", "last 1 week"],
+                "2026-03-25 2026-03-31",
+            ),
+            (&["last 4 weeks", "last_4_weeks", "4w", "28d"], "2026-03-04 2026-03-31"),
+            (&["yesterday", "Yesterday"], "2026-03-30 2026-03-31"),
+            (&["today"], "2026-03-31 2026-03-31"),
+            (&["this week", "wtd"], "2026-03-30 2026-03-31"),
+            (&["last_week", "last week", "Last-Week", "previous week"], "2026-03-23 2026-03-30"),
+            (&["last month", "last_month"], "2026-02-01 2026-03-01"),
+            (&["last quarter"], "2025-10-01 2026-01-01"),
+            (&["last year"], "2025-01-01 2026-01-01"),
+            (&["last 3 months"], "2026-01-01 2026-03-31"),
+            (&["last 12 months", "1 year"], "2025-04-01 2026-03-31"),
+            (&["2025-q4", "2025-Q4"], "2025-10-01 2026-01-01"),
+        ] {
+            for name in names {
+                assert_eq!(days(name), current, "{name}");
+            }
+        }
+    }
+
     #[test]
     fn days_are_included() {
         let period = Period::days("2025-05-01", "2025-05-10", now()).expect("a period");
@@ -239,8 +321,14 @@ mod tests {
     fn anything_else_is_refused_with_the_forms() {
         for name in [
             "",
-            "8d",
-            "last month",
+            "0d",
+            "367d",
+            "-7d",
+            "7.5d",
+            "last fortnight",
+            "last 99999999999999999999 days",
+            "next week",
+            "5 years",
             "2026-13",
             "2026-4",
             "2026-Q5",

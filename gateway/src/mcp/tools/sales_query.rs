@@ -4,16 +4,20 @@ use std::{fmt::Write as _, sync::Arc};
 
 use futures::future::BoxFuture;
 use rmcp::model::{JsonObject, Tool as Definition};
-use serde_json::json;
 
 use super::{
     Caller, Code, Services, Tool, ToolError, ToolOutput,
     arguments::Fields,
-    definition,
+    commented, definition,
     failure::{self, Author},
+    fields, kind, list, required,
     schema::{Schemas, nearest},
+    text,
 };
 use crate::{data::QueryResult, gate, performance::Statement};
+
+/// The one argument.
+pub const QUERY: &str = "postgresql_query";
 
 /// Runs one SELECT.
 pub struct SalesQuery {
@@ -32,35 +36,26 @@ impl SalesQuery {
              to the stores you answer for, so no filter on your own stores is needed. CTEs, window functions, grouping \
              sets and lateral joins work. Aggregate in SQL rather than fetching rows: answers are cut at the chain's row \
              limit, and truncated says so. Time columns are timestamptz; compare them with timestamptz values.",
-            json!({
-                "type": "object",
-                "properties": {
-                    "postgresql_query": {
-                        "type": "string",
-                        "description": "One SELECT in PostgreSQL's dialect, for example: SELECT s.store_name, sum(i.total_amount) AS revenue FROM retail.order_items i JOIN retail.stores s USING (store_id) GROUP BY 1 ORDER BY 2 DESC LIMIT 10",
-                    },
-                },
-                "required": ["postgresql_query"],
-                "additionalProperties": false,
-            }),
-            json!({
-                "type": "object",
-                "properties": {
-                    "columns": {
-                        "type": "array",
-                        "items": {
-                            "type": "object",
-                            "properties": {"name": {"type": "string"}, "type": {"type": "string", "description": "PostgreSQL type"}},
-                            "required": ["name", "type"],
-                        },
-                    },
-                    "rows": {"type": "array", "items": {"type": "array"}, "description": "Values in the order of columns; numbers are exact"},
-                    "rowCount": {"type": "integer"},
-                    "truncated": {"type": "boolean", "description": "Whether there were more rows than the limit allows"},
-                    "elapsedMs": {"type": "number"},
-                },
-                "required": ["columns", "rows", "rowCount", "truncated", "elapsedMs"],
-            }),
+            required(
+                fields([(
+                    QUERY,
+                    text(
+                        "One SELECT in PostgreSQL's dialect, for example: SELECT s.store_name, sum(i.total_amount) AS revenue \
+                         FROM retail.order_items i JOIN retail.stores s USING (store_id) GROUP BY 1 ORDER BY 2 DESC LIMIT 10",
+                    ),
+                )]),
+                QUERY,
+            ),
+            commented(
+                fields([
+                    ("columns", list("object")),
+                    ("rowCount", kind("integer")),
+                    ("truncated", kind("boolean")),
+                    ("elapsedMs", kind("number")),
+                ]),
+                // A value may be of any type, which not every client's subset of JSON Schema can say.
+                "With rows: an array of arrays, values in the order of columns",
+            ),
         );
         Self { definition, schemas }
     }
@@ -112,7 +107,7 @@ impl Tool for SalesQuery {
     ) -> BoxFuture<'a, Result<ToolOutput, ToolError>> {
         Box::pin(async move {
             let form = "one SELECT statement as a string";
-            let text = Fields::new(arguments, &["postgresql_query"])?.required("postgresql_query", form)?;
+            let text = Fields::new(arguments).required(QUERY, form)?;
             let text = gate::written::understood(&text).into_owned();
             let checked = match gate::check(&text) {
                 Ok(checked) => checked,

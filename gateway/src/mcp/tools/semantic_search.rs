@@ -10,13 +10,14 @@ use serde_json::{Value, json, value::RawValue};
 use super::{
     Caller, Code, Services, Tool, ToolError, ToolOutput,
     arguments::Fields,
-    definition,
+    choice, definition,
     failure::{self, Author},
-    own,
+    fields, kind, list, own, required, text, whole,
 };
 use crate::{data::flight::Search, performance::Statement, questions::QuestionError};
 
 const NAME: &str = "semantic_search_products";
+const ALLOWED: [&str; 4] = ["query_description", "max_rows", "similarity_threshold", "mode"];
 /// Longest description, in characters. What a product can be compared with is a few sentences.
 const QUERY_MAX: usize = 1_000;
 /// Least and most rows, and what it is where left out.
@@ -42,70 +43,25 @@ impl Default for SemanticSearch {
              first, with the stock in the stores you answer for. Use it when the user describes what they need rather than \
              naming a product: words need not match. Use the product_id of an answer in execute_sales_query for sales or \
              prices. Mode hybrid also finds products that hold all the words, for part numbers and exact names.",
-            json!({
-                "type": "object",
-                "properties": {
-                    "query_description": {
-                        "type": "string",
-                        "minLength": 1,
-                        "maxLength": QUERY_MAX,
-                        "description": "What is looked for, in plain words, for example: waterproof electrical connectors",
-                    },
-                    "max_rows": {
-                        "type": "integer", "minimum": ROWS.0, "maximum": ROWS.1, "default": ROWS.2,
-                        "description": "Most products of the answer",
-                    },
-                    "similarity_threshold": {
-                        "type": "integer", "minimum": THRESHOLD.0, "maximum": THRESHOLD.1, "default": THRESHOLD.2,
-                        "description": "Least similarity in percent; lower it where nothing is found",
-                    },
-                    "mode": {
-                        "type": "string", "enum": ["semantic", "hybrid"], "default": "semantic",
-                        "description": "semantic: by meaning alone; hybrid: by meaning and by words",
-                    },
-                },
-                "required": ["query_description"],
-                "additionalProperties": false,
-            }),
-            json!({
-                "type": "object",
-                "properties": {
-                    "products": {
-                        "type": "array",
-                        "description": "The best first",
-                        "items": {
-                            "type": "object",
-                            "properties": {
-                                "productId": {"type": "string", "description": "UUID; product_id in the tables"},
-                                "sku": {"type": "string"},
-                                "name": {"type": "string"},
-                                "category": {"type": "string"},
-                                "type": {"type": "string"},
-                                "description": {"type": "string"},
-                                "basePrice": {"type": "number", "description": "List price of one unit"},
-                                "similarityPercent": {"type": "number", "description": "Cosine of the two vectors, in percent"},
-                                "hasWords": {"type": "boolean", "description": "Whether it holds all the words; false in mode semantic"},
-                                "stockLevel": {"type": "integer", "description": "Units in all stores that you answer for"},
-                                "stores": {
-                                    "type": "array",
-                                    "description": "Stores that you answer for and that have it, the most units first; at most ten",
-                                    "items": {
-                                        "type": "object",
-                                        "properties": {"store": {"type": "string"}, "stockLevel": {"type": "integer"}},
-                                        "required": ["store", "stockLevel"],
-                                    },
-                                },
-                            },
-                            "required": [
-                                "productId", "sku", "name", "category", "type", "description", "basePrice",
-                                "similarityPercent", "hasWords", "stockLevel", "stores",
-                            ],
-                        },
-                    },
-                    "productCount": {"type": "integer"},
-                },
-                "required": ["products", "productCount"],
-            }),
+            required(
+                fields([
+                    (
+                        ALLOWED[0],
+                        text("What is looked for, in plain words, for example: waterproof electrical connectors"),
+                    ),
+                    (ALLOWED[1], whole("Most products of the answer", ROWS)),
+                    (ALLOWED[2], whole("Least similarity in percent; lower it where nothing is found", THRESHOLD)),
+                    (
+                        ALLOWED[3],
+                        choice(
+                            &["semantic", "hybrid"],
+                            "semantic (default): by meaning alone; hybrid: by meaning and by words",
+                        ),
+                    ),
+                ]),
+                ALLOWED[0],
+            ),
+            fields([("products", list("object")), ("productCount", kind("integer"))]),
         ))
     }
 }
@@ -153,8 +109,8 @@ impl Tool for SemanticSearch {
 }
 
 fn read(arguments: JsonObject) -> Result<(String, u32, u32, Mode), ToolError> {
-    let allowed = ["query_description", "max_rows", "similarity_threshold", "mode"];
-    let mut fields = Fields::new(arguments, &allowed)?;
+    let allowed = ALLOWED;
+    let mut fields = Fields::new(arguments);
     let form = format!("a text of 1 to {QUERY_MAX} characters");
     let text = fields.required(allowed[0], &form)?;
     // NUL is no character to PostgreSQL, and means nothing to a model.

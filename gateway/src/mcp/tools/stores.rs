@@ -6,7 +6,7 @@ use serde_json::json;
 use storefence_tenancy::{names::folded, rules::StoreEntry};
 use uuid::Uuid;
 
-use super::{Caller, Code, Services, Tool, ToolError, ToolOutput, arguments::Fields, definition};
+use super::{Caller, Code, Services, Tool, ToolError, ToolOutput, definition, fields, kind, list};
 
 /// Names the stores that the caller answers for.
 pub struct ListStores(Definition);
@@ -17,28 +17,13 @@ impl Default for ListStores {
             "list_stores",
             "Stores you answer for",
             "Lists the stores whose rows you can see, with name and store_id. Use the store_id to filter tables in execute_sales_query; rows of other stores are never visible.",
-            json!({"type": "object", "properties": {}, "additionalProperties": false}),
-            json!({
-                "type": "object",
-                "properties": {
-                    "tenantId": {"type": "string", "description": "Identifier of the retail chain"},
-                    "tenantName": {"type": "string"},
-                    "role": {"type": "string", "enum": ["StoreManager", "RegionalManager", "HeadOffice"]},
-                    "stores": {
-                        "type": "array",
-                        "items": {
-                            "type": "object",
-                            "properties": {
-                                "storeId": {"type": "string", "description": "UUID; store_id in the tables"},
-                                "name": {"type": "string"},
-                                "displayName": {"type": "string"},
-                            },
-                            "required": ["storeId", "name", "displayName"],
-                        },
-                    },
-                },
-                "required": ["tenantId", "tenantName", "role", "stores"],
-            }),
+            fields([]),
+            fields([
+                ("tenantId", kind("string")),
+                ("tenantName", kind("string")),
+                ("role", kind("string")),
+                ("stores", list("object")),
+            ]),
         ))
     }
 }
@@ -52,10 +37,9 @@ impl Tool for ListStores {
         &'a self,
         _: &'a Services,
         caller: &'a Caller,
-        arguments: JsonObject,
+        _: JsonObject,
     ) -> BoxFuture<'a, Result<ToolOutput, ToolError>> {
         Box::pin(async move {
-            Fields::new(arguments, &[])?;
             let (tenant, scope) = (&caller.tenant, &caller.scope);
             let stores = in_scope(caller);
             let lines: Vec<_> = stores.iter().map(|(id, store)| format!("{}\t{id}", store.name)).collect();
@@ -80,15 +64,30 @@ pub fn in_scope(caller: &Caller) -> Vec<(&Uuid, &StoreEntry)> {
     stores
 }
 
-/// The store of this name (in any case) or id, if it is in the caller's scope. One that exists elsewhere and one that
-/// does not exist are the same error.
+/// The stores that a text means: one, or none where it says that all are meant.
+pub fn chosen(caller: &Caller, text: &str) -> Result<Option<Uuid>, ToolError> {
+    match named(caller, text) {
+        Ok((id, _)) => Ok(Some(*id)),
+        Err(_) if ["*", "all", "any", "all stores"].iter().any(|all| text.trim().eq_ignore_ascii_case(all)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The store of this name or display name (in any case) or id, if it is in the caller's scope. One that exists elsewhere and
+/// one that does not exist are the same error.
 pub fn named<'a>(caller: &'a Caller, text: &str) -> Result<(&'a Uuid, &'a StoreEntry), ToolError> {
     let wanted = text.trim();
     let id = Uuid::try_parse(wanted).ok();
     let stores = in_scope(caller);
-    // No two stores of a tenant fold to the same.
+    // No two stores of a tenant have names that fold to the same.
     let alike = folded(wanted);
-    let found = stores.iter().find(|(known, store)| id == Some(**known) || folded(&store.name) == alike);
+    let by_name = stores.iter().find(|(known, store)| id == Some(**known) || folded(&store.name) == alike);
+    let mut by_display_name = stores.iter().filter(|(_, store)| folded(&store.display_name) == alike);
+    let found = match (by_name, by_display_name.next(), by_display_name.next()) {
+        (Some(store), _, _) | (None, Some(store), None) => Some(store),
+        // Several of one display name: nobody knows which is meant.
+        _ => None,
+    };
     found.copied().ok_or_else(|| {
         let shown: String = wanted.chars().take(64).collect();
         let names: Vec<_> = stores.iter().map(|(_, store)| &*store.name).collect();

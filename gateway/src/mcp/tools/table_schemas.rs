@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{
     Caller, Code, Services, Tool, ToolError, ToolOutput,
     arguments::Fields,
-    definition, own,
+    commented, definition, fields, kind, list, own,
     schema::{Common, Schema, Schemas, Table, VERSION, nearest},
 };
 
@@ -19,6 +19,7 @@ const MOST: usize = 20;
 /// Rows are counted up to here: the answer helps to choose a statement, and counting millions would cost more than it.
 const COUNTED: u32 = 100_000;
 const NAME: &str = "get_multiple_table_schemas";
+const TABLES: &str = "table_names";
 
 /// What to know about a table beyond its columns.
 const HINTS: [(&str, &str); 8] = [
@@ -53,52 +54,16 @@ pub struct TableSchemas {
 impl TableSchemas {
     /// Looks tables up here.
     pub fn new(schemas: Arc<Schemas>) -> Self {
-        let texts =
-            |description: &str| json!({"type": "array", "items": {"type": "string"}, "description": description});
+        let mut names = commented(list("string"), "Names such as orders or retail.orders; leave it out for all tables");
+        (names["minItems"], names["maxItems"]) = (json!(1), json!(MOST));
         let definition = definition(
             NAME,
             "Table schemas",
             "Describes tables of the schema retail: columns with type and meaning, keys, relationships for joins, how many rows \
              you can see, hints for queries, and the valid values of stores, categories, product types and years as they \
              stand in your rows. Call it before you write SQL.",
-            json!({
-                "type": "object",
-                "properties": {"table_names": {
-                    "type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": MOST,
-                    "description": "Names such as orders or retail.orders; leave it out for all tables",
-                }},
-                "additionalProperties": false,
-            }),
-            json!({
-                "type": "object",
-                "properties": {
-                    "tables": {"type": "array", "items": {"type": "object", "properties": {
-                        "name": {"type": "string", "description": "With its schema"},
-                        "comment": {"type": ["string", "null"]},
-                        "columns": {"type": "array", "items": {"type": "object", "properties": {
-                            "name": {"type": "string"}, "type": {"type": "string"}, "nullable": {"type": "boolean"},
-                            "default": {"type": ["string", "null"]}, "comment": {"type": ["string", "null"]},
-                        }, "required": ["name", "type", "nullable"]}},
-                        "keys": {"type": "array", "items": {"type": "object", "properties": {
-                            "primary": {"type": "boolean"}, "columns": texts("Columns of the key"),
-                        }, "required": ["primary", "columns"]}},
-                        "relationships": {"type": "array", "items": {"type": "object", "properties": {
-                            "columns": texts("Columns of this table"), "table": {"type": "string"},
-                            "references": texts("Columns of the other table, in the same order"),
-                        }, "required": ["columns", "table", "references"]}},
-                        "rows": {"type": "integer", "description": "Rows that you can see"},
-                        "rowsAtLeast": {"type": "boolean", "description": "Whether counting stopped at that number"},
-                        "hints": texts("What to know when querying it"),
-                    }, "required": ["name", "columns", "keys", "relationships", "rows", "rowsAtLeast", "hints"]}},
-                    "validValues": {"type": "object", "description": "Values in the rows that you can see", "properties": {
-                        "stores": texts("stores.store_name"), "categories": texts("categories.category_name"),
-                        "productTypes": {"type": "object", "description": "product_types.type_name by category",
-                            "additionalProperties": {"type": "array", "items": {"type": "string"}}},
-                        "orderYears": {"type": "array", "items": {"type": "integer"}, "description": "Years with orders"},
-                    }, "required": ["stores", "categories", "productTypes", "orderYears"]},
-                },
-                "required": ["tables", "validValues"],
-            }),
+            fields([(TABLES, names)]),
+            fields([("tables", list("object")), ("validValues", kind("object"))]),
         );
         Self { definition, schemas }
     }
@@ -131,7 +96,7 @@ impl Tool for TableSchemas {
         arguments: JsonObject,
     ) -> BoxFuture<'a, Result<ToolOutput, ToolError>> {
         Box::pin(async move {
-            let names = Fields::new(arguments, &["table_names"])?.texts("table_names", MOST)?;
+            let names = Fields::new(arguments).texts(TABLES, MOST)?;
             described(&self.schemas, services, caller, names.as_deref()).await
         })
     }

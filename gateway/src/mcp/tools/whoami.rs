@@ -5,42 +5,31 @@ use jiff::Timestamp;
 use rmcp::model::{JsonObject, Tool as Definition};
 use serde_json::json;
 
-use super::{Caller, Services, Tool, ToolError, ToolOutput, arguments::Fields, definition, stores};
+use super::{Caller, Services, Tool, ToolError, ToolOutput, definition, fields, kind, list, stores};
 
 /// Tells who the token is as the gateway sees it.
 pub struct Whoami(Definition);
 
 impl Default for Whoami {
     fn default() -> Self {
-        let text = |description: &str| json!({"type": "string", "description": description});
-        let texts =
-            |description: &str| json!({"type": "array", "items": {"type": "string"}, "description": description});
         Self(definition(
             "whoami",
             "Who you are here",
             "Tells who you are as the gateway sees your token: the chain, your role, the stores you answer for, the tools you may \
              use, the rules that granted them, the limits of your statements and when the token expires. Call it when rows seem to be missing.",
-            json!({"type": "object", "properties": {}, "additionalProperties": false}),
-            json!({
-                "type": "object",
-                "properties": {
-                    "tenantId": text("Identifier of the retail chain"),
-                    "tenantName": text("Name of the retail chain"),
-                    "directoryId": text("Entra tenant of the token (tid)"),
-                    "objectId": text("Your object in it (oid)"),
-                    "role": {"type": "string", "enum": ["StoreManager", "RegionalManager", "HeadOffice"]},
-                    "rules": texts("Principal rules that match the token"),
-                    "stores": texts("Names of the stores whose rows you see"),
-                    "tools": texts("Names of the tools you may use; tools/list describes them"),
-                    "limits": {"type": "object", "properties": {
-                        "maxRows": {"type": "integer", "description": "Most rows of an answer"},
-                        "maxResultBytes": {"type": "integer", "description": "Most bytes of an answer's rows"},
-                        "statementTimeoutSeconds": {"type": "number", "description": "Longest run of a statement"},
-                    }, "required": ["maxRows", "maxResultBytes", "statementTimeoutSeconds"]},
-                    "expires": text("When the token expires, ISO 8601, UTC"),
-                },
-                "required": ["tenantId", "tenantName", "directoryId", "objectId", "role", "rules", "stores", "tools", "limits", "expires"],
-            }),
+            fields([]),
+            fields([
+                ("tenantId", kind("string")),
+                ("tenantName", kind("string")),
+                ("directoryId", kind("string")),
+                ("objectId", kind("string")),
+                ("role", kind("string")),
+                ("rules", list("string")),
+                ("stores", list("string")),
+                ("tools", list("string")),
+                ("limits", kind("object")),
+                ("expires", kind("string")),
+            ]),
         ))
     }
 }
@@ -54,10 +43,9 @@ impl Tool for Whoami {
         &'a self,
         services: &'a Services,
         caller: &'a Caller,
-        arguments: JsonObject,
+        _: JsonObject,
     ) -> BoxFuture<'a, Result<ToolOutput, ToolError>> {
         Box::pin(async move {
-            Fields::new(arguments, &[])?;
             let (tenant, scope, claims) = (&caller.tenant, &caller.scope, &caller.principal.claims);
             let stores: Vec<_> = stores::in_scope(caller).into_iter().map(|(_, store)| &*store.name).collect();
             let tools: Vec<_> = services.tools.granted(scope).map(Tool::name).collect();

@@ -1,6 +1,7 @@
 //! Everything around one gateway process.
 
 mod provision;
+mod standing;
 
 use std::{
     net::TcpListener,
@@ -22,6 +23,7 @@ use storefence_devstack::{
 use tempfile::TempDir;
 
 pub use provision::{CONTOSO, Chain, ZAVA};
+pub use standing::{Standing, denied, standing};
 
 /// The parts, in the order in which they end.
 pub struct World {

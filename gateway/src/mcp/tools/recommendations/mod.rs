@@ -13,15 +13,18 @@ use serde_json::{Value, json, value::RawValue};
 use super::{
     Caller, Code, Services, Tool, ToolError, ToolOutput,
     arguments::{Fields, malformed},
-    definition,
+    choice, commented, definition,
     failure::{self, Author},
-    own,
+    fields, kind, list, own,
     semantic_search::{Product, Row},
+    text, whole,
 };
 use crate::{data::flight::Search, performance::Statement};
 
 const NAME: &str = "get_product_recommendations";
 const PRODUCT_FORM: &str = "the name, SKU or product_id of a product as a string";
+/// Least and most products, and how many where left out.
+const RESULTS: (u32, u32, u32) = (1, 50, 10);
 /// Longest product name that is looked for.
 const PRODUCT_MAX: usize = 200;
 
@@ -47,9 +50,6 @@ pub struct Recommendations(Definition);
 
 impl Default for Recommendations {
     fn default() -> Self {
-        let product = json!({"type": ["object", "null"], "properties": {
-            "productId": {"type": "string"}, "sku": {"type": "string"}, "name": {"type": "string"},
-        }});
         Self(definition(
             NAME,
             "Product recommendations",
@@ -57,32 +57,20 @@ impl Default for Recommendations {
              not been compared), bought_together (in the same \
              orders of your stores) or trending (sold more in your stores in the last 30 days than in the 30 before, in the \
              product's category). Each with a score, the reason in words, and the stock in your stores.",
-            json!({
-                "type": "object",
-                "properties": {
-                    "product": {"type": "string", "description": "Name, SKU or product_id; part of a name will do if only one product has it. May be left out with kind trending"},
-                    "kind": {"type": "string", "enum": KINDS.map(|(word, _)| word), "default": "similar",
-                        "description": "similar: for the same purpose; bought_together: in the same orders of your stores; trending: sold more than in the 30 days before"},
-                    "max_results": {"type": "integer", "minimum": 1, "maximum": 50, "default": 10, "description": "Most products of the answer"},
-                },
-                "additionalProperties": false,
-            }),
-            json!({
-                "type": "object",
-                "properties": {
-                    "product": product,
-                    "kind": {"type": "string"},
-                    "recommendations": {"type": "array", "items": {"type": "object", "properties": {
-                        "productId": {"type": "string"}, "sku": {"type": "string"}, "name": {"type": "string"},
-                        "category": {"type": "string"}, "type": {"type": "string"}, "price": {"type": "number"},
-                        "stock": {"type": "integer", "description": "Units in your stores"},
-                        "similarityPercent": {"type": "number", "description": "How alike the descriptions are in meaning; absent where they have not been compared"},
-                        "score": {"type": "number", "description": "Higher is better; compare within one answer only"},
-                        "reason": {"type": "string"},
-                    }, "required": ["productId", "sku", "name", "score", "reason", "stock"]}},
-                },
-                "required": ["product", "kind", "recommendations"],
-            }),
+            fields([
+                (
+                    "product",
+                    text(
+                        "Name, SKU or product_id; part of a name will do if only one product has it. May be left out with kind trending",
+                    ),
+                ),
+                ("kind", choice(&KINDS.map(|(word, _)| word), "similar where left out")),
+                ("max_results", whole("Most products of the answer", RESULTS)),
+            ]),
+            commented(
+                fields([("kind", kind("string")), ("recommendations", list("object"))]),
+                "With product: the one that was meant, or null",
+            ),
         ))
     }
 }
@@ -188,9 +176,9 @@ impl Tool for Recommendations {
         arguments: JsonObject,
     ) -> BoxFuture<'a, Result<ToolOutput, ToolError>> {
         Box::pin(async move {
-            let mut fields = Fields::new(arguments, &["product", "kind", "max_results"])?;
+            let mut fields = Fields::new(arguments);
             let kind = fields.choice("kind", &KINDS)?.unwrap_or(Kind::Similar);
-            let most = fields.whole("max_results", (1, 50), 10)?;
+            let most = fields.whole("max_results", (RESULTS.0, RESULTS.1), RESULTS.2)?;
             let product = fields.text("product", PRODUCT_FORM)?.map(|text| text.trim().to_owned());
             let acceptable = |text: &String| !text.is_empty() && text.len() <= PRODUCT_MAX && !text.contains('\0');
             if let Some(text) = product.as_ref().filter(|text| !acceptable(text)) {

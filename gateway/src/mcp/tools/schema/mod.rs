@@ -95,11 +95,14 @@ pub struct Schema {
 }
 
 impl Schema {
-    /// The table of this name, with or without its schema.
+    /// The table of this name, with or without its schema and quotes; in any case, where no other is exactly that.
     #[must_use]
     pub fn table(&self, name: &str) -> Option<&Table> {
-        let name = name.strip_prefix("retail.").unwrap_or(name);
-        self.tables.iter().find(|table| table.name == name)
+        let name = name.trim().replace(['"', '`'], "");
+        let own = name.get(.."retail.".len()).is_some_and(|schema| schema.eq_ignore_ascii_case("retail."));
+        let name = if own { &name["retail.".len()..] } else { name.as_str() };
+        let exact = self.tables.iter().find(|table| table.name == name);
+        exact.or_else(|| self.tables.iter().find(|table| table.name.eq_ignore_ascii_case(name)))
     }
 
     /// All names.

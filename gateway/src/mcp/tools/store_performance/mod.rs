@@ -15,9 +15,9 @@ use self::figures::{Figures, Report};
 use super::{
     Caller, Code, Services, Tool, ToolError, ToolOutput,
     arguments::{Fields, malformed},
-    definition, own,
+    definition, fields, kind, list, own,
     period::{FORM, Period, Window},
-    stores,
+    stores, text,
 };
 
 const NAME: &str = "get_store_performance";
@@ -27,16 +27,15 @@ pub struct StorePerformance(Definition);
 
 impl Default for StorePerformance {
     fn default() -> Self {
-        let input = json!({
-            "type": "object",
-            "properties": {
-                "store": {"type": "string", "description": "Name or store_id of one of your stores; leave it out for all of them"},
-                "time_period": {"type": "string", "description": format!("{FORM}; 30d where neither it nor from and to are given. Days are UTC days")},
-                "from": {"type": "string", "format": "date", "description": "First day, YYYY-MM-DD, together with to, instead of time_period"},
-                "to": {"type": "string", "format": "date", "description": "Last day, YYYY-MM-DD, included; at most 366 days"},
-            },
-            "additionalProperties": false,
-        });
+        let input = fields([
+            ("store", text("Name or store_id of one of your stores; leave it out for all of them")),
+            (
+                "time_period",
+                text(&format!("{FORM}; 30d where neither it nor from and to are given. Days are UTC days")),
+            ),
+            ("from", text("First day, YYYY-MM-DD, together with to, instead of time_period")),
+            ("to", text("Last day, YYYY-MM-DD, included; at most 366 days")),
+        ]);
         Self(definition(
             NAME,
             "Store performance",
@@ -50,41 +49,18 @@ impl Default for StorePerformance {
 }
 
 fn output() -> Value {
-    let number = |description: &str| json!({"type": ["number", "null"], "description": description});
-    let figures = json!({"type": "object", "properties": {
-        "revenue": {"type": "number"}, "orders": {"type": "integer"},
-        "customers": {"type": "integer", "description": "With an order in the period"}, "units": {"type": "integer"},
-        "averageOrder": number("Revenue per order"), "margin": number("Revenue less cost"),
-        "marginPercent": number("Margin in percent of the revenue"),
-        "returningCustomers": {"type": "integer", "description": "Customers who had bought before the period"},
-        "returningPercent": number("Their share of the customers"),
-    }, "required": ["revenue", "orders", "customers", "units"]});
-    let window = json!({"type": "object", "properties": {"from": {"type": "string"}, "to": {"type": "string", "description": "Exclusive"}}});
-    let list = |description: &str| json!({"type": "array", "items": {"type": "object"}, "description": description});
-    let compared = json!({"type": "object", "properties": {
-        "period": window, "figures": figures,
-        "changePercent": {"type": "object", "description": "Change of each figure in percent; null where there was nothing before"},
-        "changePoints": {"type": "object", "description": "Change of marginPercent and returningPercent in percentage points"},
-    }});
-    json!({
-        "type": "object",
-        "properties": {
-            "stores": list("Stores with revenue, orders, previousRevenue and yearBeforeRevenue, the best first"),
-            "period": {"type": "object", "properties": {"name": {"type": "string"}, "from": {"type": "string"}, "to": {"type": "string", "description": "Exclusive; now where the period is not over"}}},
-            "figures": figures, "previous": compared, "yearBefore": compared,
-            "topProducts": list("Up to 10, with revenue, units, previousRevenue and yearBeforeRevenue"),
-            "topCategories": list("Up to 10, with revenue, units, previousRevenue and yearBeforeRevenue"),
-            "days": list("Revenue and orders of each day, with the revenue of the day in the same place of the period before and of the year before"),
-            "stockOuts": {"type": "object", "properties": {
-                "count": {"type": "integer", "description": "Products out of stock, counted per store"},
-                "items": list("Up to 10, those that sold most in the period first"),
-            }},
-            "insights": {"type": "array", "items": {"type": "object", "properties": {
-                "text": {"type": "string"}, "figures": {"type": "object"},
-            }, "required": ["text", "figures"]}},
-        },
-        "required": ["stores", "period", "figures", "previous", "yearBefore", "topProducts", "topCategories", "days", "stockOuts", "insights"],
-    })
+    fields([
+        ("stores", list("object")),
+        ("period", kind("object")),
+        ("figures", kind("object")),
+        ("previous", kind("object")),
+        ("yearBefore", kind("object")),
+        ("topProducts", list("object")),
+        ("topCategories", list("object")),
+        ("days", list("object")),
+        ("stockOuts", kind("object")),
+        ("insights", list("object")),
+    ])
 }
 
 impl Tool for StorePerformance {
@@ -103,12 +79,12 @@ impl Tool for StorePerformance {
         arguments: JsonObject,
     ) -> BoxFuture<'a, Result<ToolOutput, ToolError>> {
         Box::pin(async move {
-            let mut fields = Fields::new(arguments, &["store", "time_period", "from", "to"])?;
-            let store = fields.text("store", "the name or id of a store as a string")?;
+            let mut given = Fields::new(arguments);
+            let store = given.text("store", "the name or id of a store as a string")?;
             // To the second: what the answer calls the end of the period is exactly what was asked of the database.
             let now = Timestamp::now();
-            let period = period(&mut fields, Timestamp::from_second(now.as_second()).unwrap_or(now))?;
-            let store = store.map(|text| stores::named(caller, &text)).transpose()?.map(|(id, _)| *id);
+            let period = period(&mut given, Timestamp::from_second(now.as_second()).unwrap_or(now))?;
+            let store = store.map(|text| stores::chosen(caller, &text)).transpose()?.flatten();
             let document = own::document(services, caller, NAME, &sql::statement(&period, store)).await?;
             let report: Report = serde_json::from_value(document.clone()).map_err(|error| {
                 tracing::error!(correlation_id = %caller.correlation, %error, "the figures cannot be read");
@@ -158,10 +134,10 @@ fn render(period: &Period, report: &Report, document: &Value) -> ToolOutput {
         "stockOuts": {"count": report.stock_out_count, "items": document["stockOuts"]},
         "insights": insights,
     });
-    ToolOutput { structured: structured.to_string(), text: text(period, report, &insights) }
+    ToolOutput { structured: structured.to_string(), text: lines(period, report, &insights) }
 }
 
-fn text(period: &Period, report: &Report, insights: &[Value]) -> String {
+fn lines(period: &Period, report: &Report, insights: &[Value]) -> String {
     let mut out = String::new();
     let names: Vec<_> = report.stores.iter().map(|store| store.name.as_str()).collect();
     let _ =
