@@ -88,7 +88,8 @@ async fn no_field_is_null_and_every_write_says_whose_it_is() {
             }))
             .unwrap();
             for status in [RetailTenantStatus::default(), full] {
-                object.apply_status(&status, version).await.unwrap();
+                object.replace_status(&status, version).await.unwrap();
+                object.replace_conditions(&status).await.unwrap();
             }
         }
     }

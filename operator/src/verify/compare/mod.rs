@@ -334,8 +334,7 @@ impl Report<'_> {
                     &[named(target), grantee],
                 );
             } else if entry.grantable && !self.is_owner_entry(object, grantee) {
-                let statement =
-                    format!("REVOKE GRANT OPTION FOR {privilege} ON {target} FROM {}", quoted(grantee));
+                let statement = format!("REVOKE GRANT OPTION FOR {privilege} ON {target} FROM {}", quoted(grantee));
                 let remedy = as_owner(target, statement);
                 let found = format!("{privilege} for {grantee} WITH GRANT OPTION");
                 self.add_statement(object, found, "no grant option", remedy, &[named(target), grantee]);
