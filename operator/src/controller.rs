@@ -130,10 +130,8 @@ impl ControllerFacts {
 
     /// Whether an object of a database is served.
     pub fn serves(&self, database: &str) -> bool {
-        let served = |tenant: &RetailTenant| {
-            tenant.spec.database_ref.name == database
-                && tenant.status.as_ref().is_some_and(|status| status.credentials.is_some())
-        };
+        let has_credentials = |tenant: &RetailTenant| tenant.status.as_ref().is_some_and(|s| s.credentials.is_some());
+        let served = |tenant: &RetailTenant| tenant.spec.database_ref.name == database && has_credentials(tenant);
         self.store.state().iter().any(|object| object.0.as_ref().is_ok_and(served))
     }
 

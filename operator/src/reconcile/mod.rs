@@ -4,6 +4,7 @@
 //! puts the I/O around them, [`finalize`] is the way back.
 
 pub mod action;
+mod adjust;
 pub mod conflict;
 mod credentials;
 mod describe;

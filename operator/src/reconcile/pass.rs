@@ -13,17 +13,16 @@ use super::{
     action::{DatabaseAction, Plan},
     conflict::{self, Claimant},
     desired::{Desired, Input},
-    diff::{conflicting_stores, diff, withdrawals},
+    diff::diff,
     drift::{Before, Found},
     held::{self, Held, Stored},
     rotation::{Record, Step, View},
     state::{DatabaseState, Observed},
     status::{self, DRIFTED, Done, Outcome, Report, whole_second},
-    takeover,
 };
 use crate::{
     backends::Backends,
-    database::{Database, DatabaseError, TenantLock, apply::Material, fence::Mending},
+    database::{Database, DatabaseError, TenantLock, fence::Mending},
     errors::{Class, Failure, Reason},
     metrics::Metrics,
     vault::{Read, Vault, Version},
@@ -119,9 +118,9 @@ pub async fn preview(work: &Work<'_>) -> Result<Preview, Failure> {
         tries += 1;
     };
     let pass = Pass { work, rules: &rules, rotation: &rotation, database: &database, vault: &vault, desired: &desired };
-    let plan = pass.plan(&mut lock).await;
+    let preview = pass.preview(&mut lock).await;
     lock.release().await;
-    Ok(Preview { plan: plan?, desired })
+    preview
 }
 
 async fn locked(
@@ -182,7 +181,7 @@ fn desired(work: &Work<'_>, rules: &TenantRules, rotation: &Rotation<'_>, salt: 
     desired_with(work, rules, rotation, salt, rotation.view.credentials)
 }
 
-fn desired_with(
+pub(super) fn desired_with(
     work: &Work<'_>,
     rules: &TenantRules,
     rotation: &Rotation<'_>,
@@ -211,8 +210,8 @@ fn in_conflict(work: &Work<'_>, rules: &TenantRules, recorded: Option<&str>) -> 
 }
 
 pub(super) struct Pass<'a> {
-    work: &'a Work<'a>,
-    rules: &'a TenantRules,
+    pub(super) work: &'a Work<'a>,
+    pub(super) rules: &'a TenantRules,
     pub(super) rotation: &'a Rotation<'a>,
     pub(super) database: &'a Database,
     pub(super) vault: &'a Vault,
@@ -235,66 +234,16 @@ impl Pass<'_> {
             }
             (Err(error), stored) => return Err(std::iter::once(error.into()).chain(stored.err()).collect()),
         };
-        let outcome = match self.work.tenant.spec.mode {
-            Mode::Enforce => {
-                let outcome = self.take_over(lock, state.clone(), stored, found).await;
-                if outcome.is_err() {
-                    // All or none of the rest; this does not wait for it.
-                    let _ = self.withdraw(lock, &state).await;
-                }
-                outcome.map(Outcome::Done)
-            }
-            Mode::Observe => self.tell(state, &stored, found).await.map(Outcome::Observed),
-        };
+        let outcome = self.go_on(lock, state.clone(), stored, found).await;
+        if outcome.is_err() {
+            // All or none of the rest; this does not wait for it.
+            let _ = self.withdraw(lock, &state).await;
+        }
         outcome.map_err(|failure| vec![failure])
     }
 
-    /// Takes stores away that the spec has no longer.
-    async fn withdraw(&self, lock: &mut TenantLock, state: &DatabaseState) -> Result<(), Failure> {
-        let plan = withdrawals(self.desired, state);
-        if self.work.tenant.spec.mode == Mode::Enforce && !plan.is_empty() {
-            self.database.apply(lock, self.desired, &plan, &Material::default(), false).await?;
-            self.work.metrics.steps(&plan);
-            tracing::info!(tenant = %self.desired.tenant_id, stores = plan.database.len(), "taken away before the rest");
-        }
-        Ok(())
-    }
-
-    /// Works with what the rows tell of the tenant beyond its own status: the credentials that are in force, where the
-    /// status names none, and stores that it cannot have.
-    async fn take_over(
-        &self,
-        lock: &mut TenantLock,
-        state: DatabaseState,
-        stored: Stored,
-        found: &mut Option<Found>,
-    ) -> Result<Done, Failure> {
-        let mut desired = self.desired.clone();
-        let credentials = self.rotation.view.credentials;
-        let foreign = state.fence.as_ref().is_some_and(|row| row.owner_uid != desired.owner_uid);
-        if credentials.is_none()
-            && let Some(in_force) = takeover::in_force(&desired, &state)
-        {
-            let salt = self.database.ready().await?;
-            desired = desired_with(self.work, self.rules, self.rotation, &salt, Some(&in_force));
-        }
-        if foreign || credentials.is_none() && desired.adopt {
-            desired.leftovers = takeover::leftovers(&desired, &state);
-        }
-        let mut left = Vec::new();
-        // A tenant that is served goes on without them; a new one is not made by halves.
-        if credentials.is_some() {
-            let conflicts = conflicting_stores(&desired, &state);
-            left.extend(conflicts.iter().map(|(id, owner)| Failure::conflicting_store(&desired, *id, owner.clone())));
-            desired = desired.without(&conflicts);
-        }
-        let pass = Pass { desired: &desired, ..*self };
-        let stored = if desired.secrets().eq(self.desired.secrets()) { stored } else { pass.read_secrets().await? };
-        pass.mend(lock, state, stored, found, left).await
-    }
-
     /// Compares and writes nothing.
-    async fn tell(
+    pub(super) async fn tell(
         &self,
         state: DatabaseState,
         stored: &Stored,
@@ -334,7 +283,7 @@ impl Pass<'_> {
         }
     }
 
-    async fn read_secrets(&self) -> Result<Stored, Failure> {
+    pub(super) async fn read_secrets(&self) -> Result<Stored, Failure> {
         let reads = self.desired.secrets().map(|name| async move {
             let read = self.vault.read(name).await?;
             Ok::<_, Failure>((name.to_owned(), read))
@@ -342,18 +291,29 @@ impl Pass<'_> {
         Ok(futures::future::try_join_all(reads).await?.into_iter().collect())
     }
 
-    async fn plan(&self, lock: &mut TenantLock) -> Result<Plan, Failure> {
+    async fn preview(&self, lock: &mut TenantLock) -> Result<Preview, Failure> {
         let state = self.database.observe(lock, self.desired).await?;
         let recorded = state.fence.as_ref().map(|row| row.owner_uid.as_str());
         if let Some(failure) = in_conflict(self.work, self.rules, recorded) {
             return Err(failure);
         }
-        let stored = self.read_secrets().await?;
-        let held = Held::read(self.desired, self.database.endpoint(), &stored);
-        self.compare_only(state, &stored, &held).await
+        let (desired, left) = self.adjusted(&state).await?;
+        if let Some(failure) = left.into_iter().next() {
+            return Err(failure);
+        }
+        let pass = Pass { desired: &desired, ..*self };
+        let stored = pass.read_secrets().await?;
+        let held = Held::read(&desired, self.database.endpoint(), &stored);
+        let plan = pass.compare_only(state, &stored, &held).await?;
+        Ok(Preview { plan, desired })
     }
 
-    async fn compare_only(&self, state: DatabaseState, stored: &Stored, held: &Held) -> Result<Plan, Failure> {
+    pub(super) async fn compare_only(
+        &self,
+        state: DatabaseState,
+        stored: &Stored,
+        held: &Held,
+    ) -> Result<Plan, Failure> {
         let (plan, session) = self.compare(state, stored, held).await?;
         if let Some(session) = session {
             self.database.part(session).await;
@@ -379,7 +339,7 @@ impl Pass<'_> {
         Ok((plan, session))
     }
 
-    async fn mend(
+    pub(super) async fn mend(
         &self,
         lock: &mut TenantLock,
         state: DatabaseState,

@@ -1,0 +1,75 @@
+//! What a pass wants beyond spec and status, once it has seen the tenant's rows; and what it does before all else.
+
+use storefence_tenancy::resource::Mode;
+
+use super::{
+    desired::Desired,
+    diff::{conflicting_stores, withdrawals},
+    drift::Found,
+    held::Stored,
+    pass::{Pass, desired_with},
+    state::DatabaseState,
+    status::Outcome,
+    takeover,
+};
+use crate::{
+    database::{TenantLock, apply::Material},
+    errors::Failure,
+};
+
+impl Pass<'_> {
+    /// Takes stores away that the spec has no longer.
+    pub(super) async fn withdraw(&self, lock: &mut TenantLock, state: &DatabaseState) -> Result<(), Failure> {
+        let plan = withdrawals(self.desired, state);
+        if self.work.tenant.spec.mode == Mode::Enforce && !plan.is_empty() {
+            self.database.apply(lock, self.desired, &plan, &Material::default(), false).await?;
+            self.work.metrics.steps(&plan);
+            let stores = plan.database.len();
+            tracing::info!(tenant = %self.desired.tenant_id, stores, "taken away before the rest");
+        }
+        Ok(())
+    }
+
+    /// The rest of a pass, with what the rows tell of the tenant.
+    pub(super) async fn go_on(
+        &self,
+        lock: &mut TenantLock,
+        state: DatabaseState,
+        stored: Stored,
+        found: &mut Option<Found>,
+    ) -> Result<Outcome, Failure> {
+        let (desired, mut left) = self.adjusted(&state).await?;
+        let pass = Pass { desired: &desired, ..*self };
+        let stored = if desired.secrets().eq(self.desired.secrets()) { stored } else { pass.read_secrets().await? };
+        match self.work.tenant.spec.mode {
+            Mode::Enforce => pass.mend(lock, state, stored, found, left).await.map(Outcome::Done),
+            Mode::Observe if !left.is_empty() => Err(left.swap_remove(0)),
+            Mode::Observe => pass.tell(state, &stored, found).await.map(Outcome::Observed),
+        }
+    }
+
+    /// What is wanted, with the credentials that are in force where the status names none, and without stores that the
+    /// tenant cannot have, which are the failures that are left.
+    pub(super) async fn adjusted(&self, state: &DatabaseState) -> Result<(Desired, Vec<Failure>), Failure> {
+        let mut desired = self.desired.clone();
+        let credentials = self.rotation.view.credentials;
+        let foreign = state.fence.as_ref().is_some_and(|row| row.owner_uid != desired.owner_uid);
+        if credentials.is_none()
+            && let Some(in_force) = takeover::in_force(&desired, state)
+        {
+            let salt = self.database.salt().await?;
+            desired = desired_with(self.work, self.rules, self.rotation, &salt, Some(&in_force));
+        }
+        if foreign || credentials.is_none() && desired.adopt {
+            desired.leftovers = takeover::leftovers(&desired, state);
+        }
+        let mut left = Vec::new();
+        // A tenant that is served goes on without them; a new one is not made by halves.
+        if credentials.is_some() {
+            let conflicts = conflicting_stores(&desired, state);
+            left.extend(conflicts.iter().map(|(id, owner)| Failure::conflicting_store(&desired, *id, owner.clone())));
+            desired = desired.without(&conflicts);
+        }
+        Ok((desired, left))
+    }
+}
