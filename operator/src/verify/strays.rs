@@ -64,10 +64,11 @@ WITH RECURSIVE ours AS (
     SELECT 'privilege', lower(CASE WHEN g.sub > 0 THEN 'TABLE' ELSE g.kind END) || ' ' || g.name, concat(a.privilege_type, CASE WHEN g.sub > 0 THEN ' ' || g.kind END, ' for ', coalesce(o.rolname, 'PUBLIC')),
            format('REVOKE %s ON %s %s FROM %s', a.privilege_type || CASE WHEN g.sub > 0 THEN ' ' || g.kind ELSE '' END,
                   CASE WHEN g.sub > 0 THEN 'TABLE' ELSE g.kind END, g.name, coalesce(quote_ident(o.rolname), 'PUBLIC'))
-      FROM granted g CROSS JOIN aclexplode(g.acl) a LEFT JOIN ours o ON o.oid = a.grantee
-     WHERE (a.grantee = 0 OR o.oid IS NOT NULL)
-       AND NOT EXISTS (SELECT FROM aclexplode(coalesce((SELECT i.initprivs FROM pg_init_privs i WHERE i.classoid = g.classoid AND i.objoid = g.oid AND i.objsubid = g.sub), g.due)) b
-                        WHERE b.grantee = a.grantee AND b.privilege_type = a.privilege_type)
+      FROM granted g LEFT JOIN pg_init_privs i ON i.classoid = g.classoid AND i.objoid = g.oid AND i.objsubid = g.sub
+     -- first whose privilege it is, of few; then whether it was shipped
+     CROSS JOIN LATERAL (SELECT x.* FROM aclexplode(g.acl) x WHERE x.grantee = 0 OR x.grantee IN (SELECT oid FROM ours) OFFSET 0) a
+      LEFT JOIN ours o ON o.oid = a.grantee
+     WHERE NOT EXISTS (SELECT FROM aclexplode(coalesce(i.initprivs, g.due)) b WHERE b.grantee = a.grantee AND b.privilege_type = a.privilege_type)
        -- the strict level leaves these to the fence itself
        AND NOT (o.rolname IS NOT DISTINCT FROM 'fence_owner' AND g.classoid = 'pg_proc'::regclass AND split_part(g.name, '(', 1) = ANY ($3))
     UNION ALL
