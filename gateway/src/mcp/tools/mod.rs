@@ -243,7 +243,7 @@ fn definition(
 mod tests {
     use storefence_tenancy::resource::ToolName;
 
-    use super::{Catalogue, Value, error};
+    use super::{Catalogue, Value, error, json};
 
     /// What Gemini, OpenAI's strict mode, Ajv with its defaults and VS Code all take.
     #[test]
@@ -251,9 +251,9 @@ mod tests {
         fn check(place: &str, schema: &Value) {
             let schema = schema.as_object().unwrap_or_else(|| panic!("{place}: no object"));
             for keyword in schema.keys() {
-                let known =
-                    ["type", "description", "properties", "items", "required", "enum"].contains(&keyword.as_str());
-                assert!(known, "{place}: {keyword}");
+                let known = ["type", "description", "properties", "items", "required", "enum"];
+                let bounds = ["minimum", "maximum", "minItems", "maxItems"];
+                assert!(known.iter().chain(&bounds).any(|known| known == keyword), "{place}: {keyword}");
             }
             let kind = schema.get("type").and_then(Value::as_str).unwrap_or_else(|| panic!("{place}: no type"));
             assert!(["object", "array", "string", "integer", "number", "boolean"].contains(&kind), "{place}: {kind}");
@@ -282,6 +282,20 @@ mod tests {
                 tool.name
             );
         }
+    }
+
+    /// Each conversation pays for the list before it begins: 2,500 tokens at most, of four bytes each by rule of thumb.
+    #[test]
+    fn the_list_of_tools_takes_what_the_page_says() {
+        let tools: Vec<_> = Catalogue::default().tools.iter().map(|tool| tool.definition().clone()).collect();
+        let result = json!({"cacheScope": "private", "resultType": "complete", "tools": tools, "ttlMs": 60_000});
+        let bytes = json!({"jsonrpc": "2.0", "id": 1, "result": result}).to_string().len();
+        assert!(bytes.div_ceil(4) <= 2_500, "{bytes} bytes");
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/tools.md");
+        let page = std::fs::read_to_string(page).expect("the page").replace(',', "");
+        assert!(page.contains(&format!("`tools/list` is {bytes} bytes")), "docs/tools.md does not say {bytes} bytes");
+        let tokens = format!("about {} tokens", bytes.div_ceil(4));
+        assert!(page.contains(&tokens), "docs/tools.md does not say {tokens}");
     }
 
     #[test]

@@ -42,7 +42,7 @@ fn words(name: &str) -> Vec<String> {
                 Some(word) if last.is_alphanumeric() && last.is_ascii_digit() == c.is_ascii_digit() => word.push(c),
                 _ => words.push(c.to_string()),
             }
-        } else if !matches!(c, ' ' | '_' | '-') {
+        } else if !matches!(c, ' ' | '_' | '-') || (c == '-' && !last.is_alphanumeric()) {
             // No word that anybody means: it makes the whole unknown.
             words.push(c.to_string());
         }
@@ -93,7 +93,10 @@ impl Period {
             }
             ["last" | "previous", "year"] => (today.first_of_year().checked_sub(1.year()), 1.year(), 1.year()),
             // Up to now, today included: so many days, or weeks of seven; months and years by the calendar.
-            [count, unit] | ["last" | "past", count, unit] if count.bytes().all(|byte| byte.is_ascii_digit()) => {
+            [count, unit] | ["last" | "past", count, unit]
+                if count.bytes().all(|byte| byte.is_ascii_digit())
+                    && unit.bytes().all(|byte| byte.is_ascii_lowercase()) =>
+            {
                 let count: i64 = count.parse().map_err(|_| wrong())?;
                 let days = match (*unit, count) {
                     ("d" | "day" | "days", 1..=366) => count,
