@@ -165,10 +165,7 @@ async fn apply_refuses_what_the_schema_refuses() {
     }
     assert!(kubectl.shelf("one", "{code: oak}").await.ok);
     let immutable = kubectl.shelf("one", "{code: elm}").await.err;
-    assert!(
-        immutable.contains("The Shelf \"one\" is invalid: spec: Invalid value: \"object\": code is immutable"),
-        "{immutable}"
-    );
+    assert!(immutable.contains("The Shelf \"one\" is invalid: spec: Invalid value: code is immutable"), "{immutable}");
     kubectl.stop().await;
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::{
     builtin,
     resource::{ALL_VERBS, Column, Resource},
-    schema::{Additional, Schema, SchemaError},
+    schema::{Additional, RuleCost, Schema, SchemaError},
     status::{FieldError, FieldErrorKind},
     write::now,
 };
@@ -94,14 +94,73 @@ pub fn validate(crd: &Value, old: Option<&Value>) -> Vec<FieldError> {
             "must have exactly one version marked as storage version",
         ));
     }
-    for (index, version) in versions.iter().enumerate() {
-        let path = format!("spec.versions[{index}].schema.openAPIV3Schema");
+    for (version, path) in versions.iter().zip(schema_paths(versions)) {
         match version.pointer("/schema/openAPIV3Schema") {
             None => errors.push(FieldError::required(path, "schemas are required")),
             Some(raw) => check_schema(raw, &path, &mut errors),
         }
     }
     errors
+}
+
+/// What the server warns of when a definition is new or changed: formats that it does not check.
+pub fn warnings(crd: &Value, old: Option<&Value>) -> Vec<String> {
+    let mut formats = std::collections::BTreeSet::new();
+    for version in list(crd, "/spec/versions") {
+        if let Some(raw) = version.pointer("/schema/openAPIV3Schema") {
+            unknown_formats(raw, &mut formats);
+        }
+    }
+    let spec = |object: &Value| object.get("spec").cloned();
+    if old.is_some_and(|old| spec(old) == spec(crd)) {
+        return Vec::new();
+    }
+    formats.into_iter().map(|format| format!("unrecognized format {format:?}")).collect()
+}
+
+fn unknown_formats(raw: &Value, found: &mut std::collections::BTreeSet<String>) {
+    match raw {
+        Value::Object(node) => {
+            if let Some(format) = node.get("format").and_then(Value::as_str)
+                && !super::schema::knows_format(format)
+            {
+                found.insert(format.to_owned());
+            }
+            for (name, child) in node {
+                match (name.as_str(), child) {
+                    ("properties", Value::Object(properties)) => {
+                        properties.values().for_each(|child| unknown_formats(child, found));
+                    }
+                    ("items" | "additionalProperties" | "not" | "allOf" | "anyOf" | "oneOf", child) => {
+                        unknown_formats(child, found);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Value::Array(list) => list.iter().for_each(|child| unknown_formats(child, found)),
+        _ => {}
+    }
+}
+
+/// Where errors say that the schemas of the versions stand: one schema for all is named once.
+fn schema_paths(versions: &[Value]) -> Vec<String> {
+    let schemas: Vec<_> = versions.iter().map(|v| v.pointer("/schema/openAPIV3Schema")).collect();
+    if schemas.first().is_some_and(Option::is_some) && schemas.windows(2).all(|pair| pair[0] == pair[1]) {
+        return vec!["spec.validation.openAPIV3Schema".into()];
+    }
+    (0..versions.len()).map(|index| format!("spec.versions[{index}].schema.openAPIV3Schema")).collect()
+}
+
+/// What the rules of a definition are estimated to cost, as a real server estimates it when the definition is applied.
+pub fn rule_costs(crd: &Value) -> Result<Vec<RuleCost>, SchemaError> {
+    let versions = list(crd, "/spec/versions");
+    let mut costs = Vec::new();
+    for (version, path) in versions.iter().zip(schema_paths(versions)) {
+        let raw = version.pointer("/schema/openAPIV3Schema").cloned().unwrap_or_default();
+        costs.extend(super::schema::costs(&Schema::compile(&raw, &path)?, &path));
+    }
+    Ok(costs)
 }
 
 fn check_schema(raw: &Value, path: &str, errors: &mut Vec<FieldError>) {
@@ -172,8 +231,8 @@ fn check_structural(raw: &Value, path: &str, errors: &mut Vec<FieldError>) {
 fn check_defaults(schema: &Schema, path: &str, errors: &mut Vec<FieldError>) {
     if let Some(default) = &schema.default {
         let mut value = default.clone();
-        super::schema::apply_defaults(&mut value, schema);
-        for error in super::schema::validate(&value, None, schema) {
+        super::schema::apply_defaults(&mut value, schema, true);
+        for error in super::schema::validate(&value, None, schema, false) {
             if error.kind != FieldErrorKind::Invalid || !error.path.is_empty() {
                 errors.push(FieldError {
                     path: format!("{path}.default{}{}", if error.path.is_empty() { "" } else { "." }, error.path),

@@ -7,7 +7,7 @@
 //!   deletion; writes that change nothing are no writes; optimistic concurrency; dry run.
 //! * **Patches**: JSON patch, merge patch, strategic merge patch, server-side apply with managed fields and conflicts.
 //! * **Custom kinds**: a CustomResourceDefinition is served as soon as it is created: structural schema, defaults,
-//!   pruning, CEL rules, `fieldValidation`, the status subresource, printer columns.
+//!   pruning, CEL rules with what a real server lets them cost, `fieldValidation`, the status subresource, printer columns.
 //! * **Built-in kinds**: namespaces, secrets, config maps, service accounts, events (both groups), leases, and as mere
 //!   storage what a chart contains (deployments, services, pods, RBAC, …): nothing runs them.
 //! * **Clients**: aggregated and older discovery, OpenAPI v3, `Table` answers, self-subject reviews.
@@ -15,7 +15,7 @@
 //!   asked.
 //!
 //! What it does not do: protobuf answers (JSON always) and most protobuf bodies, OpenAPI v2 (404, which kubectl tolerates), admission
-//! webhooks, conversion between versions, scale subresources, cost limits of CEL rules, quotas, RBAC
+//! webhooks, conversion between versions, scale subresources, quotas, RBAC
 //! objects as authorisation (rules are given at start), a controller for anything but garbage collection and namespaces.
 //! Foreground deletion is carried out as background deletion.
 
@@ -46,7 +46,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     auth::{Rule, User},
+    crd::rule_costs,
     faults::{Counters, Counts, Faults, Match},
+    schema::{CRD_LIMIT, RULE_LIMIT, RuleCost, SchemaError},
 };
 use self::{
     http::Server,

@@ -65,7 +65,7 @@ pub fn document(registry: &Registry, group: &str, version: &str) -> Option<Value
     }
     Some(json!({
         "openapi": "3.0.0",
-        "info": {"title": "Kubernetes", "version": "v1.33.0"},
+        "info": {"title": "Kubernetes", "version": "v1.36.0"},
         "paths": paths,
         "components": {"schemas": components},
     }))

@@ -113,7 +113,7 @@ fn strategic_list(slot: &mut Value, items: &[Value], keys: &[String], schema: Op
 pub fn json_patch(target: &mut Value, patch: &Value) -> Result<(), ApiError> {
     let Some(operations) = patch.as_array() else {
         return Err(ApiError::bad_request(
-            "error decoding patch: json: cannot unmarshal object into Go value of type jsonpatch.Patch",
+            "error decoding patch: json: cannot unmarshal object into Go value of type []handlers.jsonPatchOp",
         ));
     };
     if operations.len() > 10_000 {
@@ -121,12 +121,9 @@ pub fn json_patch(target: &mut Value, patch: &Value) -> Result<(), ApiError> {
         return Err(ApiError::new(413, "RequestEntityTooLarge", message));
     }
     for operation in operations {
-        json_operation(target, operation).map_err(|why| {
-            ApiError::new(
-                422,
-                "Invalid",
-                format!("the server rejected our request due to an error in our request: {why}"),
-            )
+        // The server keeps to itself which operation it was, and why.
+        json_operation(target, operation).map_err(|_| {
+            ApiError::new(422, "Invalid", "the server rejected our request due to an error in our request")
         })?;
     }
     Ok(())

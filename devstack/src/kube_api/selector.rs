@@ -145,10 +145,16 @@ fn field_term(term: &str, resource: &Resource) -> Result<(String, String, bool),
         _ => resource.kind == "Event" && EVENT_FIELDS.contains(&path),
     };
     if !known {
-        return Err(ApiError::bad_request(format!(
-            "Unable to find {:?} that match label selector \"\", field selector \"{term}\": field label not supported: {path}",
-            resource.api_version()
-        )));
+        let message = if resource.crd.is_some() {
+            format!("field label not supported: {path}")
+        } else {
+            format!(
+                "Unable to find {:?} that match label selector \"\", field selector \"{term}\": field label not \
+                 supported: {path}",
+                resource.api_version()
+            )
+        };
+        return Err(ApiError::bad_request(message));
     }
     // Events are stored in their core form.
     let path = path.replacen("regarding.", "involvedObject.", 1);

@@ -98,6 +98,12 @@ impl ApiError {
         error
     }
 
+    /// 404 for a resource that is not served. Groups of definitions, and unknown ones, have no `Status` for it.
+    pub fn unserved(group: &str) -> Self {
+        let built_in = group.is_empty() || group.ends_with(".k8s.io") || matches!(group, "apps" | "batch" | "policy");
+        if built_in { Self::no_such_path() } else { Self::new(404, "", "404 page not found\n") }
+    }
+
     /// 405.
     pub fn method_not_allowed() -> Self {
         let mut error =
@@ -106,16 +112,38 @@ impl ApiError {
         error
     }
 
-    /// 415.
-    pub fn unsupported_media_type(kind: &str) -> Self {
-        Self::new(
-            415,
-            "UnsupportedMediaType",
-            format!(
-                "the body of the request was in an unknown format - accepted media types include: \
-                 application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml; got {kind}"
-            ),
-        )
+    /// 415, with the media types that would do.
+    pub fn unsupported_media_type(accepted: &str) -> Self {
+        let message =
+            format!("the body of the request was in an unknown format - accepted media types include: {accepted}");
+        Self::new(415, "UnsupportedMediaType", message)
+    }
+
+    /// 406: nothing that the client accepts can be served.
+    pub fn not_acceptable() -> Self {
+        let message = "only the following media types are accepted: application/json, application/yaml, \
+                       application/vnd.kubernetes.protobuf";
+        Self::new(406, "NotAcceptable", message)
+    }
+
+    /// 422 for a parameter of the request.
+    pub fn invalid_options(options: &str, error: &FieldError) -> Self {
+        let mut invalid = Self::new(422, "Invalid", format!("{options}.meta.k8s.io \"\" is invalid: {error}"));
+        let mut about = details("meta.k8s.io", options, "");
+        about["causes"] = json!([error.to_cause()]);
+        invalid.details = Some(about);
+        invalid
+    }
+
+    /// 422 for a write that names no version where the kind demands one.
+    pub fn version_required(resource: &Resource, name: &str) -> Self {
+        let error = FieldError::invalid("metadata.resourceVersion", json!(0), "must be specified for an update");
+        let message = format!("{} {name:?} is invalid: {error}", resource.group_resource());
+        let mut invalid = Self::new(422, "Invalid", message);
+        let mut about = details(&resource.group, &resource.plural, name);
+        about["causes"] = json!([error.to_cause()]);
+        invalid.details = Some(about);
+        invalid
     }
 
     /// 422 with the fields at fault.
@@ -135,10 +163,7 @@ impl ApiError {
         };
         let mut error = Self::new(422, "Invalid", format!("{kind} \"{name}\" is invalid: {all}"));
         let mut about = details(&resource.group, &resource.kind, name);
-        about["causes"] = errors
-            .iter()
-            .map(|e| json!({"reason": e.kind.cause(), "message": e.body(), "field": e.path_text()}))
-            .collect();
+        about["causes"] = errors.iter().map(FieldError::to_cause).collect();
         error.details = Some(about);
         error
     }
@@ -245,12 +270,14 @@ pub struct FieldError {
     pub value: Value,
     /// The sentence after the value; may be empty.
     pub detail: String,
+    /// Whether the value is left out of the text.
+    pub value_omitted: bool,
 }
 
 impl FieldError {
     /// An error with all its parts.
     pub fn new(kind: FieldErrorKind, path: impl Into<String>, value: Value, detail: impl Into<String>) -> Self {
-        Self { kind, path: path.into(), value, detail: detail.into() }
+        Self { kind, path: path.into(), value, detail: detail.into(), value_omitted: false }
     }
 
     /// `Required value`.
@@ -268,13 +295,23 @@ impl FieldError {
         Self::new(FieldErrorKind::Forbidden, path, Value::Null, detail)
     }
 
+    /// The error without its value.
+    #[must_use]
+    pub fn without_value(self) -> Self {
+        Self { value_omitted: true, ..self }
+    }
+
+    fn to_cause(&self) -> Value {
+        json!({"reason": self.kind.cause(), "message": self.body(), "field": self.path_text()})
+    }
+
     fn path_text(&self) -> &str {
         if self.path.is_empty() { "<nil>" } else { &self.path }
     }
 
     fn body(&self) -> String {
         let mut text = self.kind.text().to_owned();
-        if self.kind.shows_value() {
+        if self.kind.shows_value() && !self.value_omitted {
             // serde_json quotes strings as Go's %q does, up to control characters.
             text.push_str(&format!(": {}", self.value));
         }

@@ -152,6 +152,7 @@ pub fn track_update(old: Option<&Value>, new: &mut Value, resource: &Resource, m
     let change = compare(before, new, resource);
     let mut taken = change.modified;
     taken.extend(&change.added);
+    taken.extend(&typed::containers(&owned(before), &owned(new), Some(&resource.schema), resource.crd.is_some()));
     let version = resource.api_version();
     for entry in &mut list {
         if !entry.is(manager, false, &version) {
@@ -194,10 +195,11 @@ pub fn apply(live: &Value, request: Apply<'_>, resource: &Resource, now: &Stamp)
     let schema = &*resource.schema;
     let mut config = request.config;
     typed::drop_nulls(&mut config, Some(schema));
-    if let Some(problem) = typed::undeclared(&config, schema, "") {
+    // Empty where the configuration does not name it.
+    let namespace = config.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or_default().to_owned();
+    if let Some(problem) = typed::mistyped(&config, schema, "") {
         let name = live.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
-        let namespace = live.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or_default();
-        let at = if namespace.is_empty() { format!("/{name}") } else { format!("{namespace}/{name}") };
+        let at = format!("{namespace}/{name}");
         let kind = format!("{}, Kind={}", resource.api_version(), resource.kind);
         return Err(ApiError::new(500, "", format!("failed to create typed patch object ({at}; {kind}): {problem}")));
     }
@@ -235,13 +237,7 @@ pub fn apply(live: &Value, request: Apply<'_>, resource: &Resource, now: &Stamp)
         }
         let overlap = entry.fields.intersection(&touched);
         if !overlap.is_empty() {
-            conflicts.push((
-                entry.manager.clone(),
-                entry.apply,
-                entry.version.clone(),
-                entry.time.clone(),
-                overlap.clone(),
-            ));
+            conflicts.push((entry.manager.clone(), entry.apply, entry.version.clone(), overlap.clone()));
             entry.fields = entry.fields.difference(&overlap);
         }
         entry.fields = entry.fields.difference(&change.removed);
@@ -270,22 +266,19 @@ pub fn apply(live: &Value, request: Apply<'_>, resource: &Resource, now: &Stamp)
     Ok(merged)
 }
 
-type Conflict = (Manager, bool, String, Option<String>, FieldSet);
+type Conflict = (Manager, bool, String, FieldSet);
 
 fn conflict(conflicts: &[Conflict]) -> ApiError {
     let mut causes = Vec::new();
     let mut messages = Vec::new();
-    for (manager, apply, version, time, fields) in conflicts {
+    for (manager, apply, version, fields) in conflicts {
         let mut who = format!("{:?}", manager.name);
         if !manager.subresource.is_empty() {
             who.push_str(&format!(" with subresource {:?}", manager.subresource));
         }
-        // Updaters are told apart by version and time, appliers by name alone.
+        // Updaters are told apart by version, appliers by name alone.
         if !apply {
             who.push_str(&format!(" using {version}"));
-            if let Some(time) = time {
-                who.push_str(&format!(" at {time}"));
-            }
         }
         let paths = fields.paths();
         for path in &paths {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::fieldset::{FieldSet, field};
-use crate::kube_api::schema::{ListType, Schema};
+use crate::kube_api::schema::{ListType, Schema, Type};
 
 /// How a value is merged and owned.
 enum Shape<'a> {
@@ -118,6 +118,46 @@ pub fn modified(old: &Value, new: &Value, schema: Option<&Schema>) -> FieldSet {
     set
 }
 
+/// The objects and lists that are new as a whole: who puts one there owns it besides its fields. `structs` includes
+/// objects of declared fields, which built-in kinds have from the start.
+pub fn containers(old: &Value, new: &Value, schema: Option<&Schema>, structs: bool) -> FieldSet {
+    let mut set = FieldSet::default();
+    match (shape(new, schema), new) {
+        (Shape::Fields(schema), Value::Object(map)) => {
+            for (name, value) in map {
+                let own = child(schema, name);
+                let before = old.get(name).unwrap_or(&Value::Null);
+                let mut below = containers(before, value, own, structs);
+                let whole = match shape(value, own) {
+                    Shape::Atomic => false,
+                    // Every object has metadata.
+                    Shape::Fields(_) if name == "metadata" => false,
+                    Shape::Fields(own) => structs || own.is_none_or(|s| s.properties.is_empty()),
+                    Shape::Set | Shape::Items(..) => true,
+                };
+                below.member |= whole && before.is_null();
+                if !below.is_empty() {
+                    set.children.insert(field(name), below);
+                }
+            }
+        }
+        (Shape::Items(schema, keys), Value::Array(list)) => {
+            let nothing = Vec::new();
+            let old = index(old.as_array().unwrap_or(&nothing), |item| item_element(schema, keys, item));
+            for item in list {
+                let element = item_element(schema, keys, item);
+                let before = old.get(&element).copied().unwrap_or(&Value::Null);
+                let below = containers(before, item, items(schema), structs);
+                if !below.is_empty() {
+                    set.children.insert(element, below);
+                }
+            }
+        }
+        _ => {}
+    }
+    set
+}
+
 fn index(list: &[Value], element: impl Fn(&Value) -> String) -> std::collections::HashMap<String, &Value> {
     list.iter().map(|item| (element(item), item)).collect()
 }
@@ -198,13 +238,17 @@ pub fn remove(value: &mut Value, gone: &FieldSet, kept: &FieldSet, schema: Optio
     }
 }
 
-/// The first field of an applied configuration that the schema does not know.
-pub fn undeclared(value: &Value, schema: &Schema, path: &str) -> Option<String> {
+/// What keeps an applied configuration from being read as the schema says: fields that it does not know, values of
+/// another type, items that cannot be told apart.
+pub fn mistyped(value: &Value, schema: &Schema, path: &str) -> Option<String> {
+    if let Some(problem) = wrong_type(value, schema) {
+        return Some(format!("{path}: {problem}"));
+    }
     match value {
         Value::Object(map) => map.iter().find_map(|(name, value)| {
             let path = format!("{path}.{name}");
             match schema.field(name) {
-                Some(field) => undeclared(value, field, &path),
+                Some(field) => mistyped(value, field, &path),
                 None if schema.keeps_unknown() || schema.embedded || schema.kind.is_none() => None,
                 None => Some(format!("{path}: field not declared in schema")),
             }
@@ -216,25 +260,76 @@ pub fn undeclared(value: &Value, schema: &Schema, path: &str) -> Option<String> 
                     && schema.item_key(keys, item).is_none()
                 {
                     return Some(format!(
-                        "{path}: element {i}: associative list with keys has an element that omits key field {:?}",
-                        keys.first()?
+                        "{path}: element {i}: associative list with keys has an element that omits all key fields {} \
+                         (and doesn't have default values for any key fields)",
+                        serde_json::to_string(keys).unwrap_or_default()
                     ));
                 }
-                undeclared(item, items, path)
+                if list[..i].iter().any(|earlier| same_item(schema, earlier, item)) {
+                    return Some(format!("{path}: duplicate entries for key {}", shown_key(schema, item)));
+                }
+                mistyped(item, items, path)
             })
         }
         _ => None,
     }
 }
 
-/// Drops nulls: an applied null says the same as an absent field.
+fn wrong_type(value: &Value, schema: &Schema) -> Option<String> {
+    if value.is_null() || schema.int_or_string {
+        return None;
+    }
+    let shown = || match value {
+        Value::String(text) => format!("&{{{text}}}"),
+        Value::Array(list) if list.is_empty() => "&{[]}".into(),
+        other => format!("&{{{other}}}"),
+    };
+    match schema.kind? {
+        Type::Object if !value.is_object() => Some(format!("expected map, got {}", shown())),
+        Type::Array if !value.is_array() => Some(format!("expected list, got {}", shown())),
+        Type::Integer | Type::Number if !value.is_number() => {
+            let found = match value {
+                Value::String(_) => "string",
+                Value::Bool(_) => "bool",
+                Value::Array(_) => "list",
+                _ => "map",
+            };
+            Some(format!("expected numeric (int or float), got {found}"))
+        }
+        Type::String if !value.is_string() => {
+            Some(format!("expected string, got &value.valueUnstructured{{Value:{value}}}"))
+        }
+        Type::Boolean if !value.is_boolean() => {
+            Some(format!("expected boolean, got &value.valueUnstructured{{Value:{value}}}"))
+        }
+        _ => None,
+    }
+}
+
+fn same_item(schema: &Schema, a: &Value, b: &Value) -> bool {
+    match &schema.list_type {
+        ListType::Atomic => false,
+        ListType::Set => a == b,
+        ListType::Map(keys) => schema.item_key(keys, a) == schema.item_key(keys, b),
+    }
+}
+
+fn shown_key(schema: &Schema, item: &Value) -> String {
+    let ListType::Map(keys) = &schema.list_type else { return format!("[={item}]") };
+    let key = schema.item_key(keys, item).unwrap_or_default();
+    let parts: Vec<String> = key.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    format!("[{}]", parts.join(","))
+}
+
+/// Drops nulls of objects and lists: such a null says the same as an absent field. That of a scalar is a value.
 pub fn drop_nulls(value: &mut Value, schema: Option<&Schema>) {
     match value {
         Value::Object(map) => {
             map.retain(|name, value| {
                 let schema = child(schema, name);
                 drop_nulls(value, schema);
-                !value.is_null() || schema.is_some_and(|s| s.nullable)
+                let whole = |s: &Schema| !s.nullable && matches!(s.kind, Some(Type::Object | Type::Array) | None);
+                !value.is_null() || schema.is_some_and(|s| !whole(s))
             });
         }
         Value::Array(list) => {

@@ -91,6 +91,9 @@ async fn handle(State(server): State<Arc<Server>>, request: Request) -> Response
 
 fn failure(error: &ApiError) -> Response<Body> {
     let status = StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    if status == StatusCode::NOT_FOUND && error.reason.is_empty() {
+        return text_response(status, "404 page not found\n");
+    }
     let mut response = json_response(status, &error.to_status());
     if let Some(seconds) = error.retry_after {
         response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
@@ -185,7 +188,7 @@ fn documents(server: &Server, path: &str, headers: &HeaderMap) -> Response<Body>
 
 fn version() -> Value {
     json!({
-        "major": "1", "minor": "33", "gitVersion": "v1.33.0+storefence", "gitCommit": "", "gitTreeState": "clean",
+        "major": "1", "minor": "36", "gitVersion": "v1.36.0+storefence", "gitCommit": "", "gitTreeState": "clean",
         "buildDate": "1970-01-01T00:00:00Z", "goVersion": "", "compiler": "rustc", "platform": "linux/amd64",
     })
 }

@@ -17,7 +17,7 @@ use crate::kube_api::{
     events,
     resource::Resource,
     selector::Selector,
-    status::{ApiError, details},
+    status::{ApiError, FieldError, details},
     table,
     write::{DeleteOptions, Deleted, Endpoint, Patch, Target, WriteOptions, Written, meta},
 };
@@ -34,9 +34,10 @@ pub fn serve(
 ) -> Result<Response<Body>, ApiError> {
     let access = &request.access;
     let registry = &server.cluster.registry;
-    let mut resource =
-        registry.get(&access.group, &request.version, &access.resource).ok_or_else(ApiError::no_such_path)?;
-    let view = View::negotiate(headers, &request.query);
+    let mut resource = registry
+        .get(&access.group, &request.version, &access.resource)
+        .ok_or_else(|| ApiError::unserved(&access.group))?;
+    let view = View::negotiate(headers, &request.query, resource.crd.is_some())?;
     // Both groups of events are one table; the core view is the stored one.
     let new_events = access.group == "events.k8s.io";
     if new_events {
@@ -109,7 +110,12 @@ impl Handler<'_> {
     }
 
     fn options(&self) -> Result<WriteOptions, ApiError> {
-        self.query().write_options(self.headers)
+        let options = match self.request.access.verb.as_str() {
+            "create" => "CreateOptions",
+            "update" => "UpdateOptions",
+            _ => "PatchOptions",
+        };
+        self.query().write_options(self.headers, options)
     }
 
     /// The body in the stored view, and the fields that occur twice in it.
@@ -216,33 +222,58 @@ impl Handler<'_> {
         Ok(json_response(StatusCode::OK, &body))
     }
 
+    /// Whole objects come as JSON, YAML or protobuf.
+    fn check_object_type(&self) -> Result<(), ApiError> {
+        const OBJECTS: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+        match content_type(self.headers) {
+            "" => Ok(()),
+            known if OBJECTS.contains(&known) => Ok(()),
+            _ => Err(ApiError::unsupported_media_type(&OBJECTS.join(", "))),
+        }
+    }
+
     fn create(&self) -> Result<Response<Body>, ApiError> {
+        self.check_object_type()?;
         let (body, duplicates) = self.decoded()?;
         let options = WriteOptions { duplicates, ..self.options()? };
         Ok(self.written(&self.server.cluster.create(&self.target, body, &options)?))
     }
 
     fn update(&self) -> Result<Response<Body>, ApiError> {
+        self.check_object_type()?;
         let (body, duplicates) = self.decoded()?;
         let options = WriteOptions { duplicates, ..self.options()? };
         Ok(self.written(&self.server.cluster.update(&self.target, body, &options)?))
     }
 
     fn patch(&self) -> Result<Response<Body>, ApiError> {
+        const PATCHES: [&str; 4] = [
+            "application/json-patch+json",
+            "application/merge-patch+json",
+            "application/apply-patch+yaml",
+            "application/strategic-merge-patch+json",
+        ];
+        // Custom kinds know no strategic merge.
+        let accepted = &PATCHES[..if self.target.resource.crd.is_some() { 3 } else { 4 }];
+        let kind = content_type(self.headers);
+        if !accepted.contains(&kind) {
+            return Err(ApiError::unsupported_media_type(&accepted.join(", ")));
+        }
+        if kind != "application/apply-patch+yaml" && self.query().get("force").is_some() {
+            let error = FieldError::forbidden("force", "may not be specified for non-apply patch");
+            return Err(ApiError::invalid_options("PatchOptions", &error));
+        }
         let (body, duplicates) = self.decoded()?;
-        let mut options = WriteOptions { duplicates, ..self.options()? };
+        let mut options = WriteOptions { duplicates, patch: true, ..self.options()? };
         let cluster = &self.server.cluster;
-        let written = match content_type(self.headers) {
-            "application/apply-patch+yaml" | "application/apply-patch+json" => {
+        let written = match kind {
+            "application/apply-patch+yaml" => {
                 options.manager = self.query().get("fieldManager").unwrap_or_default().to_owned();
                 cluster.apply(&self.target, body, &options)?
             }
             "application/json-patch+json" => cluster.patch(&self.target, &Patch::Json(body), &options)?,
             "application/merge-patch+json" => cluster.patch(&self.target, &Patch::Merge(body), &options)?,
-            "application/strategic-merge-patch+json" => {
-                cluster.patch(&self.target, &Patch::Strategic(body), &options)?
-            }
-            other => return Err(ApiError::unsupported_media_type(other)),
+            _ => cluster.patch(&self.target, &Patch::Strategic(body), &options)?,
         };
         Ok(self.written(&written))
     }

@@ -110,7 +110,7 @@ fn message(kind: &str) -> Option<Message> {
 
 /// Reads a body of type `application/vnd.kubernetes.protobuf`.
 pub fn decode(body: &[u8]) -> Result<Value, ApiError> {
-    let unsupported = || ApiError::unsupported_media_type("application/vnd.kubernetes.protobuf");
+    let unsupported = || ApiError::unsupported_media_type("application/json, application/yaml");
     let envelope = read(body.strip_prefix(MAGIC).ok_or_else(unsupported)?, ENVELOPE).ok_or_else(unsupported)?;
     let text = |pointer: &str| envelope.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let raw = base64::engine::general_purpose::STANDARD.decode(text("/raw")).map_err(|_| unsupported())?;

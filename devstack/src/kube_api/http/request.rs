@@ -6,7 +6,7 @@ use http::{HeaderMap, Method, header};
 
 use crate::kube_api::{
     auth::Access,
-    status::ApiError,
+    status::{ApiError, FieldError, FieldErrorKind},
     table::Include,
     write::{FieldValidation, WriteOptions},
 };
@@ -53,20 +53,18 @@ impl Query {
     }
 
     /// The options of a write.
-    pub fn write_options(&self, headers: &HeaderMap) -> Result<WriteOptions, ApiError> {
+    ///
+    /// `options` is what errors call them: `CreateOptions`, `UpdateOptions`, `PatchOptions`.
+    pub fn write_options(&self, headers: &HeaderMap, options: &str) -> Result<WriteOptions, ApiError> {
         let agent = headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
         let validation = match self.get("fieldValidation") {
             None | Some("Warn") => FieldValidation::Warn,
             Some("Ignore") => FieldValidation::Ignore,
             Some("Strict") => FieldValidation::Strict,
             Some(other) => {
-                return Err(ApiError::new(
-                    422,
-                    "Invalid",
-                    format!(
-                        "PatchOptions.meta.k8s.io \"\" is invalid: fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Warn\", \"Strict\""
-                    ),
-                ));
+                let supported = r#"supported values: "", "Ignore", "Strict", "Warn""#;
+                let error = FieldError::new(FieldErrorKind::NotSupported, "fieldValidation", other.into(), supported);
+                return Err(ApiError::invalid_options(options, &error));
             }
         };
         let manager = self.get("fieldManager").unwrap_or_else(|| agent.split('/').next().unwrap_or_default());
@@ -76,6 +74,7 @@ impl Query {
             validation,
             force: self.flag("force"),
             duplicates: Vec::new(),
+            patch: false,
         })
     }
 }
@@ -147,28 +146,45 @@ pub enum View {
 
 impl View {
     /// Chosen by `Accept` and `includeObject`.
-    pub fn negotiate(headers: &HeaderMap, query: &Query) -> Self {
+    ///
+    /// Answers are JSON. A client that insists on protobuf gets JSON for built-in kinds, which it reads by its content
+    /// type, and 406 for custom ones, which a real server has no protobuf of either.
+    pub fn negotiate(headers: &HeaderMap, query: &Query, custom: bool) -> Result<Self, ApiError> {
         let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        if accept.trim().is_empty() {
+            return Ok(Self::Object);
+        }
         for choice in accept.split(',') {
-            let has = |word: &str| choice.split(';').any(|part| part.trim() == word);
-            if !choice.trim().starts_with("application/json") && !choice.trim().starts_with("*/*") {
+            let mut parts = choice.split(';').map(str::trim);
+            let media = parts.next().unwrap_or_default();
+            let parts: Vec<&str> = parts.collect();
+            let has = |word: &str| parts.contains(&word);
+            let fits = match media {
+                "application/json" | "application/yaml" | "application/*" | "*/*" => true,
+                "application/vnd.kubernetes.protobuf" => !custom,
+                _ => false,
+            };
+            if !fits {
                 continue;
             }
-            if has("as=Table") && has("v=v1") {
-                return Self::Table(match query.get("includeObject") {
+            if !parts.iter().any(|part| part.starts_with("as=")) {
+                return Ok(Self::Object);
+            }
+            if !has("v=v1") || !has("g=meta.k8s.io") {
+                continue;
+            }
+            if has("as=Table") {
+                return Ok(Self::Table(match query.get("includeObject") {
                     Some("None") => Include::None,
                     Some("Object") => Include::Object,
                     _ => Include::Metadata,
-                });
+                }));
             }
             if has("as=PartialObjectMetadata") || has("as=PartialObjectMetadataList") {
-                return Self::Metadata;
-            }
-            if !choice.contains("as=") {
-                return Self::Object;
+                return Ok(Self::Metadata);
             }
         }
-        Self::Object
+        Err(ApiError::not_acceptable())
     }
 }
 

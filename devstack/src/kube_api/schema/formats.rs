@@ -4,6 +4,45 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use base64::Engine as _;
 
+/// Whether the server checks a format; of others it warns (`apiextensions/pkg/apiserver/validation/formats.go`).
+pub fn knows(format: &str) -> bool {
+    const KNOWN: [&str; 32] = [
+        "bsonobjectid",
+        "uri",
+        "email",
+        "hostname",
+        "ipv4",
+        "ipv6",
+        "cidr",
+        "mac",
+        "uuid",
+        "uuid3",
+        "uuid4",
+        "uuid5",
+        "isbn",
+        "isbn10",
+        "isbn13",
+        "creditcard",
+        "ssn",
+        "hexcolor",
+        "rgbcolor",
+        "byte",
+        "password",
+        "date",
+        "duration",
+        "datetime",
+        "date-time",
+        "int32",
+        "int64",
+        "float",
+        "double",
+        "k8s-short-name",
+        "k8s-long-name",
+        "",
+    ];
+    KNOWN.contains(&format)
+}
+
 /// Whether `text` is of the format; unknown formats accept everything.
 pub fn matches(format: &str, text: &str) -> bool {
     match format {

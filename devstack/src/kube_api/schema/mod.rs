@@ -1,7 +1,6 @@
 //! Structural schemas: compiled once per kind, walked for pruning, defaults, validation, CEL and server-side apply.
 
 mod cel;
-mod cel_check;
 mod formats;
 mod prune;
 mod validate;
@@ -11,8 +10,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use regex::Regex;
 use serde_json::{Map, Value};
 
-pub use cel::Rule;
-pub use cel_check::check_rules;
+pub use cel::{CRD_LIMIT, RULE_LIMIT, Rule, RuleCost, check_rules, costs};
+pub use formats::knows as knows_format;
 pub use prune::{apply_defaults, prune};
 pub use validate::validate;
 

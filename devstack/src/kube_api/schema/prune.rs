@@ -37,11 +37,14 @@ pub fn prune(value: &mut Value, schema: &Schema, path: &str, unknown: &mut Vec<S
     }
 }
 
-/// Fills in defaults. A null of a field that is not nullable counts as absent and goes.
-pub fn apply_defaults(value: &mut Value, schema: &Schema) {
+/// Fills in defaults. A null of a field that is not nullable counts as absent and goes (`drop_nulls`), but for those that
+/// an apply has put there: they are left for validation to refuse.
+pub fn apply_defaults(value: &mut Value, schema: &Schema, drop_nulls: bool) {
     match value {
         Value::Object(map) => {
-            map.retain(|name, child| !child.is_null() || schema.field(name).is_none_or(|field| field.nullable));
+            if drop_nulls {
+                map.retain(|name, child| !child.is_null() || schema.field(name).is_none_or(|field| field.nullable));
+            }
             for (name, field) in &schema.properties {
                 if let Some(default) = &field.default
                     && !map.contains_key(name)
@@ -49,13 +52,13 @@ pub fn apply_defaults(value: &mut Value, schema: &Schema) {
                     map.insert(name.clone(), default.clone());
                 }
                 if let Some(child) = map.get_mut(name) {
-                    apply_defaults(child, field);
+                    apply_defaults(child, field, drop_nulls);
                 }
             }
             if let Additional::Schema(field) = &schema.additional {
                 for (name, child) in map.iter_mut() {
                     if !schema.properties.contains_key(name) {
-                        apply_defaults(child, field);
+                        apply_defaults(child, field, drop_nulls);
                     }
                 }
             }
@@ -63,7 +66,7 @@ pub fn apply_defaults(value: &mut Value, schema: &Schema) {
         Value::Array(items) => {
             if let Some(schema) = &schema.items {
                 for item in items {
-                    apply_defaults(item, schema);
+                    apply_defaults(item, schema, drop_nulls);
                 }
             }
         }

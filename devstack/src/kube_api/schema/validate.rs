@@ -11,11 +11,13 @@ use super::{Additional, ListType, Schema, Type, formats};
 use crate::kube_api::status::{FieldError, FieldErrorKind as Kind};
 
 /// Validates schema, list types and CEL rules. `old` is the stored object on update.
-pub fn validate(value: &Value, old: Option<&Value>, schema: &Schema) -> Vec<FieldError> {
+///
+/// `blocked` says that the object has been found invalid already, so that rules are not evaluated.
+pub fn validate(value: &Value, old: Option<&Value>, schema: &Schema, blocked: bool) -> Vec<FieldError> {
     let mut errors = Vec::new();
     check(value, old, schema, "", &mut errors);
     check_lists(value, old, schema, "", &mut errors);
-    if errors.iter().any(|e| e.kind.blocks_rules()) {
+    if blocked || errors.iter().any(|e| e.kind.blocks_rules()) {
         if super::cel::has_rules(schema) {
             errors.push(FieldError::invalid(
                 "",
@@ -210,7 +212,9 @@ fn check_number(number: &Number, schema: &Schema, path: &str, errors: &mut Vec<F
         _ => None,
     };
     if limits.is_some_and(|(low, high)| n < low || n > high) {
-        errors.push(FieldError::invalid(path, shown(), format!("{} must be of type int32", body(path))));
+        // The server reports this one without a field path.
+        let why = format!("Checked value must be of type integer with format int32 in {path}");
+        errors.push(FieldError::invalid("", Value::String(String::new()), why));
     }
 }
 

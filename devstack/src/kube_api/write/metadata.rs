@@ -61,10 +61,21 @@ pub fn decode(mut object: Value, target: &Target) -> Result<Value, ApiError> {
 
 /// The configuration of an apply: it names what it is about and leaves tracking to the server.
 pub fn decode_apply(body: Value, target: &Target) -> Result<Value, ApiError> {
-    if body.get("apiVersion").is_none() || body.get("kind").is_none() {
-        return Err(ApiError::bad_request("error decoding YAML: Object 'Kind' is missing"));
+    let text = |name: &str| body.get(name).and_then(Value::as_str).unwrap_or_default();
+    let (version, kind) = (text("apiVersion"), text("kind"));
+    if version != target.resource.api_version() || kind != target.resource.kind {
+        let version = if version.is_empty() { "/" } else { version };
+        return Err(ApiError::bad_request(format!("invalid object type: {version}, Kind={kind}")));
     }
-    let object = decode(body, target)?;
+    if body.pointer("/metadata/name").is_some_and(Value::is_null) {
+        return Err(undeterminable(target));
+    }
+    // The server adds it below; errors about the configuration name what it says itself.
+    let own = body.pointer("/metadata/namespace").cloned();
+    let mut object = decode(body, target)?;
+    if target.resource.namespaced && own.is_none() {
+        drop_meta(&mut object, "namespace");
+    }
     if object.pointer("/metadata/managedFields").is_some_and(|m| !m.is_null()) {
         return Err(ApiError::bad_request("metadata.managedFields must be nil"));
     }
@@ -72,9 +83,25 @@ pub fn decode_apply(body: Value, target: &Target) -> Result<Value, ApiError> {
     if !name.is_empty() && name != target.name {
         return Err(name_mismatch(name, target));
     }
-    let mut object = object;
     set_meta(&mut object, "name", json!(target.name));
     Ok(object)
+}
+
+/// 400 where neither the body nor a stored object says the name.
+pub fn undeterminable(target: &Target) -> ApiError {
+    let message =
+        format!("the name of the object ({} based on URL) was undeterminable: name must be provided", target.name);
+    ApiError::bad_request(message)
+}
+
+/// Whether an update may leave out the version that it is about; the others are checked against it.
+pub fn check_version(object: &Value, target: &Target) -> Result<(), ApiError> {
+    let resource = &target.resource;
+    let demands = resource.crd.is_some() || matches!(resource.kind.as_str(), "Lease" | "CustomResourceDefinition");
+    if demands && matches!(meta(object, "resourceVersion"), "" | "0") {
+        return Err(ApiError::version_required(resource, &target.name));
+    }
+    Ok(())
 }
 
 fn name_mismatch(name: &str, target: &Target) -> ApiError {
@@ -101,6 +128,7 @@ pub fn name_for_create(object: &mut Value, target: &mut Target) {
 pub fn check_name(object: &Value, target: &Target) -> Result<(), ApiError> {
     match meta(object, "name") {
         name if name == target.name => Ok(()),
+        "" => Err(undeterminable(target)),
         name => Err(name_mismatch(name, target)),
     }
 }
@@ -108,6 +136,9 @@ pub fn check_name(object: &Value, target: &Target) -> Result<(), ApiError> {
 /// `resourceVersion` and `uid`, where given, must be those of the stored object.
 pub fn check_preconditions(new: &Value, old: &Value, target: &Target) -> Result<(), ApiError> {
     let version = meta(new, "resourceVersion");
+    if !version.is_empty() && version.parse::<u64>().is_err() {
+        return Err(ApiError::new(500, "", format!("strconv.ParseUint: parsing {version:?}: invalid syntax")));
+    }
     if !version.is_empty() && version != "0" && version != meta(old, "resourceVersion") {
         return Err(ApiError::modified(&target.resource, &target.name));
     }
@@ -223,7 +254,7 @@ static QUALIFIED: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]$"));
 
 /// Names, labels, annotations and finalizers.
-pub fn validate(new: &Value, old: Option<&Value>, resource: &Resource) -> Vec<FieldError> {
+pub fn validate(new: &Value, old: Option<&Value>, resource: &Resource, warnings: &mut Vec<String>) -> Vec<FieldError> {
     let mut errors = Vec::new();
     if old.is_none() {
         check_object_name(meta(new, "name"), resource, &mut errors);
@@ -261,7 +292,12 @@ pub fn validate(new: &Value, old: Option<&Value>, resource: &Resource) -> Vec<Fi
     }
     for (index, finalizer) in finalizers(new).iter().enumerate() {
         let standard = ["orphan", "foregroundDeletion", "kubernetes"].contains(finalizer);
-        if !standard && (!finalizer.contains('/') || !QUALIFIED.is_match(finalizer)) {
+        if !standard && !finalizer.contains('/') && QUALIFIED.is_match(finalizer) && resource.crd.is_some() {
+            warnings.push(format!(
+                "metadata.finalizers: {finalizer:?}: prefer a domain-qualified finalizer name to avoid accidental conflicts \
+                 with other finalizer writers"
+            ));
+        } else if !standard && (!finalizer.contains('/') || !QUALIFIED.is_match(finalizer)) {
             errors.push(FieldError::invalid(
                 format!("metadata.finalizers[{index}]"),
                 json!(finalizer),

@@ -14,7 +14,7 @@ use super::{
     patch,
     resource::{Registry, Resource},
     schema,
-    status::{ApiError, FieldErrorKind},
+    status::{ApiError, FieldError, FieldErrorKind},
     store::{Commit, Store},
 };
 
@@ -74,6 +74,8 @@ pub struct WriteOptions {
     pub force: bool,
     /// Fields that occur twice in the body.
     pub duplicates: Vec<String>,
+    /// Whether the body is a patch, and not an object.
+    pub patch: bool,
 }
 
 /// The result of a write.
@@ -175,18 +177,10 @@ impl Cluster {
     pub fn update(&self, target: &Target, body: Value, options: &WriteOptions) -> Result<Written, ApiError> {
         let object = metadata::decode(body, target)?;
         metadata::check_name(&object, target)?;
-        if meta(&object, "resourceVersion").is_empty()
-            && (target.resource.crd.is_some()
-                || matches!(target.resource.kind.as_str(), "Lease" | "CustomResourceDefinition"))
-        {
-            let error = super::status::FieldError::invalid(
-                "metadata.resourceVersion",
-                json!(0),
-                "must be specified for an update",
-            );
-            return Err(ApiError::invalid(&target.resource, &target.name, &[error]));
-        }
-        self.change(target, options, Origin::Write, |_| Ok(object.clone()))
+        self.change(target, options, Origin::Write, |_| {
+            metadata::check_version(&object, target)?;
+            Ok(object.clone())
+        })
     }
 
     /// PATCH, other than apply.
@@ -196,13 +190,11 @@ impl Cluster {
             match patch {
                 Patch::Json(operations) => patch::json_patch(&mut new, operations)?,
                 Patch::Merge(changes) => patch::merge(&mut new, changes),
-                Patch::Strategic(_) if target.resource.crd.is_some() => {
-                    return Err(ApiError::unsupported_media_type("application/strategic-merge-patch+json"));
-                }
                 Patch::Strategic(changes) => patch::strategic(&mut new, changes, Some(&target.resource.schema)),
             }
             let new = metadata::decode(new, target)?;
             metadata::check_name(&new, target)?;
+            metadata::check_version(&new, target)?;
             Ok(new)
         })
     }
@@ -211,10 +203,11 @@ impl Cluster {
     pub fn apply(&self, target: &Target, body: Value, options: &WriteOptions) -> Result<Written, ApiError> {
         let resource = &target.resource;
         if options.manager.is_empty() {
-            return Err(ApiError::bad_request(
-                "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
-            ));
+            let error = FieldError::required("fieldManager", "is required for apply patch");
+            return Err(ApiError::invalid_options("PatchOptions", &error));
         }
+        let warnings = applied_twice(options)?;
+        let named = !meta(&body, "name").is_empty();
         let config = metadata::decode_apply(body, target)?;
         let manager = target.manager(options);
         let ignored: &[&str] = match (target.endpoint, resource.has_status) {
@@ -225,21 +218,34 @@ impl Cluster {
         loop {
             let request = apply::Apply { config: config.clone(), manager: &manager, force: options.force, ignored };
             if self.store.get(&resource.table, &target.key()).is_some() {
-                return self.change(target, options, Origin::Apply, |old| {
+                let written = self.change(target, options, Origin::Apply, |old| {
                     let request =
                         apply::Apply { config: config.clone(), manager: &manager, force: options.force, ignored };
                     metadata::check_preconditions(&config, old, target)?;
-                    apply::apply(old, request, resource, &now())
+                    let new = apply::apply(old, request, resource, &now())?;
+                    // An applied null takes the version away, and with it what the update is checked against.
+                    if config.pointer("/metadata/resourceVersion").is_some_and(Value::is_null) {
+                        metadata::check_version(&config, target)?;
+                    }
+                    Ok(new)
                 });
+                return written.map(|written| written.warned(warnings));
             }
             if target.endpoint == Endpoint::Status {
                 return Err(ApiError::not_found(resource, &target.name));
+            }
+            // The name on the URL does only for what is there.
+            if !named {
+                return Err(metadata::undeterminable(target));
             }
             if !meta(&config, "uid").is_empty() {
                 return Err(ApiError::conflict(
                     resource,
                     &target.name,
-                    "uid mismatch: the provided object specified uid, and no existing object was found",
+                    &format!(
+                        "uid mismatch: the provided object specified uid {}, and no existing object was found",
+                        meta(&config, "uid")
+                    ),
                 ));
             }
             if !meta(&config, "resourceVersion").is_empty() {
@@ -253,7 +259,7 @@ impl Cluster {
             let object = apply::apply(&blank, request, resource, &now())?;
             match self.create_object(target, object, options, Origin::Apply) {
                 Err(error) if error.reason == "AlreadyExists" => {}
-                other => return other,
+                other => return other.map(|written| written.warned(warnings)),
             }
         }
     }
@@ -309,15 +315,19 @@ impl Cluster {
         let mut unknown = Vec::new();
         schema::prune(&mut new, &resource.schema, "", &mut unknown);
         if old.is_none() || origin == Origin::Write {
-            report_unknown(resource, &unknown, options, warnings)?;
+            report_unknown(target, &new, &unknown, options, warnings)?;
         }
         metadata::separate(&mut new, old, target);
         metadata::system_fields(&mut new, old, target);
-        schema::apply_defaults(&mut new, &resource.schema);
+        schema::apply_defaults(&mut new, &resource.schema, origin == Origin::Write);
         admit::admit(self, &mut new, old, target)?;
+        if resource.is("apiextensions.k8s.io", "CustomResourceDefinition") {
+            warnings.extend(super::crd::warnings(&new, old));
+        }
 
-        let mut errors = metadata::validate(&new, old, resource);
-        errors.extend(schema::validate(&new, old, &resource.schema));
+        let mut errors = metadata::validate(&new, old, resource, warnings);
+        let unnamed = errors.iter().any(|e| e.kind == FieldErrorKind::Required);
+        errors.extend(schema::validate(&new, old, &resource.schema, unnamed));
         errors.extend(admit::validate(&new, old, resource));
         if resource.crd.is_none()
             && let Some(error) = errors.iter().find(|e| e.kind == FieldErrorKind::TypeInvalid)
@@ -341,12 +351,38 @@ impl Cluster {
     }
 }
 
+impl Written {
+    fn warned(mut self, warnings: Vec<String>) -> Self {
+        self.warnings.splice(0..0, warnings);
+        self
+    }
+}
+
+/// Fields that occur twice in an applied configuration: it is read as YAML, also where it is JSON.
+fn applied_twice(options: &WriteOptions) -> Result<Vec<String>, ApiError> {
+    let problems: Vec<String> = options
+        .duplicates
+        .iter()
+        .map(|path| format!("line 1: key {:?} already set in map", path.rsplit('.').next().unwrap_or(path)))
+        .collect();
+    match options.validation {
+        FieldValidation::Strict if !problems.is_empty() => Err(ApiError::bad_request(format!(
+            "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  {}",
+            problems.join("\n  ")
+        ))),
+        FieldValidation::Warn => Ok(problems),
+        _ => Ok(Vec::new()),
+    }
+}
+
 fn report_unknown(
-    resource: &Resource,
+    target: &Target,
+    object: &Value,
     unknown: &[String],
     options: &WriteOptions,
     warnings: &mut Vec<String>,
 ) -> Result<(), ApiError> {
+    let resource = &target.resource;
     let mut problems: Vec<String> = options.duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect();
     problems.extend(unknown.iter().map(|path| format!("unknown field {path:?}")));
     match options.validation {
@@ -355,6 +391,18 @@ fn report_unknown(
         FieldValidation::Warn => {
             warnings.extend(problems);
             Ok(())
+        }
+        // What a patch has led to is judged as a value of the patch, whose kind nobody has named.
+        FieldValidation::Strict if options.patch && resource.crd.is_some() => {
+            let why = format!("strict decoding error: {}", problems.join(", "));
+            let error = FieldError::invalid("patch", Value::String(object.to_string()), why);
+            let mut invalid = ApiError::new(422, "Invalid", format!(" \"\" is invalid: {error}"));
+            invalid.details = Some(json!({"causes": [{
+                "reason": "FieldValueInvalid",
+                "message": error.to_string().trim_start_matches("patch: "),
+                "field": "patch",
+            }]}));
+            Err(invalid)
         }
         FieldValidation::Strict => Err(ApiError::bad_request(format!(
             "{kind} in version {version:?} cannot be handled as a {kind}: strict decoding error: {}",

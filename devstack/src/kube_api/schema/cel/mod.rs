@@ -1,31 +1,48 @@
 //! `x-kubernetes-validations`: CEL rules, evaluated with the Kubernetes function libraries of the `kube-cel` crate.
 //!
-//! Their cost is not estimated: a definition that a real server refuses as too expensive is accepted here.
+//! Rules are checked, and what they can cost at most is estimated, when a definition is created; what they do cost is
+//! counted when an object is written. Both follow Kubernetes 1.36: <https://kubernetes.io/docs/reference/using-api/cel/>.
 
-use std::{collections::HashMap, sync::Arc};
+mod budget;
+mod check;
+mod convert;
+mod decl;
+mod estimate;
+mod functions;
+mod library;
+mod range;
+#[cfg(test)]
+mod recorded;
+mod run;
+
+use std::sync::Arc;
 
 use kube_cel::{
     KubeCelExt as _,
-    cel::{
-        self, Context, Program,
-        objects::{Key, Map as CelMap, OptionalValue},
-    },
+    cel::{Context, IdedExpr, ParseErrors, Value as Cel, objects::OptionalValue, parser::Parser},
 };
 use serde_json::{Map, Value};
 
+pub use budget::{CRD_LIMIT, RULE_LIMIT, RuleCost, check_rules, costs};
+use convert::{Converter, escape};
+use run::{CALL_LIMIT, Stop};
+
 use super::{
-    Additional, Schema, SchemaError,
+    Additional, Schema, SchemaError, Type,
     validate::{OldItems, join, old_field},
 };
 use crate::kube_api::status::{FieldError, FieldErrorKind as Kind};
+
+/// What the rules of one object may cost together.
+const OBJECT_LIMIT: u64 = 10_000_000;
 
 /// A compiled rule.
 #[derive(Debug)]
 pub struct Rule {
     text: String,
-    program: Program,
+    program: IdedExpr,
     message: Option<String>,
-    message_expression: Option<Program>,
+    message_expression: Option<IdedExpr>,
     reason: Kind,
     field_path: Option<String>,
     optional_old_self: bool,
@@ -41,10 +58,14 @@ pub(super) fn compile_rules(raw: &Map<String, Value>, path: &str) -> Result<Vec<
         .collect()
 }
 
+fn parse(source: &str) -> Result<IdedExpr, ParseErrors> {
+    Parser::default().enable_optional_syntax(true).parse(source)
+}
+
 fn compile_rule(raw: &Value, path: &str) -> Result<Rule, SchemaError> {
     let text = |name: &str| raw.get(name).and_then(Value::as_str).map(str::to_owned);
     let compile = |name: &str, source: &str| {
-        Program::compile(source).map_err(|error| SchemaError {
+        parse(source).map_err(|error| SchemaError {
             path: format!("{path}.{name}"),
             why: format!("compilation failed: ERROR: <input>:1:1: Syntax error: {error}"),
             value: Value::String(source.to_owned()),
@@ -85,193 +106,156 @@ pub(super) fn evaluate(value: &Value, old: Option<&Value>, schema: &Schema, erro
     thread_local! {
         static BASE: Context<'static> = Context::default().with_all();
     }
-    BASE.with(|base| Walk { base, errors }.node(value, old, schema, ""));
+    // The walk ends early where a budget is spent; what it found until then is reported.
+    BASE.with(|base| Walk { base, errors, left: OBJECT_LIMIT }.node(value, old, schema, "")).unwrap_or(());
 }
 
 struct Walk<'a> {
     base: &'a Context<'a>,
     errors: &'a mut Vec<FieldError>,
+    /// What is left of the object's budget.
+    left: u64,
 }
 
+/// A budget is spent: no further rule runs.
+struct Spent;
+
 impl Walk<'_> {
-    fn node(&mut self, value: &Value, old: Option<&Value>, schema: &Schema, path: &str) {
-        if old == Some(value) || value.is_null() {
-            return;
+    fn node(&mut self, value: &Value, old: Option<&Value>, schema: &Schema, path: &str) -> Result<(), Spent> {
+        if value.is_null() {
+            return Ok(());
         }
         if !schema.rules.is_empty() {
-            self.rules(value, old, schema, path);
+            self.rules(value, old, schema, path)?;
         }
         match value {
             Value::Object(map) => {
                 for (name, child) in map {
-                    if let Some(field) = schema.field(name) {
-                        self.node(child, old_field(old, name), field, &join(path, name));
+                    if let Some(field) = schema.field(name)
+                        && has_rules(field)
+                    {
+                        self.node(child, old_field(old, name), field, &join(path, name))?;
                     }
                 }
             }
             Value::Array(items) => {
-                if let Some(item_schema) = &schema.items {
+                if let Some(item_schema) = &schema.items
+                    && has_rules(item_schema)
+                {
                     let old = OldItems::new(old, schema);
                     for (index, item) in items.iter().enumerate() {
-                        self.node(item, old.get(schema, item), item_schema, &format!("{path}[{index}]"));
+                        self.node(item, old.get(schema, item), item_schema, &format!("{path}[{index}]"))?;
                     }
                 }
             }
             _ => {}
         }
+        Ok(())
     }
 
-    fn rules(&mut self, value: &Value, old: Option<&Value>, schema: &Schema, path: &str) {
+    fn rules(&mut self, value: &Value, old: Option<&Value>, schema: &Schema, path: &str) -> Result<(), Spent> {
+        let invalid = |why: String| FieldError::invalid(path, Value::String(schema.type_name().into()), why);
+        let spent = "validation failed due to running out of cost budget, no further validation rules will be run";
+        if self.left == 0 {
+            self.errors.push(invalid(spent.into()));
+            return Err(Spent);
+        }
         let converter = Converter { base: self.base };
-        let mut scope = self.base.new_inner_scope();
-        scope.add_variable_from_value("self", converter.convert(value, Some(schema)));
-        let old = old.filter(|o| !o.is_null()).map(|o| converter.convert(o, Some(schema)));
+        let this = converter.convert(value, Some(schema));
+        let before = old.filter(|o| !o.is_null()).map(|o| converter.convert(o, Some(schema)));
         for rule in &schema.rules {
-            let mut scope = scope.new_inner_scope();
-            match (&old, rule.optional_old_self) {
-                (Some(old), false) => scope.add_variable_from_value("oldSelf", old.clone()),
+            let mut variables = vec![("self", this.clone())];
+            match (&before, rule.optional_old_self) {
+                (Some(old), false) => variables.push(("oldSelf", old.clone())),
                 (None, false) if rule.transition => continue,
                 (None, false) => {}
                 (old, true) => {
                     let optional = old.clone().map_or_else(OptionalValue::none, OptionalValue::of);
-                    scope.add_variable_from_value("oldSelf", cel::Value::Opaque(Arc::new(optional)));
+                    variables.push(("oldSelf", Cel::Opaque(Arc::new(optional))));
                 }
             }
-            if let Some(message) = rule.failure(&scope) {
-                self.errors.push(rule.error(path, schema, message));
+            let (found, cost) = run::run(&rule.program, self.base, &variables, CALL_LIMIT);
+            if cost > self.left {
+                self.errors.push(invalid(spent.into()));
+                return Err(Spent);
+            }
+            self.left -= cost;
+            match found {
+                Ok(Cel::Bool(true)) => {}
+                // A rule that failed before the change as well does not fail the change.
+                Ok(Cel::Bool(false)) if !rule.transition && old == Some(value) => {}
+                Ok(Cel::Bool(false)) => {
+                    let message = self.explain(rule, &variables, &invalid)?;
+                    self.errors.push(rule.error(path, value, schema, message));
+                }
+                Ok(_) => {
+                    self.errors.push(invalid(format!("cel expression evaluated to no bool for rule: {}", rule.name())))
+                }
+                Err(Stop::Limit) => {
+                    let name = rule.name();
+                    self.errors.push(invalid(format!(
+                        "'operation cancelled: actual cost limit exceeded': no further validation rules will be run \
+                         due to call cost exceeds limit for rule: {name}"
+                    )));
+                    return Err(Spent);
+                }
+                Err(Stop::Failed(why)) if why.starts_with("no such overload") => {
+                    let name = rule.name();
+                    self.errors.push(invalid(format!(
+                        "'{why}': call arguments did not match a supported operator, function or macro signature for \
+                         rule: {name}"
+                    )));
+                }
+                Err(Stop::Failed(why)) => {
+                    self.errors.push(invalid(format!("{why} evaluating rule: {}", rule.name())));
+                }
             }
         }
+        Ok(())
+    }
+
+    /// The sentence of a rule that failed.
+    fn explain(
+        &mut self,
+        rule: &Rule,
+        variables: &[(&str, Cel)],
+        invalid: &impl Fn(String) -> FieldError,
+    ) -> Result<String, Spent> {
+        let fixed = || rule.message.clone().unwrap_or_else(|| format!("failed rule: {}", rule.text));
+        let Some(program) = &rule.message_expression else { return Ok(fixed()) };
+        let (text, cost) = run::run(program, self.base, variables, CALL_LIMIT);
+        if cost > self.left {
+            let why = "messageExpression evaluation failed due to running out of cost budget, no further validation rules will be run";
+            self.errors.push(invalid(why.into()));
+            return Err(Spent);
+        }
+        self.left -= cost;
+        Ok(match text {
+            Ok(Cel::String(text)) if !text.trim().is_empty() && !text.contains('\n') && text.len() <= 5 * 1024 => {
+                text.to_string()
+            }
+            _ => fixed(),
+        })
     }
 }
 
 impl Rule {
-    pub(super) fn text(&self) -> &str {
-        &self.text
+    /// What errors call the rule: its message, else its text.
+    fn name(&self) -> &str {
+        self.message.as_deref().unwrap_or(&self.text)
     }
 
-    pub(super) fn is_transition(&self) -> bool {
-        self.transition
-    }
-
-    pub(super) fn old_is_optional(&self) -> bool {
-        self.optional_old_self
-    }
-
-    pub(super) fn programs(&self) -> impl Iterator<Item = &Program> {
-        std::iter::once(&self.program).chain(&self.message_expression)
-    }
-
-    fn failure(&self, scope: &Context<'_>) -> Option<String> {
-        match self.program.execute(scope) {
-            Ok(cel::Value::Bool(true)) => None,
-            Ok(cel::Value::Bool(false)) => Some(self.explain(scope)),
-            Ok(other) => Some(format!("cel expression evaluated to {other:?}, not to a bool")),
-            Err(error) => {
-                let what = self.message.as_deref().unwrap_or(&self.text);
-                Some(format!("{error} evaluating rule: {what}"))
-            }
-        }
-    }
-
-    fn explain(&self, scope: &Context<'_>) -> String {
-        let dynamic = self.message_expression.as_ref().and_then(|program| match program.execute(scope) {
-            Ok(cel::Value::String(text)) if !text.trim().is_empty() && !text.contains('\n') => Some(text.to_string()),
-            _ => None,
-        });
-        dynamic.or_else(|| self.message.clone()).unwrap_or_else(|| format!("failed rule: {}", self.text))
-    }
-
-    fn error(&self, path: &str, schema: &Schema, message: String) -> FieldError {
+    fn error(&self, path: &str, value: &Value, schema: &Schema, message: String) -> FieldError {
         let path = match &self.field_path {
             Some(relative) if path.is_empty() => relative.trim_start_matches('.').to_owned(),
             Some(relative) if relative.starts_with(['.', '[']) => format!("{path}{relative}"),
             Some(relative) => format!("{path}.{relative}"),
             None => path.to_owned(),
         };
-        FieldError::new(self.reason, path, Value::String(schema.type_name().into()), message)
+        let error = FieldError::new(self.reason, path, value.clone(), message);
+        // Objects and lists are not shown.
+        if matches!(schema.kind, Some(Type::Object | Type::Array)) { error.without_value() } else { error }
     }
-}
-
-/// JSON to CEL. Field names are escaped, map keys are not; formats become timestamps, durations and bytes.
-struct Converter<'a> {
-    base: &'a Context<'a>,
-}
-
-impl Converter<'_> {
-    fn convert(&self, value: &Value, schema: Option<&Schema>) -> cel::Value {
-        match value {
-            Value::Null => cel::Value::Null,
-            Value::Bool(b) => cel::Value::Bool(*b),
-            Value::Number(n) => match (n.as_i64(), schema.and_then(|s| s.kind)) {
-                (Some(i), kind) if kind != Some(super::Type::Number) => cel::Value::Int(i),
-                _ => cel::Value::Float(n.as_f64().unwrap_or(f64::NAN)),
-            },
-            Value::String(text) => self.string(text, schema),
-            Value::Array(items) => {
-                let item_schema = schema.and_then(|s| s.items.as_deref());
-                cel::Value::List(Arc::new(items.iter().map(|item| self.convert(item, item_schema)).collect()))
-            }
-            Value::Object(map) => {
-                let is_map =
-                    schema.is_some_and(|s| s.properties.is_empty() && !matches!(s.additional, Additional::None));
-                let entries: HashMap<Key, cel::Value> = map
-                    .iter()
-                    .filter(|(_, child)| !child.is_null())
-                    .map(|(name, child)| {
-                        let field = schema.and_then(|s| s.field(name)).map(AsRef::as_ref);
-                        let key = if is_map { name.clone() } else { escape(name) };
-                        (Key::String(Arc::new(key)), self.convert(child, field))
-                    })
-                    .collect();
-                cel::Value::Map(CelMap { map: Arc::new(entries) })
-            }
-        }
-    }
-
-    fn string(&self, text: &str, schema: Option<&Schema>) -> cel::Value {
-        let plain = cel::Value::String(Arc::new(text.to_owned()));
-        let Some(schema) = schema.filter(|s| !s.int_or_string) else { return plain };
-        let function = match schema.format.as_deref() {
-            Some("date-time") => "timestamp(text)",
-            Some("duration") => "duration(text)",
-            Some("byte") => "base64.decode(text)",
-            _ => return plain,
-        };
-        let mut scope = self.base.new_inner_scope();
-        scope.add_variable_from_value("text", plain.clone());
-        Program::compile(function).ok().and_then(|program| program.execute(&scope).ok()).unwrap_or(plain)
-    }
-}
-
-const RESERVED: [&str; 18] = [
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-];
-
-pub(super) fn escape(name: &str) -> String {
-    if RESERVED.contains(&name) {
-        return format!("__{name}__");
-    }
-    if !name.contains(['.', '-', '/']) && !name.contains("__") {
-        return name.to_owned();
-    }
-    name.replace("__", "__underscores__").replace('.', "__dot__").replace('-', "__dash__").replace('/', "__slash__")
 }
 
 #[cfg(test)]
@@ -293,7 +277,7 @@ mod tests {
             },
         }}});
         let schema = Schema::compile(&raw, "schema").expect("schema");
-        validate(new, old, &schema).iter().map(ToString::to_string).collect()
+        validate(new, old, &schema, false).iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -318,12 +302,12 @@ mod tests {
     fn failures_carry_message_reason_and_path() {
         let object = json!({"spec": {"size": 3}});
         let rule = json!({"rule": "self.size < 3", "messageExpression": "'size is ' + string(self.size)", "fieldPath": ".size"});
-        assert_eq!(run(rule, &object, None), ["spec.size: Invalid value: \"object\": size is 3"]);
+        assert_eq!(run(rule, &object, None), ["spec.size: Invalid value: size is 3"]);
         let rule = json!({"rule": "self.size < 3", "message": "no", "reason": "FieldValueForbidden"});
         assert_eq!(run(rule, &object, None), ["spec: Forbidden: no"]);
         assert_eq!(
             run(json!({"rule": "self.size < 3"}), &object, None),
-            ["spec: Invalid value: \"object\": failed rule: self.size < 3"]
+            ["spec: Invalid value: failed rule: self.size < 3"]
         );
     }
 
@@ -332,7 +316,7 @@ mod tests {
         let (old, new) = (json!({"spec": {"size": 3}}), json!({"spec": {"size": 4}}));
         let rule = json!({"rule": "self.size == oldSelf.size", "message": "immutable"});
         assert!(run(rule.clone(), &new, None).is_empty());
-        assert_eq!(run(rule, &new, Some(&old)), ["spec: Invalid value: \"object\": immutable"]);
+        assert_eq!(run(rule, &new, Some(&old)), ["spec: Invalid value: immutable"]);
         let rule = json!({"rule": "!oldSelf.hasValue() || oldSelf.value().size == self.size", "optionalOldSelf": true});
         assert!(run(rule.clone(), &new, None).is_empty());
         assert_eq!(run(rule, &new, Some(&old)).len(), 1);
