@@ -16,6 +16,7 @@ pub mod postgres;
 pub mod process;
 mod random;
 pub mod reference;
+pub mod shared_cluster;
 pub mod stack;
 pub mod tls;
 mod wheel;

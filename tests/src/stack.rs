@@ -12,7 +12,8 @@ use serde_json::{Map, Value, json};
 use storefence_devstack::{
     entra::principals,
     mcp_client::{Answer, McpClient, Revision},
-    stack::{ClusterSource, Stack, StackOptions},
+    shared_cluster::{self, Turn},
+    stack::{ClusterSource, Stack, StackOptions, cluster},
 };
 use tempfile::TempDir;
 
@@ -23,6 +24,8 @@ pub struct Shared {
     /// The database as administrator who may read every row.
     pub database: tokio_postgres::Client,
     directory: TempDir,
+    /// The cluster of `STOREFENCE_TEST_KUBECONFIG`, if there is one.
+    _turn: Option<Turn>,
 }
 
 /// An answer of `execute_sales_query`.
@@ -34,6 +37,21 @@ pub struct Answered {
     pub rows: Vec<Vec<Value>>,
     /// Whether rows were cut.
     pub truncated: bool,
+}
+
+/// The RetailTenants of manifests, by name.
+fn tenant_names(manifests: &[(String, String)]) -> Vec<String> {
+    let documents = manifests.iter().flat_map(|(_, manifest)| manifest.split("\n---"));
+    let objects = documents.filter_map(|text| serde_saphyr::from_str::<Value>(text).ok());
+    let tenants = objects.filter(|object| object["kind"] == "RetailTenant");
+    tenants.filter_map(|object| Some(object["metadata"]["name"].as_str()?.to_owned())).collect()
+}
+
+async fn take_away(kubeconfig: Option<&Path>, tenants: &[String]) -> Result<()> {
+    let Some(kubeconfig) = kubeconfig else { return Ok(()) };
+    let client = cluster::client(kubeconfig).await?;
+    shared_cluster::sweep(&client).await?;
+    Ok(shared_cluster::release_tenants(&client, "default", tenants).await?)
 }
 
 impl Shared {
@@ -52,16 +70,28 @@ impl Shared {
         let mut options = StackOptions::new(directory.path().to_owned())?;
         options.progress = |line| eprintln!("{line}");
         // The same suites against a real cluster, where a divergence of the stand-in shows.
-        if let Some(kubeconfig) = std::env::var_os("STOREFENCE_TEST_KUBECONFIG") {
-            options.cluster = ClusterSource::Kubeconfig(kubeconfig.into());
+        let mut turn = None;
+        let cluster = shared_cluster::kubeconfig();
+        if let Some(kubeconfig) = &cluster {
+            options.cluster = ClusterSource::Kubeconfig(kubeconfig.clone());
+            turn = Some(Turn::take(&std::fs::read_to_string(kubeconfig)?).await?);
         }
         change(&mut options)?;
         for (_, manifest) in &mut options.manifests {
             *manifest = manifest.lines().filter(|line| !line.contains("cacheTtl:")).collect::<Vec<_>>().join("\n");
         }
-        let stack = Stack::start(options).await?;
+        // A suite that was killed has left its tenants, and one that fails to start leaves them, too.
+        let own = tenant_names(&options.manifests);
+        take_away(cluster.as_deref(), &own).await?;
+        let stack = match Stack::start(options).await {
+            Ok(stack) => stack,
+            Err(error) => {
+                take_away(cluster.as_deref(), &own).await?;
+                return Err(error);
+            }
+        };
         let database = oracle(&stack.facts().database_url).await?;
-        Ok(Self { stack, database, directory })
+        Ok(Self { stack, database, directory, _turn: turn })
     }
 
     /// Stops the stack.

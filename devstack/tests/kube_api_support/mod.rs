@@ -67,6 +67,7 @@ pub struct Cluster {
     pub kubeconfig: String,
     /// The stand-in; none when a real cluster is used.
     pub api: Option<KubeApi>,
+    left: bool,
 }
 
 impl Cluster {
@@ -100,7 +101,7 @@ impl Cluster {
         let namespaces: Api<Namespace> = Api::all(client.clone());
         let object = serde_json::from_value(json!({"metadata": {"name": namespace}})).expect("namespace");
         namespaces.create(&PostParams::default(), &object).await.expect("namespace");
-        Self { client, namespace, kubeconfig, api }
+        Self { client, namespace, kubeconfig, api, left: false }
     }
 
     /// The stand-in, or none with a line that says what is skipped.
@@ -123,13 +124,33 @@ impl Cluster {
     }
 
     /// Removes the namespace and stops the stand-in.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
         // A real cluster takes its time; nobody waits for it.
         let _ = namespaces.delete(&self.namespace, &DeleteParams::default()).await;
-        if let Some(api) = self.api {
+        if let Some(api) = self.api.take() {
             api.shutdown().await;
         }
+        self.left = true;
+    }
+}
+
+/// A test that fails leaves nothing in a real cluster either.
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if self.left || self.api.is_some() {
+            return;
+        }
+        let (kubeconfig, namespace) = (self.kubeconfig.clone(), self.namespace.clone());
+        // A thread of its own: the test's runtime may be going, and cannot be waited in.
+        let gone = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+            runtime.block_on(async {
+                let namespaces: Api<Namespace> = Api::all(client(&kubeconfig).await);
+                let _ = namespaces.delete(&namespace, &DeleteParams::default()).await;
+            });
+        });
+        let _ = gone.join();
     }
 }
 

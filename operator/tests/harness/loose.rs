@@ -7,6 +7,7 @@ use kube::{
     core::ApiResource,
 };
 use serde_json::json;
+use storefence_devstack::shared_cluster;
 use storefence_tenancy::{RetailTenant, resource::crd};
 
 use super::World;
@@ -22,6 +23,7 @@ impl World {
             "metadata": {"name": name}, "spec": loose["spec"]});
         let definitions = Api::<CustomResourceDefinition>::all(self.kube.clone());
         definitions.patch(name, &PatchParams::apply("test").force(), &Patch::Apply(definition)).await.unwrap();
+        shared_cluster::wait_served(&self.kube, &self.namespace("retail"), false).await.unwrap();
     }
 
     /// The tenants of a namespace, readable or not.

@@ -26,6 +26,7 @@ use storefence_devstack::{
     kube_api::{KubeApi, KubeApiOptions, Rule, User},
     postgres::{AdminKind, Binaries, Cluster, ClusterOptions, Database, SslMode},
     process::{Child, Signal, Spawn},
+    shared_cluster,
     tls::Authority,
 };
 use storefence_tenancy::{RetailTenant, resource::crd};
@@ -136,9 +137,12 @@ impl World {
         assert!(established.await.is_some(), "the definition is not established");
         for name in NAMESPACES {
             let name = self.namespace(name);
-            let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": name}})).unwrap();
+            let metadata = json!({"name": name, "labels": {shared_cluster::LABEL: "operator"}});
+            let namespace: Namespace = serde_json::from_value(json!({"metadata": metadata})).unwrap();
             Api::<Namespace>::all(self.kube.clone()).create(&PostParams::default(), &namespace).await.unwrap();
         }
+        // A test before may have loosened it.
+        shared_cluster::wait_served(&self.kube, &self.namespace(NAMESPACES[0]), true).await.unwrap();
     }
 
     /// A namespace as the cluster has it.

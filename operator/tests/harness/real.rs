@@ -1,39 +1,31 @@
 //! A cluster that is there, in the place of the stand-in: what differs between the two shows as a failing test.
 //!
-//! The operator works on all namespaces, so tests take turns. Each has namespaces of its own, and takes them away at its
-//! end with the tenants in them; the CustomResourceDefinition stays.
+//! The operator works on all namespaces, so tests take turns, also with the suites of other processes. Each has namespaces
+//! of its own, and takes them away at its end with the tenants in them, whether it passes or fails; the
+//! CustomResourceDefinition stays.
 
-use std::{env, fs};
+use std::fs;
 
-use k8s_openapi::api::core::v1::Namespace;
-use kube::{
-    Api, ResourceExt,
-    api::{DeleteParams, ListParams, Patch, PatchParams},
-};
-use serde_json::json;
-use storefence_tenancy::RetailTenant;
-use tokio::sync::{Mutex, MutexGuard};
+use storefence_devstack::shared_cluster::{self, Turn, VARIABLE};
 use uuid::Uuid;
 
 use super::{NAMESPACES, client};
 
-/// Names the kubeconfig.
-pub const VARIABLE: &str = "STOREFENCE_TEST_KUBECONFIG";
-
-static TURN: Mutex<()> = Mutex::const_new(());
-
 pub struct RealCluster {
     pub kubeconfig: String,
     prefix: String,
-    _turn: MutexGuard<'static, ()>,
+    // Dropped after `drop` has taken the namespaces away.
+    _turn: Turn,
 }
 
 impl RealCluster {
     pub async fn from_environment() -> Option<Self> {
-        let path = env::var_os(VARIABLE).filter(|path| !path.is_empty())?;
+        let path = shared_cluster::kubeconfig()?;
         let kubeconfig = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{VARIABLE}: {error}"));
         let prefix = format!("sf-{}-", &Uuid::new_v4().simple().to_string()[..8]);
-        Some(Self { kubeconfig, prefix, _turn: TURN.lock().await })
+        let turn = Turn::take(&kubeconfig).await.unwrap_or_else(|error| panic!("the lock of the cluster: {error}"));
+        shared_cluster::sweep(&client(&kubeconfig).await).await.unwrap_or_else(|error| panic!("leftovers: {error}"));
+        Some(Self { kubeconfig, prefix, _turn: turn })
     }
 
     pub fn namespace(&self, name: &str) -> String {
@@ -43,14 +35,7 @@ impl RealCluster {
     async fn leave(kubeconfig: &str, namespaces: Vec<String>) -> Result<(), kube::Error> {
         let client = client(kubeconfig).await;
         for namespace in namespaces {
-            let tenants = Api::<RetailTenant>::namespaced(client.clone(), &namespace);
-            for tenant in tenants.list(&ListParams::default()).await? {
-                // The operator of the test has ended: nobody else will let go of them.
-                let free = Patch::Merge(json!({"metadata": {"finalizers": null}}));
-                tenants.patch(&tenant.name_any(), &PatchParams::default(), &free).await?;
-                let _ = tenants.delete(&tenant.name_any(), &DeleteParams::default()).await;
-            }
-            Api::<Namespace>::all(client.clone()).delete(&namespace, &DeleteParams::default()).await?;
+            shared_cluster::leave(&client, &namespace).await?;
         }
         Ok(())
     }
