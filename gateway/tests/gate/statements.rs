@@ -56,7 +56,7 @@ impl Maker {
         if depth == 0 || kind < 2 {
             return format!("{row}.a");
         }
-        let mut inner = |maker: &mut Self| maker.number(row, depth - 1);
+        let inner = |maker: &mut Self| maker.number(row, depth - 1);
         match kind {
             2 | 3 => format!("({} + {})", inner(self), inner(self)),
             4 => format!("coalesce({}, {}, 7)", inner(self), inner(self)),

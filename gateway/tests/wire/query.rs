@@ -223,6 +223,11 @@ async fn analyst(world: Arc<World>) -> Result<()> {
     let mut failed = Vec::new();
     for sql in &statements {
         let answer = world.query("head-office", sql).await?;
+        // It passes the gate. A sample is of blocks, in which rows of all tenants lie, and a view has none.
+        if sql.contains("TABLESAMPLE") {
+            ensure!(answer.structured()["sqlstate"] == "0A000", "{sql}: {}", answer.message);
+            continue;
+        }
         if !answer.status.is_success()
             || answer.is_tool_error()
             || answer.structured()["columns"].as_array().is_none_or(Vec::is_empty)
