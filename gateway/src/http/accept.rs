@@ -42,7 +42,7 @@ pub fn widen(headers: &mut HeaderMap) -> bool {
             let mut parts = range.split(';').map(str::trim);
             let essence = parts.next().unwrap_or_default();
             named |= !essence.is_empty();
-            if parts.any(|parameter| is_zero(parameter)) {
+            if parts.any(is_zero) {
                 continue;
             }
             streams |= essence.eq_ignore_ascii_case(STREAM);

@@ -75,12 +75,13 @@ impl Reader<'_, '_> {
             } else {
                 // ON, TABLESAMPLE and whatever else stands between the places
                 let start = i;
-                while i < range.end
-                    && !text.is(i, b',')
-                    && !text.is_word(i, "join")
-                    && !text.is_word(i, "natural")
-                    && !(text.is_word(i, "using") && text.is(i + 1, b'('))
-                {
+                let begins_next = |i| {
+                    text.is(i, b',')
+                        || text.is_word(i, "join")
+                        || text.is_word(i, "natural")
+                        || (text.is_word(i, "using") && text.is(i + 1, b'('))
+                };
+                while i < range.end && !begins_next(i) {
                     i = text.after(i);
                 }
                 let cost = self.expression(start..i)?;

@@ -202,11 +202,12 @@ impl<'t, 'a> Reader<'t, 'a> {
             // SEARCH and CYCLE have commas, too.
             i = body.end + 1;
             let clauses = i;
-            while i < range.end
-                && !text.is_one_of(i, &["select", "values", "table", "with"])
-                && !text.is(i, b'(')
-                && !(text.is(i, b',') && self.definition(i + 1, range.end).is_some())
-            {
+            let begins_next = |i| {
+                text.is_one_of(i, &["select", "values", "table", "with"])
+                    || text.is(i, b'(')
+                    || (text.is(i, b',') && self.definition(i + 1, range.end).is_some())
+            };
+            while i < range.end && !begins_next(i) {
                 i += 1;
             }
             other += Cost::expressions((i - clauses) as u64);
@@ -452,7 +453,9 @@ impl<'t, 'a> Reader<'t, 'a> {
         }
         let chain = |range: &Range<usize>| {
             range.len() % 2 == 1
-                && range.clone().all(|i| if (i - range.start) % 2 == 0 { text.is_name(i) } else { text.is(i, b'.') })
+                && range
+                    .clone()
+                    .all(|i| if (i - range.start).is_multiple_of(2) { text.is_name(i) } else { text.is(i, b'.') })
         };
         if text.is_operator(last, "*") && (item.len() == 1 || (item.len() > 2 && chain(&(item.start..last - 1)))) {
             let all = if item.len() == 1 { self.scopes.here() } else { self.scopes.row(text.name(last - 2)) };

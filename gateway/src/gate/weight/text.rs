@@ -55,8 +55,8 @@ impl<'a> Text<'a> {
             read.labels[i] = read.is(i - 1, b'.') || read.is_as(i - 1);
         }
         let mut open: Vec<(usize, u8)> = Vec::new();
-        for i in 0..tokens.len() {
-            let due = match tokens[i].kind {
+        for (i, token) in tokens.iter().enumerate() {
+            let due = match token.kind {
                 Kind::Punctuation(b'(') => Some(b')'),
                 Kind::Punctuation(b'[') => Some(b']'),
                 _ if read.is_word(i, "case") && !read.is_label_case(i) => Some(b'E'),
@@ -69,7 +69,7 @@ impl<'a> Text<'a> {
                 open.push((i, due));
                 continue;
             }
-            let found = match tokens[i].kind {
+            let found = match token.kind {
                 Kind::Punctuation(byte @ (b')' | b']')) => byte,
                 _ if read.is_word(i, "end") => b'E',
                 _ => continue,
