@@ -229,6 +229,8 @@ fn the_provider_says_when_to_come_back() {
         };
         assert_eq!(ends_with(Fault::Throttle(3_600), 1, "EmbeddingsThrottled").await, 1, "an hour is not waited for");
         assert_eq!(ends_with(Fault::Status(503, "busy"), 9, "EmbeddingsUnavailable").await, 3);
+        // A token that is refused is fetched anew, once in a while and not for every answer.
+        assert_eq!(ends_with(Fault::Status(401, "401"), 9, "EmbeddingsUnauthorized").await, 2);
         assert_eq!(ends_with(Fault::Status(401, "401"), 9, "EmbeddingsUnauthorized").await, 1);
         // Nothing is sought by halves where a plain text is refused too.
         assert_eq!(ends_with(Fault::Garbage, 9, "EmbeddingsUnusable").await, 2);
