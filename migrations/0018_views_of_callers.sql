@@ -29,7 +29,7 @@ BEGIN
     END IF;
     IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
        AND NOT EXISTS (SELECT FROM pg_auth_members m
-                        WHERE m.roleid = 'fence_runner'::regrole AND m.member = current_user::regrole
+                        WHERE m.roleid = 'fence_runner'::regrole AND m.member = (SELECT oid FROM pg_roles WHERE rolname = current_user)
                           AND m.set_option AND NOT m.inherit_option) THEN
         IF NOT pg_has_role(current_user, 'fence_runner', 'MEMBER WITH ADMIN OPTION') THEN
             RAISE EXCEPTION 'role % has no ADMIN option on role fence_runner', current_user

@@ -167,7 +167,7 @@ async fn what_verify_prints_can_be_run_by_who_is_told_to() {
     let admin = &world.database.admin;
     for spoil in [
         "GRANT EXECUTE ON FUNCTION fence.run_query TO fence_reader".to_owned(),
-        "SET ROLE fence_reader; GRANT EXECUTE ON FUNCTION fence.run_report TO \"Retail-Ops@contoso.com\"; RESET ROLE"
+        "SET ROLE fence_runner; GRANT EXECUTE ON FUNCTION fence.run_report TO \"Retail-Ops@contoso.com\"; RESET ROLE"
             .to_owned(),
         "REVOKE EXECUTE ON FUNCTION fence.run_query FROM fence_login".to_owned(),
         "ALTER DEFAULT PRIVILEGES FOR ROLE fence_reader GRANT EXECUTE ON ROUTINES TO PUBLIC".to_owned(),
