@@ -32,6 +32,10 @@ const METHODS: [&str; 14] = [
     "notifications/cancelled",
 ];
 
+/// Served in the revisions with a handshake and gone from 2026-07-28, which wants HTTP 404 for them (transports, "Sending
+/// Messages to the Server").
+const REMOVED: [&str; 3] = ["initialize", "ping", "logging/setLevel"];
+
 /// What a request is, as far as metrics and the checks here need it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Envelope {
@@ -162,11 +166,17 @@ pub fn inspect(headers: &HeaderMap, body: &[u8]) -> Result<Envelope, Refusal> {
         parent: owned(meta.and_then(|meta| meta.parent.as_ref())),
         state: owned(meta.and_then(|meta| meta.state.as_ref())),
     };
+    let in_meta = meta.and_then(|meta| meta.version.as_ref()?.text());
+    // Whatever its params are: rmcp would take one that it cannot read for a request of ours with wrong params.
+    if REMOVED.contains(&method) && in_meta == Some(Revision::V2026_07_28.as_str()) {
+        let message = format!("Method not found: {method} is not part of {}", Revision::V2026_07_28.as_str());
+        return Err(Refusal { status: StatusCode::NOT_FOUND, ..Refusal::new(-32601, message, id) });
+    }
     let revision = if method == "initialize" {
         // It negotiates, and answers an unknown version with a known one.
         Some(Revision::negotiated(params.and_then(|params| params.version.as_ref()?.text())))
     } else {
-        let version = check_version(headers, meta.and_then(|meta| meta.version.as_ref()?.text()), &id)?;
+        let version = check_version(headers, in_meta, &id)?;
         Revision::of(version, headers)
     };
     let arguments = params.and_then(|params| params.arguments.as_ref()).filter(|_| WITH_ARGUMENTS.contains(&method));
@@ -251,6 +261,17 @@ mod tests {
             headers.insert("mcp-protocol-version", HeaderValue::from_static(version));
         }
         headers
+    }
+
+    #[test]
+    fn what_the_newest_revision_removed_is_not_found() {
+        for (method, params) in [("initialize", ""), ("logging/setLevel", ""), ("ping", r#","level":"info""#)] {
+            let body = format!(
+                r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{"_meta":{{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}{params}}}}}"#
+            );
+            let refusal = inspect(&headers(Some("2026-07-28")), body.as_bytes()).expect_err(method);
+            assert_eq!((refusal.status.as_u16(), refusal.code), (404, -32601), "{method}");
+        }
     }
 
     #[test]

@@ -81,11 +81,13 @@ async fn strangers(shared: &Shared) -> Result<()> {
         Some("nonsense".to_owned()),
         Some(shared.token_expiring("head-office", json!({}), -3600)?),
         Some(shared.token("head-office", json!({"aud": "00000003-0000-0000-c000-000000000000"}))?),
-        Some(shared.token("seattle-manager", nobody)?),
     ] {
         let answer = shared.client_with(token, "/mcp", NEW).send("tools/list", json!({})).await?;
         ensure!(answer.status.is_client_error(), "{}", answer.message);
     }
+    let outsider = shared.client_with(Some(shared.token("seattle-manager", nobody)?), "/mcp", NEW);
+    let answer = outsider.send("tools/list", json!({})).await?;
+    ensure!(answer.result()["tools"].as_array().is_some_and(|tools| tools.len() == 1), "{}", answer.message);
     Ok(())
 }
 
