@@ -86,7 +86,7 @@ async fn workers(world: Arc<World>) -> Result<()> {
     let database = world.superuser().await?;
     let login = world.login_name(&ZAVA, Slot::A).await?;
     // The gate keeps callers from asking for settings.
-    let told = "CREATE FUNCTION retail.workers() RETURNS text LANGUAGE sql STABLE AS $$
+    let told = "CREATE FUNCTION views_retail.workers() RETURNS text LANGUAGE sql STABLE AS $$
         SELECT pg_catalog.current_setting('max_parallel_workers_per_gather') $$";
     database.batch_execute(told).await?;
     // Of eight places seven could be workers', where the login had so many.
@@ -101,7 +101,8 @@ async fn workers(world: Arc<World>) -> Result<()> {
             ensure!(answer["rows"] == json!([[workers]]), "{places} places, {of_the_login} of the login: {answer}");
         }
     }
-    let undo = format!("DROP FUNCTION retail.workers(); ALTER ROLE {login} RESET max_parallel_workers_per_gather");
+    let undo =
+        format!("DROP FUNCTION views_retail.workers(); ALTER ROLE {login} RESET max_parallel_workers_per_gather");
     database.batch_execute(&undo).await?;
     Ok(())
 }

@@ -76,9 +76,12 @@ async fn turns(world: Arc<World>) -> Result<()> {
         world.metric(&gateway, &series).await
     };
 
-    // Three seconds each, the colleague's place left aside: the time for long statements is used up.
-    let first = run_at_once(&attacker, ENDLESS, 3).await?;
-    ensure!(first.iter().all(|answer| answer["code"] == "QUERY_TIMEOUT"), "{first:?}");
+    // Three seconds each time, the colleague's connection left aside: the time for long statements is used up. What runs side
+    // by side counts once.
+    for _ in 0..4 {
+        let first = run_at_once(&attacker, ENDLESS, 3).await?;
+        ensure!(first.iter().all(|answer| answer["code"] == "QUERY_TIMEOUT"), "{first:?}");
+    }
     ensure!(outcome("taken").await? == 0.0, "a turn before the time is used up");
     run(&attacker, REPORT).await?;
 
