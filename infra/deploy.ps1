@@ -304,7 +304,7 @@ function Write-Next {
     Write-Step 'Next'
     Write-Host @"
 `$env:KUBECONFIG = '$(Join-Path $out 'kubeconfig')'
-1. Declare a chain: take examples/zava.yaml, set entra.tenantId to $($known.AZURE_TENANT_ID), and
+1. Declare a tenant: take examples/zava.yaml, set entra.tenantId to $($known.AZURE_TENANT_ID), and
      kubectl apply -n $($known.STOREFENCE_NAMESPACE) -f YOUR_TENANT.yaml
      kubectl get retailtenants -A
 2. Give people an app role or a group: docs/entra.md.

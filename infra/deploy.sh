@@ -343,7 +343,7 @@ next() {
   say "Next"
   cat <<NEXT
 export KUBECONFIG=$out/kubeconfig
-1. Declare a chain: take examples/zava.yaml, set entra.tenantId to $AZURE_TENANT_ID, and
+1. Declare a tenant: take examples/zava.yaml, set entra.tenantId to $AZURE_TENANT_ID, and
      kubectl apply -n $STOREFENCE_NAMESPACE -f YOUR_TENANT.yaml
      kubectl get retailtenants -A
 2. Give people an app role or a group: docs/entra.md.

@@ -54,7 +54,7 @@ impl Fenced {
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let (inner, outer) = (hex(&pads.inner), hex(&pads.outer));
         let rows = format!(
-            "INSERT INTO retail.tenants (tenant_id, display_name) SELECT 't-' || lpad(g::text, 5, '0'), 'Chain ' || g FROM generate_series(1, {tenants}) g;
+            "INSERT INTO retail.tenants (tenant_id, display_name) SELECT 't-' || lpad(g::text, 5, '0'), 'Tenant ' || g FROM generate_series(1, {tenants}) g;
              INSERT INTO fence.tenants (tenant_key, tenant_id, owner_uid) SELECT tenant_key, tenant_id, 'uid-' || tenant_id FROM retail.tenants;
              INSERT INTO retail.stores (store_id, tenant_key, store_name) SELECT md5(tenant_key || '-' || s)::uuid, tenant_key, 'Store ' || s FROM retail.tenants, generate_series(1, {stores}) s;
              INSERT INTO fence.tenant_stores (store_id, tenant_key, store_name) SELECT store_id, tenant_key, store_name FROM retail.stores;

@@ -159,7 +159,7 @@ impl Gateway {
     }
 }
 
-/// The sample chain Zava with limits that do not get in the way of a load: every call is to be answered, from the
+/// The sample tenant Zava with limits that do not get in the way of a load: every call is to be answered, from the
 /// database and not from a cache.
 pub fn zava() -> Result<(String, String)> {
     let text = std::fs::read_to_string(root().join("examples/zava.yaml")).context("examples/zava.yaml")?;

@@ -1,4 +1,4 @@
-//! The Key Vault stand-in over its real wire. What the real client makes of it stands in the tests of storefence-azure.
+//! The Key Vault stand-in over its real wire. What the real client makes of it stands in the tests of storefence-runtime.
 
 use std::time::Duration;
 

@@ -16,9 +16,9 @@ use http::{StatusCode, header};
 use crate::{
     doctor::{self, Doctor},
     identity::jwks::KeyStore,
-    mcp::tools::Services,
     metrics::Metrics,
     tenants::watch::Tenants,
+    tools::Services,
 };
 
 /// What health is made of.

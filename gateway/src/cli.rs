@@ -9,13 +9,13 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use storefence_azure::{AzureOptions, ProbeError, ProbeOptions};
+use storefence_runtime::{AzureOptions, ProbeError, ProbeOptions};
 use url::Url;
 
 use crate::{
     audit::{self, chain},
     config::{Config, ConfigError},
-    data::life::Span,
+    db::life::Span,
     doctor, explain,
     http::hosts::{Allowed, InvalidEntry},
     identity::{self, TokenSettings, authority::Authority, jwks},
@@ -30,7 +30,7 @@ const USAGE: u8 = 2;
 /// Anything else.
 const FAILED: u8 = 1;
 
-/// Storefence's gateway: serves MCP tools over a chain's data, to each caller the rows of their stores.
+/// Storefence's gateway: serves MCP tools over a tenant's data, to each caller the rows of their stores.
 #[derive(Debug, Parser)]
 #[command(name = "storefence-gateway", version, about, arg_required_else_help = true)]
 pub struct Cli {
@@ -193,7 +193,7 @@ struct RunArgs {
     #[arg(long, env = "STOREFENCE_CLIENT_TIMEOUT", value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
     client_timeout: u64,
 
-    /// Most bytes of memory for kept answers, for chains that ask for it with spec.gateway.cacheTtl; 0 keeps none
+    /// Most bytes of memory for kept answers, for tenants that ask for it with spec.gateway.cacheTtl; 0 keeps none
     #[arg(long, env = "STOREFENCE_CACHE_BYTES", value_name = "BYTES", default_value_t = 32 * 1024 * 1024)]
     cache_bytes: u64,
 

@@ -10,10 +10,10 @@ use std::{
 };
 
 use serde::Deserialize;
-use storefence_azure::{EmbeddingsConfig, EmbeddingsConfigError, EmbeddingsEntry};
+use storefence_runtime::{EmbeddingsConfig, EmbeddingsConfigError, EmbeddingsEntry};
 use url::Url;
 
-use crate::data::{
+use crate::db::{
     tls::TlsError,
     trust::{Roots, Trust},
 };

@@ -12,12 +12,12 @@ use std::{
 };
 
 use futures::{StreamExt, stream};
-use storefence_azure::OptionsError;
+use storefence_runtime::OptionsError;
 use storefence_tenancy::{context, scope::StoreSet};
 use tokio::sync::{Mutex, Semaphore};
 
 use crate::{
-    data::{
+    db::{
         connection::{Connection, OpenError},
         credentials::{CredentialsError, Loaded, Loader},
         flight::{Bounds, Call, Flight, fly},
@@ -362,7 +362,7 @@ pub fn run(settings: Settings) -> Result<bool, RunError> {
 async fn visit(settings: Settings) -> Result<(String, bool), RunError> {
     let Settings { config, tokens, tenants: directory, redis, azure, .. } = settings;
     let metrics = Arc::new(Metrics::new().map_err(run::setup)?);
-    let http = storefence_azure::client(azure.ca_file.as_deref(), run::VAULT_TIMEOUT).map_err(OptionsError::from)?;
+    let http = storefence_runtime::client(azure.ca_file.as_deref(), run::VAULT_TIMEOUT).map_err(OptionsError::from)?;
     let keys = Arc::new(KeyStore::new(tokens.authority, http, metrics.clone()));
     let vaults = Arc::new(Vaults::new(&azure, &config.key_vaults)?);
     let loader = Loader::new(vaults, config.roots, metrics.clone());

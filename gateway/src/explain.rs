@@ -15,7 +15,7 @@ use kube::{
     api::{ApiResource, DynamicObject, ListParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
-use storefence_azure::CaFileError;
+use storefence_runtime::CaFileError;
 use storefence_tenancy::{
     RetailTenant, Scope, TenantRules, claims::TokenKind, resource::ToolName, rules::ToolSet, scope::StoreSet,
 };
@@ -95,7 +95,7 @@ async fn explanation(settings: &Settings) -> Result<(String, bool), ExplainError
     let tenants = objects.snapshot();
     let directories = tenants.directories();
     let metrics = Arc::new(Metrics::new().map_err(|error| ExplainError::Setup(error.to_string()))?);
-    let http = storefence_azure::client(settings.ca_file.as_deref(), Duration::from_secs(5))?;
+    let http = storefence_runtime::client(settings.ca_file.as_deref(), Duration::from_secs(5))?;
     let keys = Arc::new(KeyStore::new(settings.tokens.authority.clone(), http, metrics.clone()));
     keys.keep(&directories);
     let identity = Identity::new(&settings.tokens, keys, &metrics);
@@ -203,7 +203,7 @@ async fn from_cluster(kubeconfig: Option<&Path>) -> Result<Listed, ExplainError>
         }
         None => Config::infer().await.map_err(|error| failed(&error))?,
     };
-    let client = storefence_azure::kubernetes_client(config, crate::USER_AGENT).map_err(|error| failed(&error))?;
+    let client = storefence_runtime::kubernetes_client(config, crate::USER_AGENT).map_err(|error| failed(&error))?;
     // Untyped, as in the gateway's watch: one object that does not parse must not hide the others.
     let api: Api<DynamicObject> = Api::all_with(client, &ApiResource::erase::<RetailTenant>(&()));
     let list = api.list(&ListParams::default()).await.map_err(|error| failed(&error))?;

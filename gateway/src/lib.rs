@@ -5,7 +5,7 @@ pub mod audit;
 pub mod cache;
 pub mod cli;
 pub mod config;
-pub mod data;
+pub mod db;
 pub mod doctor;
 pub mod explain;
 pub mod gate;
@@ -21,6 +21,7 @@ pub mod run;
 pub mod server;
 pub mod telemetry;
 pub mod tenants;
+pub mod tools;
 
 /// How this process names itself to the Kubernetes API.
 pub(crate) const USER_AGENT: &str = concat!("storefence-gateway/", env!("CARGO_PKG_VERSION"));

@@ -18,11 +18,11 @@ use uuid::Uuid;
 
 use crate::{
     audit::chain,
-    data::{Asker, Data, QueryError},
+    db::{Asker, Data, QueryError},
     identity::PrincipalId,
-    mcp::tools::Caller,
     metrics::Metrics,
     tenants::Tenant,
+    tools::Caller,
 };
 
 /// Statements that are remembered; those asked most stay.

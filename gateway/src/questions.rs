@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use moka::future::Cache;
 use sha2::{Digest, Sha256};
-use storefence_azure::{Embeddings, EmbeddingsError};
+use storefence_runtime::{Embeddings, EmbeddingsError};
 
 use crate::metrics::Metrics;
 

@@ -21,7 +21,7 @@ use redis::{
 use rustls::RootCertStore;
 
 use crate::{
-    data::tls::{self, TlsError},
+    db::tls::{self, TlsError},
     metrics::Metrics,
 };
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use storefence_azure::{AzureOptions, OptionsError, SecretStore};
+use storefence_runtime::{AzureOptions, OptionsError, SecretStore};
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinSet,
@@ -27,7 +27,7 @@ use crate::{
     cache::Answers,
     cli::LogFormat,
     config::Config,
-    data::{
+    db::{
         Data,
         credentials::{Loader, SecretError, SecretSource},
         life::Span,
@@ -37,7 +37,6 @@ use crate::{
     doctor::Doctor,
     http::{self, App, auth::Access, hosts::Allowed, metadata::Metadata},
     identity::{Identity, TokenSettings, jwks::KeyStore},
-    mcp::tools::{Catalogue, Services},
     metrics::Metrics,
     performance::Monitor,
     questions::Questions,
@@ -55,6 +54,7 @@ use crate::{
         directory::Directory,
         watch::{self, Tenants},
     },
+    tools::{Catalogue, Services},
 };
 
 /// Longest wait for one answer of Key Vault: a caller waits behind it.
@@ -242,7 +242,7 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     let traces = telemetry::init_with_traces(log_format, traces.as_ref(), &metrics)?;
     let tenants = Arc::new(Tenants::default());
 
-    let outgoing = storefence_azure::client(azure.ca_file.as_deref(), VAULT_TIMEOUT).map_err(OptionsError::from)?;
+    let outgoing = storefence_runtime::client(azure.ca_file.as_deref(), VAULT_TIMEOUT).map_err(OptionsError::from)?;
     let keys = KeyStore::new(tokens.authority.clone(), outgoing, metrics.clone()).refreshed_every(jwks_refresh);
     let keys = Arc::new(keys);
     let identity = Identity::new(&tokens, keys.clone(), &metrics).remembering(token_cache);
@@ -365,7 +365,7 @@ impl Source {
             let failed = |error: &dyn std::fmt::Display| RunError::Kubernetes(error.to_string());
             let config = kube::Config::infer().await.map_err(|error| failed(&error))?;
             let client =
-                storefence_azure::kubernetes_client(config, crate::USER_AGENT).map_err(|error| failed(&error))?;
+                storefence_runtime::kubernetes_client(config, crate::USER_AGENT).map_err(|error| failed(&error))?;
             return Ok(Self::Cluster(client));
         };
         let opened = Directory::open(path.clone());

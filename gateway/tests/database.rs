@@ -7,7 +7,7 @@ use storefence_devstack::{
     postgres::{AdminKind, Cluster, ClusterOptions, Database, Proxy, SslMode},
     tls::Authority,
 };
-use storefence_gateway::data::{
+use storefence_gateway::db::{
     tls::{self, Verify, certificates},
     trust::{self, Trust},
     uri,

@@ -22,7 +22,7 @@ fn every_option_stands_in_the_document() {
 #[test]
 fn every_variable_without_an_option_stands_in_the_document() {
     let page = std::fs::read_to_string(sources().join("../../docs/operations.md")).expect("the page");
-    for package in ["azure", "gateway", "operator", "tenancy"] {
+    for package in ["runtime", "gateway", "operator", "tenancy"] {
         let sources = sources().join("../..").join(package).join("src");
         let mut read = reference::in_sources(&sources, r#"env::var(?:_os)?\("([A-Z_]+)"\)"#);
         // The collector's are asked for by way of a function.
@@ -74,7 +74,7 @@ fn every_audit_field_stands_in_the_document() {
 
 #[test]
 fn every_field_of_the_configuration_file_stands_in_the_document() {
-    let files = ["config.rs", "../../azure/src/embeddings.rs"];
+    let files = ["config.rs", "../../runtime/src/embeddings.rs"];
     let fields = reference::configuration(&files.map(|file| sources().join(file)));
     document().lists("configuration file of storefence-gateway", &fields);
 }

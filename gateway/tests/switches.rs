@@ -90,7 +90,7 @@ fn the_help_of_the_binary_names_no_such_option() {
 /// Variables that are read past the options.
 #[test]
 fn no_variable_is_a_switch_for_a_check() {
-    for package in ["azure", "gateway", "tenancy"] {
+    for package in ["runtime", "gateway", "tenancy"] {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(package).join("src");
         for name in reference::in_sources(&sources, r#"env::var(?:_os)?\("([A-Za-z_]+)"\)"#) {
             assert_eq!(suspicious(&name), Vec::<&str>::new(), "{package}: {name}");

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use storefence_azure::{AzureOptions, OptionsError};
+use storefence_runtime::{AzureOptions, OptionsError};
 
 use crate::{
     circuit::CircuitPolicy,

@@ -14,7 +14,7 @@ mod validate;
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use storefence_azure::ProbeOptions;
+use storefence_runtime::ProbeOptions;
 
 use crate::config::{Config, ConfigError};
 
@@ -105,7 +105,7 @@ enum CliError {
     Config(#[from] ConfigError),
     /// The options for Azure.
     #[error(transparent)]
-    Azure(#[from] storefence_azure::OptionsError),
+    Azure(#[from] storefence_runtime::OptionsError),
     /// Everything else.
     #[error("{0:#}")]
     Failed(anyhow::Error),
@@ -172,7 +172,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// A client of the cluster that KUBECONFIG names, or of the one around this process.
 async fn kubernetes() -> anyhow::Result<kube::Client> {
     let config = kube::Config::infer().await?;
-    Ok(storefence_azure::kubernetes_client(config, concat!("storefence-operator/", env!("CARGO_PKG_VERSION")))?)
+    Ok(storefence_runtime::kubernetes_client(config, concat!("storefence-operator/", env!("CARGO_PKG_VERSION")))?)
 }
 
 fn execute(command: Command) -> Result<ExitCode, CliError> {

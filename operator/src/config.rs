@@ -13,7 +13,7 @@ use std::{
 };
 
 use serde::Deserialize;
-use storefence_azure::{EmbeddingsConfig, EmbeddingsEntry};
+use storefence_runtime::{EmbeddingsConfig, EmbeddingsEntry};
 use url::Url;
 
 pub use administrators::{AdministratorError, Administrators, Resolved};
@@ -241,14 +241,14 @@ mod tests {
         let entry = |more: &str| format!("databases:\n- name: a\n  adminUrl: postgresql://h/d\n{more}");
         let config = parse(&entry(
             "  hardening: strict\n  loaders: [nightly]\n  administrators: [dba]\n  bypassRls: [dumps]\n  protectedTables:\n\
-             \x20 - table: chain.returns\n    storeColumn: store_id\n  - {table: crm.segments, tenantColumn: chain}\n",
+             \x20 - table: chain.returns\n    storeColumn: store_id\n  - {table: crm.segments, tenantColumn: tenant}\n",
         ))
         .unwrap();
         let Expectations { administrators, loaders, bypass_rls, protected, level } = &known(&config, "a").expectations;
         assert_eq!(*level, crate::verify::Level::Strict);
         assert!(administrators.contains("dba") && loaders.contains("nightly") && bypass_rls.contains("dumps"));
         let protected: Vec<String> = protected.iter().map(ToString::to_string).collect();
-        assert_eq!(protected, ["chain.returns:store=store_id", "crm.segments:tenant=chain"]);
+        assert_eq!(protected, ["chain.returns:store=store_id", "crm.segments:tenant=tenant"]);
         assert!(config != parse(&entry("")).unwrap(), "a reload must see the difference");
         for (more, expected) in [
             ("  hardening: extreme\n", "databases[0].hardening: 'extreme' is neither standard nor strict"),

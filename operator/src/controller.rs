@@ -23,7 +23,7 @@ use kube::{
         watcher,
     },
 };
-use storefence_azure::{patient_watch, watch_backoff};
+use storefence_runtime::{patient_watch, watch_backoff};
 use storefence_tenancy::{RetailTenant, resource::Mode};
 use tokio_util::sync::CancellationToken;
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
-use storefence_azure::{AzureOptions, Identity, OptionsError, SecretError, SecretStore, SecretValue, SecretVersion};
+use storefence_runtime::{AzureOptions, Identity, OptionsError, SecretError, SecretStore, SecretValue, SecretVersion};
 use storefence_tenancy::credentials::{MANAGED_BY, TAG_MANAGED_BY, TAG_OWNER_UID};
 use url::Url;
 

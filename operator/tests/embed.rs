@@ -5,7 +5,6 @@ mod support;
 use std::time::{Duration, Instant};
 
 use sqlx::{Connection, PgConnection};
-use storefence_azure::{AzureOptions, CredentialKind, Embeddings, EmbeddingsEntry};
 use storefence_devstack::{
     embeddings::{EmbeddingsApi, EmbeddingsOptions, Fault, Model},
     entra::{ClientApp, Entra, EntraOptions, principals::ZAVA_TENANT_ID},
@@ -17,6 +16,7 @@ use storefence_operator::{
     metrics::Metrics,
     seed::{self, Scale},
 };
+use storefence_runtime::{AzureOptions, CredentialKind, Embeddings, EmbeddingsEntry};
 use support::{World, in_world};
 use tempfile::TempDir;
 
@@ -161,7 +161,7 @@ fn an_interrupted_run_goes_on_where_it_ended() {
     });
 }
 
-/// The chains share a provider and a run: one text that it does not take must not keep vectors from all others.
+/// The tenants share a provider and a run: one text that it does not take must not keep vectors from all others.
 #[test]
 fn a_refused_product_keeps_no_other_from_its_vector() {
     in_world((16, AdminKind::CreateRole), |world| async move {

@@ -10,7 +10,7 @@ use storefence_devstack::{
     tls::Authority,
 };
 
-/// A product of a chain.
+/// A product of a tenant.
 const PRODUCT: &str = "SET ROLE retail_loader;
     INSERT INTO retail.tenants (tenant_id, display_name) VALUES ('zava', 'Zava');
     INSERT INTO retail.categories (tenant_key, category_name) SELECT tenant_key, 'GARDEN' FROM retail.tenants;

@@ -66,7 +66,7 @@ async fn connections_that_are_killed_again_and_again_leave_nothing_half_done() {
     let world = World::start().await;
     let operator = world.operator().await;
     let killer = world.sql().await;
-    let names: Vec<String> = (0..6).map(|number| format!("chain-{number}")).collect();
+    let names: Vec<String> = (0..6).map(|number| format!("tenant-{number}")).collect();
     let started = Instant::now();
     let mut killed = 0_i64;
     for (name, number) in names.iter().zip(1..) {

@@ -416,11 +416,11 @@ async fn allowed_by_configuration(world: &World, connection: &mut PgConnection) 
 async fn protected_tables(world: &World, connection: &mut PgConnection) {
     let tenant = world.provision("4-east", 2).await;
     world.superuser().await.batch_execute(
-        "CREATE SCHEMA crm; CREATE TABLE crm.visits (store_id uuid, visitor text); CREATE TABLE crm.segments (chain int, segment text); \
+        "CREATE SCHEMA crm; CREATE TABLE crm.visits (store_id uuid, visitor text); CREATE TABLE crm.segments (tenant int, segment text); \
          INSERT INTO crm.visits SELECT store_id, 'visitor of ' || store_name FROM retail.stores; INSERT INTO crm.segments SELECT tenant_key, tenant_id FROM retail.tenants",
     ).await.unwrap();
     let tables: Vec<ProtectedTable> =
-        ["crm.visits:store=store_id", "crm.segments:tenant=chain"].map(|text| text.parse().unwrap()).into();
+        ["crm.visits:store=store_id", "crm.segments:tenant=tenant"].map(|text| text.parse().unwrap()).into();
     let expectations = Expectations { protected: tables.clone(), ..Expectations::default() };
     let missing = verify::check(connection, &expectations).await.unwrap();
     assert_eq!(

@@ -1,4 +1,4 @@
-//! The proof of a login: what it must not be or have is named, and a chain that is changed takes one session of it.
+//! The proof of a login: what it must not be or have is named, and a tenant that is changed takes one session of it.
 
 mod harness;
 
@@ -84,7 +84,7 @@ async fn a_login_that_is_more_than_it_should_be_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_chain_that_is_changed_takes_one_session_of_its_login() {
+async fn a_tenant_that_is_changed_takes_one_session_of_its_login() {
     let world = World::start().await;
     let operator = world.operator().await;
     world.apply("retail", "zava", spec("zava", &[("Seattle", store(1, 1))])).await;

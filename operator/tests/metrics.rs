@@ -114,7 +114,7 @@ async fn the_queue_has_a_length() {
     world.ready("retail", "first").await;
     world.cluster.proxy().set_silent(true);
     for number in 1..=7 {
-        apply(&world, &format!("chain-{number}"), number).await;
+        apply(&world, &format!("tenant-{number}"), number).await;
     }
     let depth = "storefence_operator_queue_depth";
     let full = poll(async || (operator.metric(depth).await == 5.0).then_some(()));

@@ -114,11 +114,11 @@ async fn consistent(connection: &mut PgConnection) {
             "SELECT count(*) FROM retail.stores s WHERE NOT EXISTS (SELECT FROM retail.orders o WHERE o.store_id = s.store_id)",
         ),
         (
-            "a product of the chain that a store keeps no stock of",
+            "a product of the tenant that a store keeps no stock of",
             "SELECT count(*) FROM retail.stores s JOIN retail.products p USING (tenant_key) WHERE NOT EXISTS (SELECT FROM retail.inventory i WHERE i.store_id = s.store_id AND i.product_id = p.product_id)",
         ),
         (
-            "a chain with other stores than it has",
+            "a tenant with other stores than it has",
             "SELECT count(*) FROM retail.tenants t WHERE (SELECT count(*) FROM retail.stores s WHERE s.tenant_key = t.tenant_key) <> CASE tenant_id WHEN 'zava' THEN 8 ELSE 4 END",
         ),
         (

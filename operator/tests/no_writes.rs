@@ -63,7 +63,7 @@ async fn passes_over_tenants_that_are_as_they_should_be_write_no_row() {
     world.execute("UPDATE retail.tenants SET display_name = 'Other' WHERE tenant_id = 'zava'").await;
     let mended = poll(async || {
         let name = world.text("SELECT display_name FROM retail.tenants WHERE tenant_id = 'zava'").await;
-        (name == "The zava chain").then_some(())
+        (name == "The zava tenant").then_some(())
     });
     assert!(mended.await.is_some(), "{}", operator.log());
     let mut after = counted(&world).await;

@@ -52,7 +52,7 @@ async fn becomes_ready(version: u32, kind: AdminKind) {
     let stores = "SELECT string_agg(s.store_name || ' ' || f.store_name || ' ' || f.store_id, ';' ORDER BY f.store_id) \
                   FROM fence.tenant_stores f JOIN retail.stores s USING (store_id)";
     assert_eq!(world.text(stores).await, format!("Seattle Seattle {};Redmond Redmond {}", store(1, 1), store(1, 2)));
-    assert_eq!(world.text("SELECT display_name FROM retail.tenants").await, "The zava chain");
+    assert_eq!(world.text("SELECT display_name FROM retail.tenants").await, "The zava tenant");
     world.expect_events("retail", "zava", &["Reconciled"]).await;
 
     let verify = std::process::Command::new(env!("CARGO_BIN_EXE_storefence-operator"))

@@ -41,7 +41,7 @@ fn every_log_field_stands_in_the_document() {
 
 #[test]
 fn every_field_of_the_configuration_file_stands_in_the_document() {
-    let files = ["config.rs", "config/database.rs", "config/expectations.rs", "../../azure/src/embeddings.rs"];
+    let files = ["config.rs", "config/database.rs", "config/expectations.rs", "../../runtime/src/embeddings.rs"];
     let fields = reference::configuration(&files.map(|file| sources().join(file)));
     document().lists("configuration file of storefence-operator", &fields);
 }

@@ -160,7 +160,7 @@ async fn no_secret_stands_in_the_catalogs() {
             });
             assert!(ready.await.is_some(), "{}", operator.log());
         }
-        // Keys of two chains are enough for a histogram.
+        // Keys of two tenants are enough for a histogram.
         world.execute("ANALYZE").await;
         look(&session, &mut seen, statements).await;
         secrets.of_the_vault(&world);

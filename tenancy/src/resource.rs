@@ -109,33 +109,33 @@ const CLAIM_NAME: &str = r"^[A-Za-z_][A-Za-z0-9_.:/-]{0,127}$";
 #[x_kube(validation = Rule::new("self.stores.size() * self.principals.size() > 10000 || self.principals.all(p, sets.contains(self.stores.map(s, s.name), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19].filter(i, i < p.stores.size()).map(i, p.stores[i])))")
     .message("spec.principals[].stores: every entry must be the name of a store in spec.stores"))]
 #[x_kube(validation = Rule::new("self.principals.map(p, bytes(p.stores.join('')).size()).sum() <= 600000")
-    .message("spec.principals[].stores: all names together must have at most 600000 bytes, so that etcd can hold the object; give rules for the whole chain the role HeadOffice, or shorten the stores' names"))]
+    .message("spec.principals[].stores: all names together must have at most 600000 bytes, so that etcd can hold the object; give rules for the whole tenant the role HeadOffice, or shorten the stores' names"))]
 #[x_kube(validation = Rule::new("self.stores.map(s, bytes(s.name).size() + (has(s.displayName) ? bytes(s.displayName).size() : 0)).sum() <= 150000")
     .message("spec.stores: names and display names together must have at most 150000 bytes, so that etcd can hold the object"))]
 pub struct RetailTenantSpec {
-    /// Identifier of the chain, unique in the cluster and unchangeable. It stands in URLs and secret names.
+    /// Identifier of the tenant, unique in the cluster and unchangeable. It stands in URLs and secret names.
     #[schemars(length(min = 1, max = 40), regex(pattern = "^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("tenantId cannot be changed; delete the RetailTenant and create another"))]
     pub tenant_id: String,
 
-    /// Name of the chain for people.
+    /// Name of the tenant for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 200))]
     pub display_name: Option<String>,
 
-    /// Where the chain's people sign in.
+    /// Where the tenant's people sign in.
     pub entra: Entra,
 
-    /// The database that holds the chain's rows; names a connection in the operator's configuration. Unchangeable.
+    /// The database that holds the tenant's rows; names a connection in the operator's configuration. Unchangeable.
     #[x_kube(validation = Rule::new("self == oldSelf").message("databaseRef cannot be changed; delete the RetailTenant and create it again"))]
     pub database_ref: ConnectionRef,
 
-    /// The Key Vault that holds the chain's credentials; names a connection in the configuration of operator and
+    /// The Key Vault that holds the tenant's credentials; names a connection in the configuration of operator and
     /// gateway. Unchangeable.
     #[x_kube(validation = Rule::new("self == oldSelf").message("keyVaultRef cannot be changed; delete the RetailTenant and create it again"))]
     pub key_vault_ref: ConnectionRef,
 
-    /// The chain's stores, 1 to 500.
+    /// The tenant's stores, 1 to 500.
     #[schemars(length(min = 1, max = 500), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub stores: Vec<Store>,
 
@@ -144,7 +144,7 @@ pub struct RetailTenantSpec {
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub principals: Vec<PrincipalRule>,
 
-    /// Limits that the gateway keeps for this chain.
+    /// Limits that the gateway keeps for this tenant.
     #[serde(default)]
     pub gateway: GatewayLimits,
 
@@ -159,32 +159,32 @@ pub struct RetailTenantSpec {
     #[serde(default)]
     pub mode: Mode,
 
-    /// Stops the operator's work on this chain: nothing is read, written, rotated, or cleaned up at deletion, until it is
+    /// Stops the operator's work on this tenant: nothing is read, written, rotated, or cleaned up at deletion, until it is
     /// `false` again. The gateway goes on serving with what is in force.
     #[serde(default)]
     pub suspend: bool,
 
-    /// What happens to roles and secrets that are there already under the names that this chain needs and are not marked
+    /// What happens to roles and secrets that are there already under the names that this tenant needs and are not marked
     /// as this object's: `Never` refuses to touch them, `Adopt` checks them and takes them over.
     #[serde(default)]
     pub adoption_policy: AdoptionPolicy,
 
     /// What happens when this object is deleted. `Revoke`: logins are disabled, their sessions ended, context keys
     /// removed and secret versions disabled; roles, secrets and the mapping of stores stay. `Retain`: nothing is touched.
-    /// `Delete`: as `Revoke`, then the logins are dropped, the secrets deleted and the chain's rows in schema `fence`
-    /// removed. The chain's data, all rows of schema `retail`, stays in any case.
+    /// `Delete`: as `Revoke`, then the logins are dropped, the secrets deleted and the tenant's rows in schema `fence`
+    /// removed. The tenant's data, all rows of schema `retail`, stays in any case.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 }
 
-/// The Microsoft Entra ID side of a chain.
+/// The Microsoft Entra ID side of a tenant.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Entra {
     /// Directory (tenant) ID whose tokens are accepted, a lower-case GUID.
     #[schemars(length(max = 36), regex(pattern = GUID))]
     #[x_kube(validation = Rule::new("self != '9188040d-6c67-4c5b-b112-36a304b66dad'")
-        .message("this is the directory of personal Microsoft accounts; name the chain's own directory"))]
+        .message("this is the directory of personal Microsoft accounts; name the tenant's own directory"))]
     pub tenant_id: String,
 }
 
@@ -225,7 +225,7 @@ pub enum Role {
     StoreManager,
     /// Answers for a list of stores.
     RegionalManager,
-    /// Sees all stores of the chain.
+    /// Sees all stores of the tenant.
     HeadOffice,
 }
 
@@ -304,7 +304,7 @@ pub struct PrincipalRule {
     #[schemars(length(max = 500), inner(length(min = 1, max = 63)), extend("x-kubernetes-list-type" = "atomic"))]
     pub stores: Vec<String>,
 
-    /// The tools that the rule grants, of those that read the chain's rows; all of them where absent. A token may use the
+    /// The tools that the rule grants, of those that read the tenant's rows; all of them where absent. A token may use the
     /// tools of all rules that match it, each over all of its stores. `whoami`, `list_stores` and `get_current_utc_date`
     /// are everybody's.
     #[serde(default, skip_serializing_if = "Option::is_none")]

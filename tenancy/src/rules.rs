@@ -105,7 +105,7 @@ pub struct Rule {
     pub tools: ToolSet,
 }
 
-/// A store, resolved. A gateway holds those of ten thousand chains: texts are shared, not copied.
+/// A store, resolved. A gateway holds those of ten thousand tenants: texts are shared, not copied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreEntry {
     /// Name in Unicode's form NFC, unique in the tenant.
@@ -114,7 +114,7 @@ pub struct StoreEntry {
     pub display_name: Arc<str>,
 }
 
-/// The stores of a tenant in the order of their IDs. A map's nodes have room for eleven entries, most chains have fewer
+/// The stores of a tenant in the order of their IDs. A map's nodes have room for eleven entries, most tenants have fewer
 /// stores.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stores {
@@ -197,7 +197,7 @@ impl TenantRules {
         if bytes > RULES_BYTES_MAX {
             let problem = format!(
                 "all names together have {bytes} bytes, {RULES_BYTES_MAX} are possible, so that etcd can hold the object; \
-                 give rules for the whole chain the role HeadOffice, or shorten the stores' names"
+                 give rules for the whole tenant the role HeadOffice, or shorten the stores' names"
             );
             problems.add("spec.principals[].stores", problem);
         }

@@ -178,7 +178,7 @@ async fn up_uses_the_cluster_and_the_database_that_are_there() {
     let authority = Authority::new().unwrap();
     let api = KubeApi::start(KubeApiOptions::new(&authority)).await.unwrap();
     let cluster = Cluster::start(ClusterOptions::default()).await.unwrap();
-    let database = cluster.create_database("chain", AdminKind::CreateRole).await.unwrap();
+    let database = cluster.create_database("tenant", AdminKind::CreateRole).await.unwrap();
     let directory = tempfile::tempdir().unwrap();
     let kubeconfig = directory.path().join("kubeconfig");
     fs::write(&kubeconfig, api.kubeconfig()).unwrap();
@@ -197,7 +197,7 @@ async fn up_uses_the_cluster_and_the_database_that_are_there() {
     .unwrap();
     assert!(api.counters().get("patch", "retailtenants") > 0, "the tenants were on that cluster");
     assert!(api.counters().get("delete", "retailtenants") == 2, "and left it with the stack");
-    let client = cluster.connect("chain").await.unwrap();
+    let client = cluster.connect("tenant").await.unwrap();
     let orders: i64 = client.query_one("SELECT count(*) FROM retail.orders", &[]).await.unwrap().get(0);
     assert!(orders > 0, "the rows are in that database");
 }

@@ -56,7 +56,7 @@ impl Tally {
         let (some, connections) = (self.failures[..failed.min(20)].join("\n"), connections.join("\n"));
         ensure!(
             failed == 0,
-            "{failed} of {calls} calls failed:\n{some}\nthe chain's connections meanwhile:\n{connections}"
+            "{failed} of {calls} calls failed:\n{some}\nthe tenant's connections meanwhile:\n{connections}"
         );
         Ok(())
     }

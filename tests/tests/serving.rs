@@ -1,5 +1,5 @@
-//! Who is served while the operator stands aside, and who no longer is: suspension and observation keep a chain in service,
-//! a deletion ends it at once whatever its policy, and a chain of the same name comes back.
+//! Who is served while the operator stands aside, and who no longer is: suspension and observation keep a tenant in service,
+//! a deletion ends it at once whatever its policy, and a tenant of the same name comes back.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ async fn served(shared: &Shared, principal: &str) -> Result<bool> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn standing_aside_keeps_a_chain_in_service_and_deleting_it_does_not() -> Result<()> {
+async fn standing_aside_keeps_a_tenant_in_service_and_deleting_it_does_not() -> Result<()> {
     let shared = Shared::start(|options| {
         options.manifests = StackOptions::examples()?;
         options.operator_env.push(("STOREFENCE_RESYNC".into(), "500ms".into()));
@@ -81,7 +81,7 @@ async fn standing_aside_keeps_a_chain_in_service_and_deleting_it_does_not() -> R
             .await?;
         wait_until(&format!("{policy} is done"), TIMEOUT, || async { Ok(tenants.get_opt("zava").await?.is_none()) })
             .await?;
-        ensure!(served(&shared, "contoso-head-office").await?, "{policy}: the other chain");
+        ensure!(served(&shared, "contoso-head-office").await?, "{policy}: the other tenant");
         for (_, manifest) in manifests.iter().filter(|(_, manifest)| manifest.contains("tenantId: zava")) {
             // What Retain left is taken over only by who says so.
             let adopting = manifest.replace("  keyVaultRef:", "  adoptionPolicy: Adopt\n  keyVaultRef:");

@@ -353,7 +353,7 @@ fn object(number: usize, stores: usize) -> Value {
     json!({
         "apiVersion": "retail.storefence.dev/v1alpha1", "kind": "RetailTenant", "metadata": {"name": id(number)},
         "spec": {
-            "tenantId": id(number), "displayName": format!("Chain {number}"), "entra": {"tenantId": ZAVA_TENANT_ID},
+            "tenantId": id(number), "displayName": format!("Tenant {number}"), "entra": {"tenantId": ZAVA_TENANT_ID},
             "databaseRef": {"name": "retail"}, "keyVaultRef": {"name": "main"},
             "stores": (0..stores).map(store).collect::<Vec<_>>(),
             "principals": [

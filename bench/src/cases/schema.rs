@@ -60,7 +60,7 @@ async fn rounds(world: &World, url: &str, pid: u32, settings: Settings) -> Resul
     Ok((cpu, p50))
 }
 
-/// The chain with its answers kept: a file's name, and what stands in it.
+/// The tenant with its answers kept: a file's name, and what stands in it.
 fn keeping((tenant, manifest): &(String, String)) -> Result<(String, String)> {
     let mut object: Value = serde_json::from_str(manifest)?;
     object["spec"]["gateway"]["cacheTtl"] = json!("5m");

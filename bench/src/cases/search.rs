@@ -1,4 +1,4 @@
-//! Search by meaning among 50,000 products in 50 chains (500,000 with `--large`), against exact search with the same
+//! Search by meaning among 50,000 products in 50 tenants (500,000 with `--large`), against exact search with the same
 //! vector at hand.
 
 use std::{
@@ -58,7 +58,7 @@ fn size(tenant: usize, total: usize) -> usize {
 }
 
 async fn measure(total: usize, settings: Settings, report: &mut Report) -> Result<()> {
-    println!("{total} products in {TENANTS} chains");
+    println!("{total} products in {TENANTS} tenants");
     let directory = tempfile::tempdir()?;
     let fenced = Fenced::start(directory.path()).await?;
     fenced.provision(TENANTS, 4).await?;
@@ -67,11 +67,11 @@ async fn measure(total: usize, settings: Settings, report: &mut Report) -> Resul
     fill(&fenced, total, &mut vectors).await?;
     println!("  filled in {:.0} s", begun.elapsed().as_secs_f64());
     let name = |number: usize| match number {
-        TINY => "a chain of 10".to_owned(),
-        SAMPLE => "a chain of 420".to_owned(),
-        HUNDREDTH => format!("a chain with 1 % of {total}"),
-        LARGE => format!("a chain with 16 % of {total}"),
-        _ => format!("a chain with 45 % of {total}"),
+        TINY => "a tenant of 10".to_owned(),
+        SAMPLE => "a tenant of 420".to_owned(),
+        HUNDREDTH => format!("a tenant with 1 % of {total}"),
+        LARGE => format!("a tenant with 16 % of {total}"),
+        _ => format!("a tenant with 45 % of {total}"),
     };
     let aims = [(TINY, None), (SAMPLE, Some(1.0)), (HUNDREDTH, None), (LARGE, Some(0.3)), (LARGEST, Some(0.3))];
     for (number, slowest) in aims {
@@ -179,7 +179,7 @@ impl Searcher {
         let search = session.prepare("SELECT line FROM fence.search_products($1, $2, $3, $4, $5, $6)").await?;
         let admin = fenced.cluster.connect(&fenced.database.name).await?;
         admin.batch_execute("SET jit = off").await?;
-        // The same answer without policies and without the index: all distances of the chain's own products.
+        // The same answer without policies and without the index: all distances of the tenant's own products.
         let exact = admin
             .prepare(
                 "WITH own AS MATERIALIZED (SELECT product_id, description_embedding FROM retail.product_description_embeddings WHERE tenant_key = $1 AND model = $3), \

@@ -91,7 +91,7 @@ fn id(number: usize) -> String {
     format!("t-{number:05}")
 }
 
-/// A chain of four stores and three rules, of which one is the caller's.
+/// A tenant of four stores and three rules, of which one is the caller's.
 fn write(directory: &Path, number: usize, granted: bool) -> Result<()> {
     let store = |at: usize| {
         let id = uuid::Uuid::from_u128(((number as u128) << 32) + at as u128 + 1);
@@ -101,7 +101,7 @@ fn write(directory: &Path, number: usize, granted: bool) -> Result<()> {
     let object = json!({
         "apiVersion": "retail.storefence.dev/v1alpha1", "kind": "RetailTenant", "metadata": {"name": id(number)},
         "spec": {
-            "tenantId": id(number), "displayName": format!("Chain {number}"),
+            "tenantId": id(number), "displayName": format!("Tenant {number}"),
             "entra": {"tenantId": principals::ZAVA_TENANT_ID},
             "databaseRef": {"name": "retail"}, "keyVaultRef": {"name": "main"},
             "stores": [store(0), store(1), store(2), store(3)],

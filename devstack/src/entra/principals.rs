@@ -4,9 +4,9 @@
 
 use serde_json::{Map, Value, json};
 
-/// Entra tenant of the sample chain Zava.
+/// Directory of the sample tenant Zava.
 pub const ZAVA_TENANT_ID: &str = "7d1c9a52-3b64-4f0e-8c21-5a9e0b7f4d13";
-/// Entra tenant of the sample chain Contoso.
+/// Directory of the sample tenant Contoso.
 pub const CONTOSO_TENANT_ID: &str = "c2f4a86e-90d7-4b3a-9e55-1b6d8f02a7c4";
 
 /// Client ID of the API registration: the audience of v2.0 tokens.

@@ -18,7 +18,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use self::meter::Meter;
-use crate::{mcp::tools::Caller, metrics::Metrics};
+use crate::{metrics::Metrics, tools::Caller};
 
 /// Where lines go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

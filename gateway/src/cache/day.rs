@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use crate::mcp::tools::ToolOutput;
+use crate::tools::ToolOutput;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 

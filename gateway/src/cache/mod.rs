@@ -18,9 +18,9 @@ use storefence_tenancy::resource::CACHE_TTL_MAX;
 
 use crate::{
     audit::meter::{self, Meter},
-    mcp::tools::{Caller, Services, Tool, ToolError, ToolOutput, own, schema},
     metrics::Metrics,
     redis::Redis,
+    tools::{Caller, Services, Tool, ToolError, ToolOutput, own, schema},
 };
 
 /// How long the fence's word about a scope is believed, and for how many scopes.

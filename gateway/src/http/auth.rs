@@ -20,12 +20,10 @@ use crate::{
         Identity, Principal, Reject, TokenSettings,
         challenge::{self, Ask},
     },
-    mcp::{
-        outsider::{Outsider, Why},
-        tools::Caller,
-    },
+    mcp::outsider::{Outsider, Why},
     metrics::Metrics,
     tenants::{Tenant, registry::Snapshot, watch::Tenants},
+    tools::Caller,
 };
 
 /// Where a token carries its scopes.

@@ -18,9 +18,9 @@ use crate::{
         protocol::{self, Envelope, Refusal},
         revision::{self, Client, Revision, VERSION},
         splice::Slot,
-        tools::Tool,
     },
     telemetry::spans,
+    tools::Tool,
 };
 
 /// Answers a message. `held` is dropped with the end of the answer, which for an event stream is later than this.

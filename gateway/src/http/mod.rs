@@ -31,9 +31,9 @@ use crate::{
         handler::Handler,
         protocol,
         revision::{Client, Revision, VERSION},
-        tools::Services,
     },
     metrics::Metrics,
+    tools::Services,
 };
 
 /// What the routes share.

@@ -304,7 +304,7 @@ mod tests {
         let entra = Entra::start(&ca, EntraOptions::default()).await.expect("started");
         let tid: Uuid = principals::ZAVA_TENANT_ID.parse().expect("a GUID");
         let metrics = Arc::new(Metrics::new().expect("metrics"));
-        let http = storefence_azure::client(Some(&directory.path().join("ca.pem")), Duration::from_secs(5));
+        let http = storefence_runtime::client(Some(&directory.path().join("ca.pem")), Duration::from_secs(5));
         let authority = Authority::new(&entra.url().parse().expect("a URL"), None);
         let keys = Arc::new(KeyStore::new(authority.clone(), http.expect("a client"), metrics.clone()));
         let audiences = vec![principals::AUDIENCE.to_owned()];

@@ -6,10 +6,8 @@ use rmcp::{
     model::{CompleteRequestParams, CompleteResult, CompletionInfo, Reference},
 };
 
-use super::{
-    prompts, resources,
-    tools::{Caller, Services, own, period::Period, stores},
-};
+use super::{prompts, resources};
+use crate::tools::{Caller, Services, own, period::Period, stores};
 
 const CATEGORIES: &str = "SELECT coalesce(json_agg(category_name ORDER BY category_name), '[]') FROM retail.categories";
 
@@ -45,7 +43,7 @@ pub async fn complete(
         return Err(ErrorData::invalid_params("nothing to complete has this name and argument", None));
     }
     let failed =
-        |error: super::tools::ToolError| ErrorData::internal_error(error.message.clone(), Some(error.structured()));
+        |error: crate::tools::ToolError| ErrorData::internal_error(error.message.clone(), Some(error.structured()));
     let values: Vec<String> = match argument {
         "store" => stores::in_scope(caller).into_iter().map(|(_, store)| store.name.to_string()).collect(),
         "period" => Period::names(Timestamp::now()),

@@ -20,6 +20,11 @@ use serde_json::Value;
 use crate::{
     audit::Call,
     cache::{self, Answered},
+    tools::{
+        Caller, Code, Services, ToolError,
+        arguments::{self, Ignored},
+        sales_query,
+    },
 };
 
 use super::{
@@ -30,11 +35,6 @@ use super::{
     prompts, protocol, resources,
     revision::Client,
     splice::Slot,
-    tools::{
-        Caller, Code, Services, ToolError,
-        arguments::{self, Ignored},
-        sales_query,
-    },
 };
 
 const INSTRUCTIONS: &str = "Answers questions about one retail chain from its PostgreSQL database. You see the rows of the \
@@ -62,7 +62,7 @@ impl Handler {
 
     /// The refusal of a tool that no rule of the caller's grants.
     fn not_granted(&self, caller: &Caller, tool: &str) -> ToolError {
-        let granted: Vec<_> = self.services.tools.granted(&caller.scope).map(super::tools::Tool::name).collect();
+        let granted: Vec<_> = self.services.tools.granted(&caller.scope).map(crate::tools::Tool::name).collect();
         let message = format!(
             "{tool} is not granted to you; your tools are {}, and your platform team can grant more by a rule",
             granted.join(", ")

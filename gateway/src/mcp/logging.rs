@@ -20,9 +20,11 @@ use uuid::Uuid;
 use super::{
     handler::parts,
     revision::{Client as Asking, read_session},
+};
+use crate::{
+    cache::Answered,
     tools::{Caller, Code, ToolError},
 };
-use crate::cache::Answered;
 
 const LOGGER: &str = "storefence";
 const CLIENTS_MAX: u64 = 10_000;

@@ -12,4 +12,3 @@ pub mod protocol;
 pub mod resources;
 pub mod revision;
 pub mod splice;
-pub mod tools;

@@ -7,14 +7,12 @@ use rmcp::{ErrorData, RoleServer, model::ErrorCode, service::RequestContext};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
 
-use super::{
-    progress,
-    tools::{Caller, Code, Services, ToolError},
-};
+use super::progress;
 use crate::{
     audit::{Call, Record},
     quota::Permit,
     telemetry::spans,
+    tools::{Caller, Code, Services, ToolError},
 };
 
 /// A request under way.

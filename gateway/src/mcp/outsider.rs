@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use storefence_tenancy::TenantId;
 use uuid::Uuid;
 
-use super::{revision::Client, tools::Code};
-use crate::identity::Principal;
+use super::revision::Client;
+use crate::{identity::Principal, tools::Code};
 
 /// The one tool that outsiders have.
 pub const TOOL: &str = "whoami";

@@ -8,7 +8,7 @@ use rmcp::{
 use serde_json::Value;
 use storefence_tenancy::{resource::ToolName, rules::ToolSet};
 
-use super::tools::{Caller, period::Period, stores};
+use crate::tools::{Caller, period::Period, stores};
 
 /// One recurring question.
 struct Question {

@@ -8,7 +8,7 @@ use rmcp::{
 };
 use storefence_tenancy::{resource::ToolName, rules::ToolSet};
 
-use super::tools::{Caller, Code, Services, ToolError, table_schemas};
+use crate::tools::{Caller, Code, Services, ToolError, table_schemas};
 
 const SCHEMA: &str = "storefence://schema";
 const DICTIONARY: &str = "storefence://data-dictionary";

@@ -14,8 +14,8 @@ use self::{
 };
 use crate::{
     identity::PrincipalId,
-    mcp::tools::{Caller, Code, ToolError},
     redis::Redis,
+    tools::{Caller, Code, ToolError},
 };
 
 /// When to come back after too many calls at a time: nobody knows how long those will take.
@@ -74,7 +74,7 @@ impl Refusal {
         // Rounded up: who comes back a moment early is refused again.
         let seconds = self.retry_after.as_millis().div_ceil(1000).max(1);
         let seconds = u64::try_from(seconds).unwrap_or(u64::MAX);
-        let who = if self.scope == "principal" { "you have made" } else { "your chain has made" };
+        let who = if self.scope == "principal" { "you have made" } else { "your tenant has made" };
         let what = if self.kind == "rate" { "too many calls in a minute" } else { "too many calls at once" };
         let error = ToolError::new(Code::RateLimited, format!("{who} {what}; try again in {seconds} s"));
         ToolError { retry_after_seconds: Some(seconds), ..error }

@@ -1,6 +1,6 @@
 //! The counts of all replicas, in Redis.
 //!
-//! Keys are hashes: who calls which chain how often is nobody's business who looks into Redis. Those of one tenant have
+//! Keys are hashes: who calls which tenant how often is nobody's business who looks into Redis. Those of one tenant have
 //! one hash tag, so that a cluster keeps them on one node, as the script needs it.
 
 use std::{sync::LazyLock, time::Duration};

@@ -27,7 +27,7 @@ use tokio::runtime::Handle;
 use url::Url;
 
 use crate::{
-    data::tls::{self, TlsError},
+    db::tls::{self, TlsError},
     metrics::Metrics,
 };
 

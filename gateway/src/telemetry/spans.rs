@@ -74,7 +74,7 @@ pub struct Request<'a> {
     pub id: Option<&'a str>,
     /// Finds the request in log and audit.
     pub correlation: Uuid,
-    /// The chain.
+    /// The tenant.
     pub tenant: &'a str,
 }
 

@@ -15,7 +15,7 @@ use kube::{
     api::{ApiResource, DynamicObject},
     runtime::watcher,
 };
-use storefence_azure::{patient_watch, watch_backoff};
+use storefence_runtime::{patient_watch, watch_backoff};
 use storefence_tenancy::RetailTenant;
 use tokio::sync::Notify;
 

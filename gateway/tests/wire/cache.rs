@@ -86,7 +86,7 @@ async fn kept(world: Arc<World>) -> Result<()> {
         ensure!(age(&answer).is_none(), "{principal}: an answer of another scope");
         ensure!(age(&ask(&client, ORDERS).await?).is_some(), "{principal}: not kept");
     }
-    // Another chain asked for nothing.
+    // Another tenant asked for nothing.
     let contoso = world.client_as("contoso-head-office")?;
     for _ in 0..2 {
         let answer = ask(&contoso, ORDERS).await?;
@@ -178,7 +178,7 @@ async fn revoked(world: Arc<World>) -> Result<()> {
     world.patch_spec("zava", json!({"principals": rules})).await?;
     until("the former rule is back", within, || async { Ok(orders(&seattle).await? == json!([[7]])) }).await?;
 
-    // A store leaves the chain: by the fence's own mapping, which the gateway only learns by asking.
+    // A store leaves the tenant: by the fence's own mapping, which the gateway only learns by asking.
     let superuser = world.superuser().await?;
     let online = ZAVA.stores[2].1;
     superuser.batch_execute(&format!("DELETE FROM fence.tenant_stores WHERE store_id = '{online}'")).await?;
@@ -211,16 +211,16 @@ async fn revoked(world: Arc<World>) -> Result<()> {
         }
     }
 
-    // The chain's login is shut out of the fence: an error, and no memory of better days.
+    // The tenant's login is shut out of the fence: an error, and no memory of better days.
     until_kept(&head, ORDERS).await?;
     superuser.batch_execute("UPDATE fence.tenants SET enabled = false WHERE tenant_id = 'zava'").await?;
-    let shut = until("the chain is shut out", within, || async {
+    let shut = until("the tenant is shut out", within, || async {
         Ok(ask(&head, ORDERS).await?.structured()["code"] == "UNAVAILABLE")
     })
     .await;
     superuser.batch_execute("UPDATE fence.tenants SET enabled = true WHERE tenant_id = 'zava'").await?;
     shut?;
-    until("the chain is back", within, || async { Ok(orders(&head).await? == json!([[15]])) }).await?;
+    until("the tenant is back", within, || async { Ok(orders(&head).await? == json!([[15]])) }).await?;
 
     // The context key is rotated: everything is asked anew.
     until_kept(&seattle, ORDERS).await?;

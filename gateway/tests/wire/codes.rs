@@ -18,8 +18,8 @@ pub fn tests(tests: &mut Tests) {
 
 /// Something sold in the first days of the year, for an amount that is no number.
 const UNREADABLE: &str = "SET ROLE retail_loader;
-    WITH chain AS (SELECT tenant_key FROM retail.tenants WHERE tenant_id = 'zava'),
-    category AS (INSERT INTO retail.categories (tenant_key, category_name) SELECT tenant_key, 'FENCES' FROM chain RETURNING category_id, tenant_key),
+    WITH tenant AS (SELECT tenant_key FROM retail.tenants WHERE tenant_id = 'zava'),
+    category AS (INSERT INTO retail.categories (tenant_key, category_name) SELECT tenant_key, 'FENCES' FROM tenant RETURNING category_id, tenant_key),
     kind AS (INSERT INTO retail.product_types (tenant_key, category_id, type_name) SELECT tenant_key, category_id, 'PICKETS' FROM category RETURNING type_id, category_id, tenant_key),
     product AS (INSERT INTO retail.products (tenant_key, sku, product_name, category_id, type_id, cost, base_price)
         SELECT tenant_key, 'ZV-1', 'Picket', category_id, type_id, 1, 2 FROM kind RETURNING product_id)

@@ -58,7 +58,7 @@ fn sent(rows: impl Iterator<Item = String>) -> f64 {
     rows.map(|row| format!("[{row}]")).collect::<Vec<_>>().join(",").len() as f64
 }
 
-/// The chain's limits are 50 rows and 65,536 bytes.
+/// The tenant's limits are 50 rows and 65,536 bytes.
 async fn statements(world: Arc<World>) -> Result<()> {
     let gateway = world.another_gateway("counters", &[]).await?;
     let client = world.client_of(&gateway, "head-office")?;

@@ -120,7 +120,7 @@ async fn doctor(world: Arc<World>) -> Result<()> {
     refused?;
     line(&unreachable?, "skip", "fence", &["no connection"])?;
 
-    // The fence turns the chain away.
+    // The fence turns the tenant away.
     let superuser = world.superuser().await?;
     superuser.batch_execute("UPDATE fence.tenants SET enabled = false WHERE tenant_id = 'contoso'").await?;
     let shut = fails("config.yaml", &[], "fence", &["store context invalid"]).await;
@@ -204,7 +204,7 @@ async fn verbose(world: Arc<World>) -> Result<()> {
     }
     ensure!(world.metric(&gateway, "storefence_secret_reads_total{outcome=\"ok\"}").await? <= reads);
 
-    // What is found changes nothing about readiness: the other chain is served.
+    // What is found changes nothing about readiness: the other tenant is served.
     let gateway = world.another_gateway("doctor-shut", &[]).await?;
     let superuser = world.superuser().await?;
     superuser.batch_execute("UPDATE fence.tenants SET enabled = false WHERE tenant_id = 'contoso'").await?;

@@ -138,8 +138,8 @@ async fn cloud(world: &World, host: &'static str, v1: &str) -> Result<(Entra, Ga
 async fn clouds(world: Arc<World>) -> Result<()> {
     let tenants = world.path("clouds");
     std::fs::create_dir_all(&tenants)?;
-    for chain in [&ZAVA, &CONTOSO] {
-        std::fs::write(tenants.join(format!("{}.yaml", chain.id)), chain.object().to_string())?;
+    for tenant in [&ZAVA, &CONTOSO] {
+        std::fs::write(tenants.join(format!("{}.yaml", tenant.id)), tenant.object().to_string())?;
     }
     let mut started = HashMap::new();
     for (host, v1) in CLOUDS {

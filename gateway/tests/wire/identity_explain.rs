@@ -99,7 +99,7 @@ async fn explain(world: Arc<World>) -> Result<()> {
     Ok(())
 }
 
-/// Another chain with the rules of the first.
+/// Another tenant with the rules of the first.
 fn of_zava(name: &str) -> Value {
     let mut object = ZAVA.object();
     object["metadata"]["name"] = json!(name);

@@ -75,7 +75,7 @@ impl Tests {
             if outcome.is_err()
                 && let Err(error) = runtime.block_on(world.restore())
             {
-                eprintln!("the chains could not be restored: {error:?}");
+                eprintln!("the tenants could not be restored: {error:?}");
             }
             outcome
         }));

@@ -19,15 +19,15 @@ use crate::{
 
 pub fn tests(tests: &mut Tests) {
     tests.add("connections_are_opened_on_first_use_and_closed_when_idle", idle);
-    tests.add("one_connection_for_all_serves_chains_in_turn", budget);
-    tests.add("a_chain_whose_database_refuses_touches_no_other", refusing);
-    tests.add("a_chain_whose_database_hangs_fails_fast_and_touches_no_other", hanging);
+    tests.add("one_connection_for_all_serves_tenants_in_turn", budget);
+    tests.add("a_tenant_whose_database_refuses_touches_no_other", refusing);
+    tests.add("a_tenant_whose_database_hangs_fails_fast_and_touches_no_other", hanging);
     tests.add("a_vault_that_hangs_fails_fast_and_a_rotation_waits_for_it", vault_hangs);
 }
 
 const COUNT: &str = "SELECT count(*) FROM retail.orders";
 
-/// Waits until a chain whose database or vault is away fails without waiting, while another one is served.
+/// Waits until a tenant whose database or vault is away fails without waiting, while another one is served.
 async fn fails_at_once(away: &McpClient, served: &McpClient, limit: Duration) -> Result<()> {
     let quick = async || {
         let begun = Instant::now();
@@ -60,12 +60,12 @@ async fn idle(world: Arc<World>) -> Result<()> {
     ensure!(open().await? == 1.0, "{} connections for one call", open().await?);
     is_served(&contoso, 6).await?;
     is_served(&zava, 15).await?;
-    ensure!(open().await? <= 2.0, "{} connections for one call at a time of two chains", open().await?);
+    ensure!(open().await? <= 2.0, "{} connections for one call at a time of two tenants", open().await?);
     until("unused connections are closed", Duration::from_secs(30), async || Ok(open().await? == 0.0)).await?;
     is_served(&zava, 15).await
 }
 
-/// The only connection belongs to one chain while another one waits for it.
+/// The only connection belongs to one tenant while another one waits for it.
 async fn budget(world: Arc<World>) -> Result<()> {
     let gateway = world.another_gateway("budget", &["--pool-total", "1", "--pool-per-tenant", "1"]).await?;
     let (zava, contoso) =
@@ -109,8 +109,8 @@ async fn budget(world: Arc<World>) -> Result<()> {
         done??;
     }
     ensure!(connections(&world, &gateway, "open").await? <= 1.0, "more than one connection");
-    for (chain, principal) in [(&CONTOSO, "contoso-head-office"), (&ZAVA, "head-office")] {
-        world.limits(chain, principal, None).await?;
+    for (tenant, principal) in [(&CONTOSO, "contoso-head-office"), (&ZAVA, "head-office")] {
+        world.limits(tenant, principal, None).await?;
     }
     Ok(())
 }
@@ -155,7 +155,7 @@ async fn hanging(world: Arc<World>) -> Result<()> {
     let gateway = elsewhere(&world, "hanging", port).await?;
     let (zava, contoso) =
         (world.client_of(&gateway, "head-office")?, world.client_of(&gateway, "contoso-head-office")?);
-    // More than the chain may have connections, each with a second and a half: none is told that others are busy.
+    // More than the tenant may have connections, each with a second and a half: none is told that others are busy.
     let mut calls = tokio::task::JoinSet::new();
     for _ in 0..8 {
         let contoso = contoso.clone();

@@ -60,7 +60,7 @@ async fn quotas(world: Arc<World>) -> Result<()> {
     let served = until_refused(&redmond, 7).await?;
     ensure!((6..=7).contains(&served), "{served} calls");
     ensure!(refusals("principal", "rate").await? >= 2.0);
-    ensure!(!date(&contoso).await?.is_tool_error(), "another chain is refused");
+    ensure!(!date(&contoso).await?.is_tool_error(), "another tenant is refused");
 
     // The tenant's: what one uses another lacks.
     set(json!({"requestsPerMinute": null, "tenantRequestsPerMinute": 4})).await?;
@@ -72,7 +72,7 @@ async fn quotas(world: Arc<World>) -> Result<()> {
     })
     .await?;
     refused(&date(&redmond).await?, 1..=60)?;
-    ensure!(!date(&contoso).await?.is_tool_error(), "another chain is refused");
+    ensure!(!date(&contoso).await?.is_tool_error(), "another tenant is refused");
 
     // One at a time.
     set(json!({"requestsPerMinute": null, "tenantRequestsPerMinute": null, "concurrentCalls": 1})).await?;
@@ -95,11 +95,11 @@ async fn quotas(world: Arc<World>) -> Result<()> {
     ensure!(answer.structured()["code"] == "QUERY_TIMEOUT", "{}", answer.message);
     ensure!(!date(&seattle).await?.is_tool_error(), "the call has ended and its place is free");
 
-    // Two at a time of the whole chain: one of each of two principals, and a third is told so.
+    // Two at a time of the whole tenant: one of each of two principals, and a third is told so.
     set(json!({"concurrentCalls": 64, "tenantConcurrentCalls": 2})).await?;
     let before = refusals("tenant", "concurrency").await?;
     let puget = world.client_as("puget-sound-regional")?;
-    until("a third call of the chain is refused", Duration::from_secs(10), || async {
+    until("a third call of the tenant is refused", Duration::from_secs(10), || async {
         let busy = [&seattle, &redmond].map(|client| {
             let client = client.clone();
             tokio::spawn(
@@ -109,7 +109,7 @@ async fn quotas(world: Arc<World>) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(300)).await;
         let answer = date(&puget).await?;
         let other = date(&contoso).await?;
-        ensure!(!other.is_tool_error(), "another chain is refused: {}", other.message);
+        ensure!(!other.is_tool_error(), "another tenant is refused: {}", other.message);
         for calling in busy {
             calling.await??;
         }

@@ -160,10 +160,10 @@ async fn shared(world: Arc<World>) -> Result<()> {
     ensure!(!keys.is_empty() && keys.iter().all(|key| key.starts_with("storefence:quota:{")), "{keys:?}");
     ensure!(!keys.iter().any(|key| key.contains("zava") || key.contains('-')), "{keys:?}");
 
-    // One at a time of the whole chain, whoever calls, by whichever replica.
+    // One at a time of the whole tenant, whoever calls, by whichever replica.
     let slow = "SELECT count(*) FROM generate_series(1, 100000) a, generate_series(1, 100000) b";
-    let chain = json!({"requestsPerMinute": null, "concurrentCalls": 64, "tenantConcurrentCalls": 1, "statementTimeout": "30s"});
-    set(&world, &[&one, &two], chain).await?;
+    let tenant = json!({"requestsPerMinute": null, "concurrentCalls": 64, "tenantConcurrentCalls": 1, "statementTimeout": "30s"});
+    set(&world, &[&one, &two], tenant).await?;
     let busy = seattle[1].clone();
     let calling = tokio::spawn(async move {
         // What has ended just now may still count.
@@ -172,13 +172,13 @@ async fn shared(world: Arc<World>) -> Result<()> {
         {}
         anyhow::Ok(())
     });
-    until("a second call of the chain is refused", Duration::from_secs(10), || async {
+    until("a second call of the tenant is refused", Duration::from_secs(10), || async {
         let answer = date(&head_office[0]).await?;
-        let words = answer.structured()["message"].as_str().unwrap_or_default().contains("your chain");
+        let words = answer.structured()["message"].as_str().unwrap_or_default().contains("your tenant");
         Ok(answer.structured()["code"] == "RATE_LIMITED" && words)
     })
     .await?;
-    ensure!(!date(&world.client_of(&one, "contoso-head-office")?).await?.is_tool_error(), "another chain is refused");
+    ensure!(!date(&world.client_of(&one, "contoso-head-office")?).await?.is_tool_error(), "another tenant is refused");
     calling.abort();
     until("its place is free", Duration::from_secs(5), || async { Ok(!date(&head_office[0]).await?.is_tool_error()) })
         .await?;

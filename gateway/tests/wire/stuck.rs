@@ -63,7 +63,7 @@ async fn uncancellable(world: Arc<World>) -> Result<()> {
     while answers < 8 {
         most = most.max(working().await?);
         let rows = run(&bystander, "SELECT count(*) FROM retail.orders").await?;
-        ensure!(rows["rows"] == json!([[6]]), "the other chain: {rows}");
+        ensure!(rows["rows"] == json!([[6]]), "the other tenant: {rows}");
         while let Some(answer) = calls.try_join_next() {
             let answer = answer??;
             answers += 1;
@@ -80,11 +80,11 @@ async fn uncancellable(world: Arc<World>) -> Result<()> {
     let expected = ["QUERY_TIMEOUT", "QUERY_TIMEOUT"].into_iter().chain(["RATE_LIMITED"; 9]);
     told.sort_unstable();
     ensure!(told.iter().map(String::as_str).eq(expected), "{told:?}");
-    ensure!(most == 2, "{most} processes worked for a chain that may have two, after {during:?}");
+    ensure!(most == 2, "{most} processes worked for a tenant that may have two, after {during:?}");
     ensure!(working().await? == 2, "they ended before their time, after {during:?}: the test shows nothing");
     ensure!(ending().await? == 2.0, "not counted");
     let recovers = async || Ok(run(&attacker, "SELECT 1").await?["rows"] == json!([[1]]));
-    until("the chain is served again", Duration::from_secs(240), recovers).await?;
+    until("the tenant is served again", Duration::from_secs(240), recovers).await?;
     until("both have ended", Duration::from_secs(120), async || Ok(working().await? == 0 && ending().await? == 0.0))
         .await?;
     println!("two processes worked for {:?}", begun.elapsed());

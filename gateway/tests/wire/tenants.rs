@@ -25,7 +25,7 @@ pub fn tests(tests: &mut Tests) {
     tests.add("several_tenants_need_a_path", several);
     tests.add("losing_the_kubernetes_api_does_not_stop_service", api_away);
     tests.add("a_watch_that_is_dropped_resumes", watch_resumes);
-    tests.add("a_chain_that_becomes_invalid_keeps_its_last_good_state", becomes_invalid);
+    tests.add("a_tenant_that_becomes_invalid_keeps_its_last_good_state", becomes_invalid);
 }
 
 async fn of(world: &World, token: &str, path: &str) -> Result<Standing> {
@@ -51,7 +51,7 @@ async fn alike(world: Arc<World>) -> Result<()> {
     let sql = json!({"postgresql_query": "SELECT count(*) FROM retail.orders"});
     for token in [&seattle, &nobody] {
         let mut answers = Vec::new();
-        for path in ["/contoso/mcp", "/no-such-chain/mcp", "/NoSuch%20Chain/mcp"] {
+        for path in ["/contoso/mcp", "/no-such-tenant/mcp", "/NoSuch%20Chain/mcp"] {
             let found = of(&world, token, path).await?;
             let said = found.said().with_context(|| path.to_owned())?;
             let id = said["correlationId"].as_str().filter(|id| id.len() == 36).context("an id")?;
@@ -155,7 +155,7 @@ async fn several(world: Arc<World>) -> Result<()> {
     ensure!(stores.structured()["stores"][0]["name"] == "Outlet", "{}", stores.message);
     // Others are good for one and notice nothing.
     ensure!(of(&world, &world.token("head-office")?, "/mcp").await? == Standing::Served);
-    // A database that knows nothing of it: an error, and never another chain's rows.
+    // A database that knows nothing of it: an error, and never another tenant's rows.
     let client = world.client(seattle.clone(), "/zava-outlet/mcp", Revision::V2026_07_28);
     let rows = client.call_tool("execute_sales_query", json!({"postgresql_query": "SELECT 1"})).await?;
     ensure!(rows.structured()["code"] == "UNAVAILABLE", "{}", rows.message);
@@ -229,7 +229,7 @@ async fn becomes_invalid(world: Arc<World>) -> Result<()> {
     patched?;
     until("the object is reported", Duration::from_secs(10), || async { Ok(states("broken").await? == broken + 1.0) })
         .await?;
-    ensure!(states("served").await? == served, "the chain is no longer served");
+    ensure!(states("served").await? == served, "the tenant is no longer served");
     ensure!(of(&world, &seattle, "/mcp").await? == Standing::Served);
     ensure!(world.rows("seattle-manager", "SELECT count(*) FROM retail.orders").await? == json!([[7]]));
     let log = std::fs::read_to_string(world.path("gateway.log"))?;

@@ -30,7 +30,7 @@ struct Attack {
     most: usize,
     /// Of those that were at work, how many came by the entry point that may have workers.
     reports: usize,
-    /// Longest time that a caller of the same chain, and one of another, waited.
+    /// Longest time that a caller of the same tenant, and one of another, waited.
     waited: Duration,
 }
 

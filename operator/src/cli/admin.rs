@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use clap::Args;
 use k8s_openapi::jiff::Timestamp;
 use sqlx::{ConnectOptions, Connection, PgConnection};
-use storefence_azure::{AzureOptions, ProbeOptions};
+use storefence_runtime::{AzureOptions, ProbeOptions};
 
 use super::{
     CliError, ConfigArgs, FAILED,

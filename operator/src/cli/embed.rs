@@ -32,7 +32,7 @@ pub struct Embed {
 
     /// Products of one call to the provider.
     #[arg(long, env = "STOREFENCE_EMBED_BATCH", default_value_t = embed::BATCH,
-          value_parser = clap::value_parser!(u32).range(1..=storefence_azure::embeddings::BATCH_MAX as i64))]
+          value_parser = clap::value_parser!(u32).range(1..=storefence_runtime::embeddings::BATCH_MAX as i64))]
     batch: u32,
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt::Write as _, path::PathBuf, process::ExitCo
 use anyhow::Context as _;
 use clap::Args;
 use kube::{Api, Client};
-use storefence_azure::AzureOptions;
+use storefence_runtime::AzureOptions;
 use storefence_tenancy::{RetailTenant, resource::Mode};
 
 use super::{

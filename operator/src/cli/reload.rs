@@ -38,7 +38,7 @@ impl InForce {
         config: Config,
         vaults: VaultFactory,
         limits: Limits,
-    ) -> Result<(Self, Backends), storefence_azure::OptionsError> {
+    ) -> Result<(Self, Backends), storefence_runtime::OptionsError> {
         let none = Backends::default();
         let clients = none.next_vaults(&config, &vaults, &limits)?;
         let mut administrators = Administrators::default();

@@ -11,7 +11,7 @@ use std::{
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use clap::Args;
-use storefence_azure::AzureOptions;
+use storefence_runtime::AzureOptions;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -226,7 +226,7 @@ pub(super) fn migrate_all(backends: &Backends) {
                 tracing::warn!(database = name, "{error}");
                 return;
             }
-            // Also without any tenant: the chain's protected tables are put behind the fence, and what is open is told.
+            // Also without any tenant: the tenant's protected tables are put behind the fence, and what is open is told.
             match database.look_at_fence(Mending::Tables).await {
                 Ok((found, _)) => found.deviations.iter().for_each(|found| tracing::warn!(database = name, "{found}")),
                 Err(error) => tracing::warn!(database = name, "{error}"),

@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures::future::join_all;
-use storefence_azure::SecretValue;
+use storefence_runtime::SecretValue;
 
 use super::{Config, ConfigError, DatabaseConfig, DatabaseSource, SecretRef};
 use crate::vault::{Vault, VaultError};

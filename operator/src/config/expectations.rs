@@ -1,4 +1,4 @@
-//! What a database's entry says about its fence: tables of the chain's own, the hardening level, and roles beside ours.
+//! What a database's entry says about its fence: tables of the tenant's own, the hardening level, and roles beside ours.
 
 use std::collections::BTreeSet;
 

@@ -23,7 +23,7 @@ pub(super) type LastLook = Option<(Instant, u64, Arc<FenceLook>)>;
 pub enum Mending {
     /// Nothing.
     Nothing,
-    /// The chain's listed tables: they are the configuration's.
+    /// The tenant's listed tables: they are the configuration's.
     Tables,
     /// Grants, policies and row-level security as well. Functions, roles and their memberships are for a person to look
     /// at: whoever changed those could have changed more.
@@ -169,7 +169,7 @@ impl Database {
         self.guarded("fence", look).await
     }
 
-    /// Puts the chain's listed tables behind the fence where they are not, and takes the readers' rights from those that
+    /// Puts the tenant's listed tables behind the fence where they are not, and takes the readers' rights from those that
     /// are listed no longer.
     async fn mend(&self, connection: &mut PgConnection, found: &[Deviation]) -> Mended<'_> {
         let mut mended = Mended::default();

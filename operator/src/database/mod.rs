@@ -39,7 +39,7 @@ use crate::{
 /// Idle administrator connections are kept this long.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// Longest migration: an index over a chain's products takes its time.
+/// Longest migration: an index over a tenant's products takes its time.
 const MIGRATION_MAX: Duration = Duration::from_secs(1800);
 
 /// Bounds of the work at one database.

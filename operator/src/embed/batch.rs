@@ -1,6 +1,6 @@
 //! The vectors of one batch, whatever the provider does: it is asked again, and a product that it refuses is left out.
 
-use storefence_azure::{Embeddings, EmbeddingsError};
+use storefence_runtime::{Embeddings, EmbeddingsError};
 
 use super::{Retries, rows::Stale};
 

@@ -1,11 +1,11 @@
-//! The step of `run` that keeps the vectors up to date: chains edit their products while nobody watches.
+//! The step of `run` that keeps the vectors up to date: tenants edit their products while nobody watches.
 //!
 //! On a schedule of its own and not in the passes over tenants: a provider that is slow or away must delay no login.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use sqlx::{ConnectOptions, Connection};
-use storefence_azure::{AzureOptions, OptionsError};
+use storefence_runtime::{AzureOptions, OptionsError};
 
 use super::{EmbedError, Options, Progress, Report, run};
 use crate::{

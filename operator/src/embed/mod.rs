@@ -12,7 +12,7 @@ mod rows;
 use std::time::Duration;
 
 use sqlx::postgres::PgConnection;
-use storefence_azure::{Embeddings, EmbeddingsError};
+use storefence_runtime::{Embeddings, EmbeddingsError};
 
 pub use keep::keep;
 

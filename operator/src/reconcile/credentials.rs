@@ -1,7 +1,7 @@
 //! What a pass does with credentials: it tries passwords, writes secrets, proves a login, and takes the steps of a rotation.
 
 use sqlx::PgConnection;
-use storefence_azure::SecretValue;
+use storefence_runtime::SecretValue;
 use storefence_tenancy::{
     credentials::{Slot, context_secret_name, database_secret_name},
     resource::RotationInProgress,

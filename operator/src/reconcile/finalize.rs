@@ -1,4 +1,4 @@
-//! What happens before a deleted object may go, by its `deletionPolicy`. The chain's data stays in any case.
+//! What happens before a deleted object may go, by its `deletionPolicy`. The tenant's data stays in any case.
 
 use serde_json::Value;
 use storefence_tenancy::{

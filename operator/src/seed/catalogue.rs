@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{random::Stream, tenants::SampleTenant};
 
-/// Everything a chain sells.
+/// Everything a tenant sells.
 #[derive(Debug, Default)]
 pub struct Catalogue {
     pub categories: Vec<Category>,
@@ -48,7 +48,7 @@ pub struct Product {
 }
 
 impl Catalogue {
-    /// The catalogue of a sample chain. Lines that do not have the form are left out, which a test rules out.
+    /// The catalogue of a sample tenant. Lines that do not have the form are left out, which a test rules out.
     pub fn of(sample: &'static SampleTenant) -> Self {
         let mut catalogue = Self::default();
         let mut range = (0, 0);

@@ -58,7 +58,7 @@ const LAST: [&str; 50] = [
 /// Most days between becoming a customer and the first order.
 const BEFORE: u64 = 60;
 
-/// All customers of a chain.
+/// All customers of a tenant.
 #[derive(Debug)]
 pub struct Customers {
     sample: &'static SampleTenant,

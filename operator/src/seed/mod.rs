@@ -1,4 +1,4 @@
-//! Sample data for the two sample chains: Zava (do-it-yourself) and Contoso (grocer).
+//! Sample data for the two sample tenants: Zava (do-it-yourself) and Contoso (grocer).
 //!
 //! Every row follows from the tenant, the scale and the day on which the data ends: nothing is drawn from a random source.
 //! Seeding a tenant that has orders already changes nothing.

@@ -16,7 +16,7 @@ pub const DAYS: u64 = 6 * 365;
 /// How many of 100 orders have 1, 2, 3, 4 and 5 lines: 2.45 on average.
 const LINES: [u64; 5] = [29, 28, 22, 11, 10];
 
-/// All orders of a chain.
+/// All orders of a tenant.
 #[derive(Debug)]
 pub struct Orders<'a> {
     sample: &'static SampleTenant,

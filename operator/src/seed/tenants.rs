@@ -1,10 +1,10 @@
-//! The two sample chains and their stores, as `examples/` declare them.
+//! The two sample tenants and their stores, as `examples/` declare them.
 
 use uuid::{Uuid, uuid};
 
 use super::Scale;
 
-/// A store of a sample chain.
+/// A store of a sample tenant.
 #[derive(Debug)]
 pub struct SampleStore {
     /// Its name in the RetailTenant.
@@ -17,7 +17,7 @@ pub struct SampleStore {
     pub online: bool,
 }
 
-/// A sample chain.
+/// A sample tenant.
 #[derive(Debug)]
 pub struct SampleTenant {
     /// Its tenantId.
@@ -40,7 +40,7 @@ const fn store(name: &'static str, id: Uuid, weight: u64) -> SampleStore {
     SampleStore { name, id, weight, online: false }
 }
 
-/// The sample chains.
+/// The sample tenants.
 pub static SAMPLES: [SampleTenant; 2] = [
     SampleTenant {
         id: "zava",
@@ -78,7 +78,7 @@ pub static SAMPLES: [SampleTenant; 2] = [
     },
 ];
 
-/// The sample chain of that tenantId.
+/// The sample tenant of that tenantId.
 pub fn sample(tenant: &str) -> Option<&'static SampleTenant> {
     SAMPLES.iter().find(|sample| sample.id == tenant)
 }

@@ -16,7 +16,7 @@ pub struct Expectations {
     pub loaders: BTreeSet<String>,
     /// Roles that may ignore row-level security although they are not superuser: backups, replication.
     pub bypass_rls: BTreeSet<String>,
-    /// The chain's own tables behind the fence's policies.
+    /// The tenant's own tables behind the fence's policies.
     pub protected: Vec<ProtectedTable>,
     /// The hardening level that the database should have.
     pub level: Level,

@@ -19,7 +19,6 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde_json::{Value, json};
-use storefence_azure::{AzureOptions, CredentialKind};
 use storefence_devstack::{
     entra::{ClientApp, Entra, EntraOptions, principals::ZAVA_TENANT_ID},
     key_vault::{KeyVault, KeyVaultOptions, Permissions},
@@ -29,6 +28,7 @@ use storefence_devstack::{
     shared_cluster,
     tls::Authority,
 };
+use storefence_runtime::{AzureOptions, CredentialKind};
 use storefence_tenancy::{RetailTenant, resource::crd};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -437,7 +437,7 @@ impl Operator {
 pub fn spec(tenant_id: &str, stores: &[(&str, Uuid)]) -> Value {
     json!({
         "tenantId": tenant_id,
-        "displayName": format!("The {tenant_id} chain"),
+        "displayName": format!("The {tenant_id} tenant"),
         "entra": {"tenantId": ZAVA_TENANT_ID},
         "databaseRef": {"name": "retail"},
         "keyVaultRef": {"name": "main"},

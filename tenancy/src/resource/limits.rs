@@ -38,12 +38,12 @@ pub struct GatewayLimits {
     #[schemars(range(min = 1, max = 10_000))]
     pub concurrent_calls: u32,
 
-    /// Most tool calls of the whole chain in a minute, per gateway replica; unlimited where absent.
+    /// Most tool calls of the whole tenant in a minute, per gateway replica; unlimited where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000_000))]
     pub tenant_requests_per_minute: Option<u32>,
 
-    /// Most tool calls of the whole chain at a time, per gateway replica. Fewer statements than that run at once, since
+    /// Most tool calls of the whole tenant at a time, per gateway replica. Fewer statements than that run at once, since
     /// each needs a database connection; the rest wait for one.
     #[serde(default = "default_tenant_concurrent_calls")]
     #[schemars(range(min = 1, max = 100_000))]

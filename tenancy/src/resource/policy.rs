@@ -34,6 +34,6 @@ pub enum DeletionPolicy {
     /// `adoptionPolicy: Adopt`.
     Retain,
     /// Access ends, then the logins are dropped, the secrets deleted (in Key Vault they can be recovered for a while),
-    /// and the chain's rows in schema `fence` removed.
+    /// and the tenant's rows in schema `fence` removed.
     Delete,
 }

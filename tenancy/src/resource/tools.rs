@@ -5,7 +5,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A tool that reads rows of the chain. `whoami`, `list_stores` and `get_current_utc_date` read none and are everybody's.
+/// A tool that reads rows of the tenant. `whoami`, `list_stores` and `get_current_utc_date` read none and are everybody's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ToolName {
@@ -30,7 +30,7 @@ impl ToolName {
         Self::GetStorePerformance,
         Self::SemanticSearchProducts,
     ];
-    /// Tools that every caller of the chain has.
+    /// Tools that every caller of the tenant has.
     pub const EVERYBODYS: [&str; 3] = ["get_current_utc_date", "list_stores", "whoami"];
 
     /// The name as it stands in YAML and in `tools/list`.

@@ -179,7 +179,7 @@ fn attribute(app: &Value, call: &[String]) -> Result<()> {
     let named = rules()?;
     for store in body[&name].as_array().context("several values")? {
         let store = store.as_str().context("a text")?;
-        ensure!(named.store_by_name_or_id(store).is_some(), "{store} is no store of the page's chain");
+        ensure!(named.store_by_name_or_id(store).is_some(), "{store} is no store of the page's tenant");
     }
     Ok(())
 }
@@ -238,7 +238,7 @@ fn reach(claims: Value) -> Result<String> {
 }
 
 #[test]
-fn the_chain_of_the_entra_page_lets_in_whom_the_page_says() -> Result<()> {
+fn the_tenant_of_the_entra_page_lets_in_whom_the_page_says() -> Result<()> {
     let application = |more: Value| {
         let mut claims = json!({"scp": null, "idtyp": "app", "azp": REPORTS});
         claims.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());

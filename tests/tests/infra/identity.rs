@@ -255,7 +255,7 @@ fn what_comes_after_azd_uses_its_variables() -> Result<()> {
     ensure!(order.is_sorted(), "{order:?} in {calls:#?}");
     let values = fs::read_to_string(stage.path("checkout/target/infra/dev/values.yaml"))?;
     ensure!(values.contains("of-azd-azure_key_vault_endpoint"), "{values}");
-    ensure!(said.contains("Declare a chain"), "{said}");
+    ensure!(said.contains("Declare a tenant"), "{said}");
 
     let variables =
         [&[("STOREFENCE_ADMIN_URL_VERSION", "stale"), ("AZURE_KEY_VAULT_ENDPOINT", "stale")][..], &[SUBSCRIPTION]]

@@ -66,7 +66,7 @@ pub async fn make(shared: &Shared, seed: u64) -> Result<Vec<Tenant>> {
         let stores: Vec<_> = (0..rng.random_range(2..6)).map(|s| (format!("Store {s}"), uuid(&mut rng))).collect();
         let principals = (0..rng.random_range(2..7)).map(|p| principal(&mut rng, p, &stores)).collect();
         let directory = directories[n.min(directories.len() - 1)];
-        tenants.push(Tenant { id: format!("chain-{n}"), directory, key: 0, stores, principals });
+        tenants.push(Tenant { id: format!("tenant-{n}"), directory, key: 0, stores, principals });
     }
     for tenant in &tenants {
         shared.stack.apply(&manifest(tenant).to_string()).await?;

@@ -1,5 +1,5 @@
 //! Semantic search through the whole stack, with a real model: what is asked for ranks first, and nobody sees more than
-//! the rows of their chain and the stock of their stores.
+//! the rows of their tenant and the stock of their stores.
 
 mod rmcp_client;
 mod similar;
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
         .test("rows_threshold_and_order_are_as_asked", |s| async move { bounds(&s).await })
         .test("signs_choose_what_vectors_would", |s| async move { recall(&s).await })
         .test("hybrid_finds_exact_words_too", |s| async move { hybrid(&s).await })
-        .test("no_chain_sees_products_of_another", |s| async move { chains(&s).await })
+        .test("no_tenant_sees_products_of_another", |s| async move { tenants(&s).await })
         .test("stock_is_that_of_the_callers_stores", |s| async move { stock(&s).await })
         .test("the_tool_describes_itself_and_refuses_wrong_arguments", |s| async move { arguments(&s).await })
         .test("a_provider_that_is_away_is_said_and_leaves_the_rest_working", |s| async move { away(&s).await })
@@ -163,7 +163,7 @@ async fn hybrid(shared: &Shared) -> Result<()> {
     Ok(())
 }
 
-async fn chains(shared: &Shared) -> Result<()> {
+async fn tenants(shared: &Shared) -> Result<()> {
     for (principal, tenant) in [
         ("contoso-head-office", "contoso"),
         ("contoso-downtown-manager", "contoso"),
@@ -309,7 +309,7 @@ async fn none_embedded(shared: &Shared) -> Result<()> {
     let said = answer.structured();
     ensure!(answer.is_tool_error() && said["code"] == "UNAVAILABLE", "{answer:?}");
     ensure!(said["message"].as_str().is_some_and(|text| text.contains("not embedded them")), "{said}");
-    ensure!(contoso?.is_empty(), "another chain has its vectors");
+    ensure!(contoso?.is_empty(), "another tenant has its vectors");
     ensure!(find(shared, "head-office", query).await?.is_empty(), "they are back");
     Ok(())
 }

@@ -96,17 +96,17 @@ async fn cost(shared: &Shared) -> Result<()> {
 
 /// The suites strip it, to see what the database says now: that the examples have it is seen here.
 pub fn examples_keep_answers() -> Result<()> {
-    let mut chains = Vec::new();
+    let mut tenants = Vec::new();
     for (file, manifest) in StackOptions::examples()? {
         for document in serde_saphyr::from_multiple::<Value>(&manifest)? {
             if document["kind"] == "RetailTenant" {
                 ensure!(document["spec"]["gateway"]["cacheTtl"] == "5m", "{file}: {}", document["spec"]["gateway"]);
-                chains.push(document["spec"]["tenantId"].as_str().unwrap_or_default().to_owned());
+                tenants.push(document["spec"]["tenantId"].as_str().unwrap_or_default().to_owned());
             }
         }
     }
-    chains.sort();
-    ensure!(chains == ["contoso", "zava"], "{chains:?}");
+    tenants.sort();
+    ensure!(tenants == ["contoso", "zava"], "{tenants:?}");
     Ok(())
 }
 
@@ -225,7 +225,7 @@ async fn completions(shared: &Shared, client: &McpClient) -> Result<()> {
     let categories = rows(shared, &[], "SELECT category_name FROM categories ORDER BY 1").await?;
     let names: Vec<_> = categories.iter().map(|row| row["category_name"].clone()).collect();
     ensure!(ask("category", "").await? == json!(names), "categories");
-    // Another chain has its own, and none of these.
+    // Another tenant has its own, and none of these.
     let contoso = shared.client("contoso-head-office", Revision::V2026_07_28)?;
     let params =
         json!({"ref": {"type": "ref/prompt", "name": "top_products"}, "argument": {"name": "category", "value": ""}});

@@ -36,12 +36,12 @@ pub(super) fn sign_in(client: &str, host: &str, people: &[&Principal], handle: &
         escape(host),
         escape(handle),
     );
-    for (tenant, chain) in [(principals::ZAVA_TENANT_ID, "Zava"), (principals::CONTOSO_TENANT_ID, "Contoso")] {
-        let mut staff = people.iter().filter(|person| person.tenant_id == tenant).peekable();
+    for (directory, tenant) in [(principals::ZAVA_TENANT_ID, "Zava"), (principals::CONTOSO_TENANT_ID, "Contoso")] {
+        let mut staff = people.iter().filter(|person| person.tenant_id == directory).peekable();
         if staff.peek().is_none() {
             continue;
         }
-        let _ = writeln!(body, "<h2>{chain}</h2>\n<ul>");
+        let _ = writeln!(body, "<h2>{tenant}</h2>\n<ul>");
         for person in staff {
             let _ = writeln!(
                 body,

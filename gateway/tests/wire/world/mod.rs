@@ -22,7 +22,7 @@ use storefence_devstack::{
 };
 use tempfile::TempDir;
 
-pub use provision::{CONTOSO, Chain, ZAVA};
+pub use provision::{CONTOSO, Tenant, ZAVA};
 pub use standing::{Standing, denied, standing};
 
 /// The parts, in the order in which they end.
@@ -78,8 +78,8 @@ impl World {
         let gateway = Gateway::start(directory.path(), &entra, &client, "gateway", &[], None, &[]).await?;
         let world = Self { gateway, kube, vault, entra, database, cluster, http, directory, authority, client };
         world.install_crd().await?;
-        for chain in [&ZAVA, &CONTOSO] {
-            world.provision(chain).await?;
+        for tenant in [&ZAVA, &CONTOSO] {
+            world.provision(tenant).await?;
         }
         world.ready(&world.gateway).await?;
         Ok(world)
@@ -121,7 +121,7 @@ impl World {
         Ok(gateway)
     }
 
-    /// Waits until a gateway is ready and serves both chains.
+    /// Waits until a gateway is ready and serves both tenants.
     pub async fn ready(&self, gateway: &Gateway) -> Result<()> {
         let url = format!("{}/readyz", gateway.admin);
         let what = format!("{url} is ok; the log is {:?}", gateway.child.log_path());
@@ -130,7 +130,7 @@ impl World {
         })
         .await?;
         // Ready with the first list, which may have been empty.
-        until("the gateway serves both chains", Duration::from_secs(10), || async {
+        until("the gateway serves both tenants", Duration::from_secs(10), || async {
             Ok(self.metric(gateway, "storefence_tenants{state=\"served\"}").await? >= 2.0)
         })
         .await
@@ -180,10 +180,10 @@ impl World {
         Ok(answer.structured()["rows"].clone())
     }
 
-    /// Gives a chain other limits, and waits until they are in force for one of its principals; without limits its own.
-    pub async fn limits(&self, chain: &Chain, principal: &str, limits: Option<Value>) -> Result<()> {
-        let limits = limits.unwrap_or_else(|| chain.object()["spec"]["gateway"].clone());
-        self.patch_spec(chain.id, json!({"gateway": limits})).await?;
+    /// Gives a tenant other limits, and waits until they are in force for one of its principals; without limits its own.
+    pub async fn limits(&self, tenant: &Tenant, principal: &str, limits: Option<Value>) -> Result<()> {
+        let limits = limits.unwrap_or_else(|| tenant.object()["spec"]["gateway"].clone());
+        self.patch_spec(tenant.id, json!({"gateway": limits})).await?;
         let client = self.client_as(principal)?;
         let Some(timeout) = limits["statementTimeout"].as_str().and_then(|text| text.strip_suffix('s')) else {
             return Ok(());

@@ -23,14 +23,14 @@ use storefence_tenancy::{
 
 use super::World;
 
-/// A chain of the tests: identifiers, and orders per store.
-pub struct Chain {
+/// A tenant of the tests: identifiers, and orders per store.
+pub struct Tenant {
     pub id: &'static str,
     pub directory: &'static str,
     pub stores: &'static [(&'static str, &'static str, i64)],
 }
 
-pub const ZAVA: Chain = Chain {
+pub const ZAVA: Tenant = Tenant {
     id: "zava",
     directory: ZAVA_TENANT_ID,
     stores: &[
@@ -39,7 +39,7 @@ pub const ZAVA: Chain = Chain {
         ("Online", "0a000000-0000-4000-8000-000000000003", 3),
     ],
 };
-pub const CONTOSO: Chain = Chain {
+pub const CONTOSO: Tenant = Tenant {
     id: "contoso",
     directory: CONTOSO_TENANT_ID,
     stores: &[
@@ -48,7 +48,7 @@ pub const CONTOSO: Chain = Chain {
     ],
 };
 
-impl Chain {
+impl Tenant {
     pub fn tenant_id(&self) -> TenantId {
         self.id.parse().expect("a tenant id")
     }
@@ -80,7 +80,7 @@ impl Chain {
             "metadata": {"name": self.id, "namespace": "default"},
             "spec": {
                 "tenantId": self.id,
-                "displayName": format!("The chain {}", self.id),
+                "displayName": format!("The tenant {}", self.id),
                 "entra": {"tenantId": self.directory},
                 "databaseRef": {"name": "retail"},
                 "keyVaultRef": {"name": "main"},
@@ -170,24 +170,24 @@ impl World {
         Ok(())
     }
 
-    /// Puts the chains' specs and credentials back to what they were at the start, and takes faults away.
+    /// Puts the tenants' specs and credentials back to what they were at the start, and takes faults away.
     pub async fn restore(&self) -> Result<()> {
         self.vault.clear_faults();
         let tenants = self.tenants().await?;
-        for chain in [ZAVA, CONTOSO] {
-            let mut object = tenants.get(chain.id).await?;
-            object.data["spec"] = chain.object()["spec"].take();
-            tenants.replace(chain.id, &PostParams::default(), &object).await?;
-            self.logins(&chain).await?;
-            self.set_credentials(chain.id, Slot::A, 1).await?;
+        for tenant in [ZAVA, CONTOSO] {
+            let mut object = tenants.get(tenant.id).await?;
+            object.data["spec"] = tenant.object()["spec"].take();
+            tenants.replace(tenant.id, &PostParams::default(), &object).await?;
+            self.logins(&tenant).await?;
+            self.set_credentials(tenant.id, Slot::A, 1).await?;
         }
         Ok(())
     }
 
     /// Both slots' logins, with the passwords of the tests.
-    async fn logins(&self, chain: &Chain) -> Result<()> {
+    async fn logins(&self, tenant: &Tenant) -> Result<()> {
         for slot in Slot::ALL {
-            self.login(chain, slot, &format!("hunter2-{slot}-{}", chain.id)).await?;
+            self.login(tenant, slot, &format!("hunter2-{slot}-{}", tenant.id)).await?;
         }
         Ok(())
     }
@@ -199,17 +199,17 @@ impl World {
         Ok(())
     }
 
-    /// Makes a chain servable.
-    pub async fn provision(&self, chain: &Chain) -> Result<()> {
-        let id = chain.tenant_id();
+    /// Makes a tenant servable.
+    pub async fn provision(&self, tenant: &Tenant) -> Result<()> {
+        let id = tenant.tenant_id();
         let mut sql = format!(
             "SET ROLE retail_loader; INSERT INTO retail.tenants (tenant_id, display_name) VALUES ('{id}', '{id}'); RESET ROLE;\n\
              SET ROLE fence_owner; INSERT INTO fence.tenants (tenant_key, tenant_id, owner_uid) \
              SELECT {}, '{id}', 'uid-{id}'; RESET ROLE;\n",
-            self.tenant_key_sql(chain)
+            self.tenant_key_sql(tenant)
         );
-        for (name, store, orders) in chain.stores {
-            let key = self.tenant_key_sql(chain);
+        for (name, store, orders) in tenant.stores {
+            let key = self.tenant_key_sql(tenant);
             sql += &format!(
                 "SET ROLE fence_owner; INSERT INTO fence.tenant_stores VALUES ('{store}', {key}, '{name}'); RESET ROLE;\n\
                  SET ROLE retail_loader; INSERT INTO retail.stores (store_id, tenant_key, store_name) VALUES ('{store}', {key}, '{name}');\n\
@@ -220,21 +220,21 @@ impl World {
             );
         }
         admin(&self.database, &sql).await?;
-        self.logins(chain).await?;
-        self.context_key(chain, 1).await?;
-        let object: DynamicObject = serde_json::from_value(chain.object())?;
+        self.logins(tenant).await?;
+        self.context_key(tenant, 1).await?;
+        let object: DynamicObject = serde_json::from_value(tenant.object())?;
         self.tenants().await?.create(&PostParams::default(), &object).await?;
-        self.set_credentials(chain.id, Slot::A, 1).await
+        self.set_credentials(tenant.id, Slot::A, 1).await
     }
 
-    fn tenant_key_sql(&self, chain: &Chain) -> &'static str {
-        if chain.id == "zava" { "1" } else { "2" }
+    fn tenant_key_sql(&self, tenant: &Tenant) -> &'static str {
+        if tenant.id == "zava" { "1" } else { "2" }
     }
 
     /// Makes a login slot, or changes its password, and writes the secret.
-    pub async fn login(&self, chain: &Chain, slot: Slot, password: &str) -> Result<()> {
-        let login = self.login_name(chain, slot).await?;
-        let key = self.tenant_key_sql(chain);
+    pub async fn login(&self, tenant: &Tenant, slot: Slot, password: &str) -> Result<()> {
+        let login = self.login_name(tenant, slot).await?;
+        let key = self.tenant_key_sql(tenant);
         let sql = format!(
             "DO $do$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{login}') THEN \
              CREATE ROLE {login} LOGIN NOINHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS; \
@@ -245,32 +245,32 @@ impl World {
         admin(&self.database, &sql).await?;
         let uri = self.cluster.url(&login, password, &self.database.name, SslMode::VerifyFull);
         let uri = uri.split("&sslrootcert").next().unwrap_or_default();
-        self.vault.put(&database_secret_name(&chain.tenant_id(), slot), uri, &[]);
+        self.vault.put(&database_secret_name(&tenant.tenant_id(), slot), uri, &[]);
         Ok(())
     }
 
-    pub async fn login_name(&self, chain: &Chain, slot: Slot) -> Result<String> {
+    pub async fn login_name(&self, tenant: &Tenant, slot: Slot) -> Result<String> {
         let salt: Vec<u8> = self
             .superuser()
             .await?
             .query_one("SELECT value FROM fence.settings WHERE name = 'role_salt'", &[])
             .await?
             .get(0);
-        Ok(login_role_name(&salt, &chain.tenant_id(), slot))
+        Ok(login_role_name(&salt, &tenant.tenant_id(), slot))
     }
 
     /// Makes a context key and writes the secret.
-    pub async fn context_key(&self, chain: &Chain, kid: u32) -> Result<()> {
+    pub async fn context_key(&self, tenant: &Tenant, kid: u32) -> Result<()> {
         let key = ContextKey::new(rand::random());
         let pads = key.pads();
         let sql = format!(
             "SET ROLE fence_owner; INSERT INTO fence.context_keys (tenant_key, kid, ipad, opad) VALUES ({}, {kid}, '\\x{}', '\\x{}')",
-            self.tenant_key_sql(chain),
+            self.tenant_key_sql(tenant),
             hex(&pads.inner),
             hex(&pads.outer)
         );
         admin(&self.database, &sql).await?;
-        self.vault.put(&context_secret_name(&chain.tenant_id(), kid), &key.to_base64(), &[]);
+        self.vault.put(&context_secret_name(&tenant.tenant_id(), kid), &key.to_base64(), &[]);
         Ok(())
     }
 }

@@ -30,7 +30,7 @@ impl Report<'_> {
                     policies.push(policy(&qualified, "loader_all", "*", "retail_loader", "true", Some("true")));
                     self.acl(&object, &relation.acl, &acl, &target);
                 } else {
-                    // whom else the chain lets at its own table is the chain's affair
+                    // whom else the tenant lets at its own table is the tenant's affair
                     let ours: Vec<Acl> = relation
                         .acl
                         .iter()
@@ -58,7 +58,7 @@ impl Report<'_> {
                 .cloned()
                 .collect();
             self.acl(&object, &foreign, &[], &target);
-            // the chain's own tables may have triggers
+            // the tenant's own tables may have triggers
             for hook in relation.hooks.iter().filter(|_| protected.is_none()) {
                 let mut words = hook.split(' ');
                 let (kind, name) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());

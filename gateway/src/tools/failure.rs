@@ -1,7 +1,7 @@
 //! What a caller is told when a statement could not be run.
 
 use super::{Caller, Code, ToolError};
-use crate::data::{QueryError, flight::StatementError, pool::PoolError};
+use crate::db::{QueryError, flight::StatementError, pool::PoolError};
 
 /// When to come back where all connections were busy, in seconds: nobody knows how long the statements take.
 const AFTER_BUSY: u64 = 2;
@@ -59,7 +59,7 @@ fn explain(error: QueryError, author: Author<'_>) -> ToolError {
         QueryError::Statement(error) => statement(error),
         QueryError::Timeout(limit) => ToolError::new(Code::Timeout, too_long(limit.as_secs_f64(), author)),
         QueryError::Pool(PoolError::Busy) => {
-            busy("too many statements of this chain are running at once; try again in a few seconds")
+            busy("too many statements of this tenant are running at once; try again in a few seconds")
         }
         QueryError::Pool(PoolError::Share) => {
             busy("other statements of yours are still running; wait for their answers, and ask for fewer at once")
@@ -71,7 +71,7 @@ fn explain(error: QueryError, author: Author<'_>) -> ToolError {
         QueryError::Pool(_) | QueryError::Broken(_) | QueryError::Stale(_) | QueryError::Context { .. } => {
             ToolError::new(
                 Code::Unavailable,
-                "the chain's database is not available at the moment; try again in a few seconds",
+                "the tenant's database is not available at the moment; try again in a few seconds",
             )
         }
     }
@@ -124,7 +124,7 @@ fn of_the_tables(message: &str) -> String {
     told + rest
 }
 
-/// Whether a message has the name of a login, or of a role or an object of the fence. The chain's own names may begin alike:
+/// Whether a message has the name of a login, or of a role or an object of the fence. The tenant's own names may begin alike:
 /// some sell fences.
 fn names_the_machinery(message: &str) -> bool {
     let words = message.split(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '.' | '$')));
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_the_chain_pass() {
+    fn names_of_the_tenant_pass() {
         for message in [
             "column \"fence_revenu\" does not exist",
             "relation \"retail.fences\" does not exist",

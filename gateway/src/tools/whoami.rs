@@ -15,7 +15,7 @@ impl Default for Whoami {
         Self(definition(
             "whoami",
             "Who you are here",
-            "Tells who you are as the gateway sees your token: the chain, your role, the stores you answer for, the tools you may \
+            "Tells who you are as the gateway sees your token: the tenant, your role, the stores you answer for, the tools you may \
              use, the rules that granted them, the limits of your statements and when the token expires. Call it when rows seem to be missing.",
             fields([]),
             fields([

@@ -22,7 +22,7 @@ const SLOW: Duration = Duration::from_millis(50);
 const REMEMBERED: (u64, Duration) = (10_000, Duration::from_secs(600));
 
 /// A statement of one caller without its constants: a time in its text, such as that of a dashboard that asks again and
-/// again, makes it no other one. The same statement reads other rows in another chain, or with more stores or fewer.
+/// again, makes it no other one. The same statement reads other rows in another tenant, or with more stores or fewer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Shape([u8; 32]);
 

@@ -4,13 +4,13 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use storefence_azure::{
-    AzureOptions, CredentialKind, Embeddings, EmbeddingsEntry, EmbeddingsError, embeddings::DIMENSIONS,
-};
 use storefence_devstack::{
     embeddings::{EmbeddingsApi, EmbeddingsOptions, Fault, Model},
     entra::{Entra, EntraOptions},
     tls::Authority,
+};
+use storefence_runtime::{
+    AzureOptions, CredentialKind, Embeddings, EmbeddingsEntry, EmbeddingsError, embeddings::DIMENSIONS,
 };
 use tempfile::TempDir;
 

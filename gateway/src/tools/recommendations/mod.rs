@@ -19,7 +19,7 @@ use super::{
     semantic_search::{Product, Row},
     text, whole,
 };
-use crate::{data::flight::Search, performance::Statement};
+use crate::{db::flight::Search, performance::Statement};
 
 const NAME: &str = "get_product_recommendations";
 const PRODUCT_FORM: &str = "the name, SKU or product_id of a product as a string";
@@ -270,7 +270,7 @@ fn merged(mut near: Vec<Item>, rest: Vec<Item>, most: u32) -> Vec<Item> {
 fn not_one(asked: &str, candidates: &[String]) -> ToolError {
     let asked: String = asked.chars().take(64).collect();
     let message = match candidates {
-        [] => format!("product is {asked:?}; no product of the chain has that name, SKU or product_id"),
+        [] => format!("product is {asked:?}; no product of the tenant has that name, SKU or product_id"),
         names => format!("product is {asked:?}, which several products match; name one of {}", names.join(", ")),
     };
     ToolError::new(Code::Validation, message)

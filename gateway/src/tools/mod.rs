@@ -28,7 +28,7 @@ use self::schema::Schemas;
 use crate::{
     audit::Audit,
     cache::Answers,
-    data::{Asker, Data},
+    db::{Asker, Data},
     identity::Principal,
     metrics::Metrics,
     performance::Monitor,

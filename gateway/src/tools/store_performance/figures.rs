@@ -16,7 +16,7 @@ pub struct Figures {
     pub revenue: f64,
     /// Units sold.
     pub units: u64,
-    /// What the units cost the chain.
+    /// What the units cost the tenant.
     pub cost: f64,
 }
 

@@ -177,7 +177,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{Fields, Ignored, ToolError, ToolOutput, part};
-    use crate::mcp::tools::{Code, definition, fields as schema, kind};
+    use crate::tools::{Code, definition, fields as schema, kind};
 
     fn fields(value: Value) -> Fields {
         Fields::new(value.as_object().expect("object").clone())

@@ -14,7 +14,7 @@ use super::{
     schema::{Schemas, nearest},
     text,
 };
-use crate::{data::QueryResult, gate, performance::Statement};
+use crate::{db::QueryResult, gate, performance::Statement};
 
 /// The one argument.
 pub const QUERY: &str = "postgresql_query";
@@ -31,10 +31,10 @@ impl SalesQuery {
         let definition = definition(
             "execute_sales_query",
             "Run a SELECT",
-            "Runs one PostgreSQL SELECT over the chain's data (schema retail: stores, customers, orders, order_items, \
+            "Runs one PostgreSQL SELECT over the tenant's data (schema retail: stores, customers, orders, order_items, \
              products, categories, product_types, inventory) and returns its rows. Row-level security limits every table \
              to the stores you answer for, so no filter on your own stores is needed. CTEs, window functions, grouping \
-             sets and lateral joins work. Aggregate in SQL rather than fetching rows: answers are cut at the chain's row \
+             sets and lateral joins work. Aggregate in SQL rather than fetching rows: answers are cut at the tenant's row \
              limit, and truncated says so. Time columns are timestamptz; compare them with timestamptz values.",
             required(
                 fields([(
@@ -167,7 +167,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{QueryResult, render};
-    use crate::data::{flight::Column, rows::Rows};
+    use crate::db::{flight::Column, rows::Rows};
 
     fn answer(lines: &[&str], truncated: bool) -> QueryResult {
         let mut rows = Rows::default();

@@ -14,7 +14,7 @@ use super::{
     failure::{self, Author},
     fields, kind, list, own, required, text, whole,
 };
-use crate::{data::flight::Search, performance::Statement, questions::QuestionError};
+use crate::{db::flight::Search, performance::Statement, questions::QuestionError};
 
 const NAME: &str = "semantic_search_products";
 const ALLOWED: [&str; 4] = ["query_description", "max_rows", "similarity_threshold", "mode"];
@@ -39,7 +39,7 @@ impl Default for SemanticSearch {
         Self(definition(
             NAME,
             "Products by meaning",
-            "Finds products of the chain whose name and description mean something like the text you give, the most similar \
+            "Finds products of the tenant whose name and description mean something like the text you give, the most similar \
              first, with the stock in the stores you answer for. Use it when the user describes what they need rather than \
              naming a product: words need not match. Use the product_id of an answer in execute_sales_query for sales or \
              prices. Mode hybrid also finds products that hold all the words, for part numbers and exact names.",
@@ -154,7 +154,7 @@ async fn none_embedded(services: &Services, caller: &Caller) -> Result<(), ToolE
     if own::document(services, caller, NAME, &any).await? == Value::Bool(true) {
         return Ok(());
     }
-    let message = "no product of the chain can be found by meaning yet: the operator has not embedded them with the model in \
+    let message = "no product of the tenant can be found by meaning yet: the operator has not embedded them with the model in \
                    force; find products by their words with execute_sales_query";
     Err(ToolError::new(Code::Unavailable, message))
 }

@@ -3,12 +3,12 @@
 use std::{collections::HashMap, path::PathBuf, time::Duration};
 
 use azure_core::credentials::TokenCredential as _;
-use storefence_azure::{AzureOptions, CredentialKind, SecretError, SecretStore, SecretValue};
 use storefence_devstack::{
     entra::{ClientApp, Endpoint, Entra, EntraOptions, Fault as EntraFault, principals::ZAVA_TENANT_ID},
     key_vault::{Effect, FaultRule, KeyVault, KeyVaultOptions, Operation, Permissions},
     tls::Authority,
 };
+use storefence_runtime::{AzureOptions, CredentialKind, SecretError, SecretStore, SecretValue};
 use tempfile::TempDir;
 
 struct Cloud {
