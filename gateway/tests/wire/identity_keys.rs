@@ -34,10 +34,10 @@ pub fn tests(tests: &mut Tests) {
 /// After all others: the keys that they sign with change, and a gateway that has just looked for an unknown key does not
 /// look again for five minutes.
 pub fn last(tests: &mut Tests) {
-    tests.add("an_authority_that_is_away_leaves_known_keys_good", away);
-    tests.add("a_client_that_goes_away_does_not_take_the_fetch_along", gone);
-    tests.add("a_fetch_that_failed_is_repeated_soon", repeated);
-    tests.add("a_key_that_is_rolled_and_one_that_is_withdrawn", rolled);
+    tests.add_destructive("an_authority_that_is_away_leaves_known_keys_good", away);
+    tests.add_destructive("a_client_that_goes_away_does_not_take_the_fetch_along", gone);
+    tests.add_destructive("a_fetch_that_failed_is_repeated_soon", repeated);
+    tests.add_destructive("a_key_that_is_rolled_and_one_that_is_withdrawn", rolled);
 }
 
 pub fn client(world: &World, gateway: &Gateway, token: String) -> McpClient {

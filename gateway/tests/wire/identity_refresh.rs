@@ -26,7 +26,7 @@ pub fn tests(tests: &mut Tests) {
 
 /// After all others: the keys that they sign with change.
 pub fn last(tests: &mut Tests) {
-    tests.add("keys_are_refreshed_without_a_token_and_kept_while_that_fails", refreshed);
+    tests.add_destructive("keys_are_refreshed_without_a_token_and_kept_while_that_fails", refreshed);
 }
 
 async fn bounds(world: Arc<World>) -> Result<()> {

@@ -61,7 +61,7 @@ fn is_audit(line: &Value) -> bool {
 }
 
 async fn log_levels(world: Arc<World>) -> Result<()> {
-    let chosen = "off,storefence_gateway=warn,storefence_gateway::server=info,storefence_gateway::mcp=debug";
+    let chosen = "off,storefence_gateway=warn,storefence_gateway::server=info,storefence_gateway::tools=debug";
     let gateway = world.gateway_with_environment("levels", &[], &[("RUST_LOG", chosen)]).await?;
     let client = world.client_of(&gateway, "head-office")?;
     client.call_tool("execute_sales_query", json!({"postgresql_query": "SELECT no_such_column"})).await?;
@@ -78,10 +78,11 @@ async fn log_levels(world: Arc<World>) -> Result<()> {
     let of = |module: &str, level: &str| {
         seen.iter().any(|(target, seen)| target.starts_with(&format!("storefence_gateway::{module}")) && seen == level)
     };
-    ensure!(of("server", "INFO") && of("mcp", "DEBUG"), "{seen:?}");
+    ensure!(of("server", "INFO") && of("tools", "DEBUG"), "{seen:?}");
     ensure!(!of("server", "DEBUG"), "{seen:?}");
     for (target, level) in &seen {
-        let louder = ["storefence_gateway::server", "storefence_gateway::mcp"].iter().any(|of| target.starts_with(of));
+        let louder =
+            ["storefence_gateway::server", "storefence_gateway::tools"].iter().any(|of| target.starts_with(of));
         let expected =
             target.starts_with("storefence_gateway") && (louder || matches!(level.as_str(), "WARN" | "ERROR"));
         ensure!(expected, "{level} of {target} was not asked for");

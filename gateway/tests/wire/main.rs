@@ -45,53 +45,16 @@ mod traces;
 mod turns;
 mod world;
 
-use std::{future::Future, process::ExitCode, sync::Arc};
+use std::process::ExitCode;
 
-use anyhow::Result;
-use libtest_mimic::{Arguments, Failed, Trial};
-use tokio::runtime::Runtime;
+use storefence_tests::Suite;
 use world::World;
 
-/// Collects tests over one world.
-pub struct Tests {
-    runtime: Arc<Runtime>,
-    world: Arc<World>,
-    trials: Vec<Trial>,
-}
+/// Tests over worlds: each has one to itself while it runs.
+pub type Tests = Suite<World>;
 
-impl Tests {
-    /// Adds a test.
-    pub fn add<F>(&mut self, name: &str, body: impl FnOnce(Arc<World>) -> F + Send + 'static)
-    where
-        F: Future<Output = Result<()>> + Send + 'static,
-    {
-        let (runtime, world) = (Arc::clone(&self.runtime), Arc::clone(&self.world));
-        self.trials.push(Trial::test(name, move || {
-            let outcome = match runtime.block_on(runtime.spawn(body(Arc::clone(&world)))) {
-                Ok(done) => done.map_err(|error| Failed::from(format!("{error:?}"))),
-                Err(panic) => Err(Failed::from(format!("{panic}"))),
-            };
-            // A quota, a login or a fault that it did not take back would fail the tests that follow.
-            if outcome.is_err()
-                && let Err(error) = runtime.block_on(world.restore())
-            {
-                eprintln!("the tenants could not be restored: {error:?}");
-            }
-            outcome
-        }));
-    }
-}
-
-fn main() -> Result<ExitCode> {
-    let mut arguments = Arguments::from_args();
-    if arguments.list {
-        return Ok(ExitCode::SUCCESS);
-    }
-    // One after another: some tests change what others rely on, and change it back.
-    arguments.test_threads = Some(1);
-    let runtime = Arc::new(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?);
-    let world = Arc::new(runtime.block_on(World::start())?);
-    let mut tests = Tests { runtime: Arc::clone(&runtime), world: Arc::clone(&world), trials: Vec::new() };
+fn main() -> ExitCode {
+    let mut tests = Suite::new(World::start).parallel(2).on_failure(World::keep_logs);
     query::tests(&mut tests);
     protocol::tests(&mut tests);
     revisions::tests(&mut tests);
@@ -134,10 +97,5 @@ fn main() -> Result<ExitCode> {
     interleaving::tests(&mut tests);
     identity_keys::last(&mut tests);
     identity_refresh::last(&mut tests);
-    let conclusion = libtest_mimic::run(&arguments, tests.trials);
-    if conclusion.has_failed() {
-        world.keep_logs(std::path::Path::new(env!("CARGO_TARGET_TMPDIR")));
-    }
-    drop(world);
-    Ok(conclusion.exit_code())
+    tests.run(|world| async move { drop(world) })
 }

@@ -158,7 +158,6 @@ fn main() -> ExitCode {
         })
     });
     suite
-        .expect("the stack starts")
         .test("rmcp_in_both_revisions", |s| async move { rust::both_revisions(&s).await })
         .test("the_python_sdk_in_both_revisions", python_sdk)
         .test("the_typescript_sdk", typescript_sdk)

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use storefence_tests::{Shared, Suite};
 
 fn main() -> ExitCode {
-    let suite = Suite::new(Shared::with_examples).expect("the stack starts");
+    let suite = Suite::new(Shared::with_examples);
     suite
         .test("the_tenants_are_listed_with_useful_columns", |s| async move { editing::listed(&s) })
         .test("each_principal_counts_what_the_administrator_counts", |s| async move { questions::counts(&s).await })

@@ -104,8 +104,7 @@ async fn seen_by_verification(world: &World, admin: &Client) -> Result<()> {
 
 /// Runs the suite on this version of PostgreSQL.
 pub fn run(version: u32) -> ExitCode {
-    Suite::new(|| world(version))
-        .expect("the stack starts")
+    Suite::new(move || world(version))
         .test("a_query_sees_what_the_oracle_lets_it_see", |world| async move {
             property::run(&world, property::cases()).await
         })

@@ -27,7 +27,6 @@ fn main() -> ExitCode {
         })
     });
     suite
-        .expect("the stack starts")
         .test("expected_products_rank_first", |s| async move { ranking(&s).await })
         .test("the_conversation_in_the_readme_is_a_real_one", |s| async move { transcript::holds(&s).await })
         .test("the_documents_example_works", |s| async move {

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use storefence_tests::{Shared, Suite};
 
 fn main() -> ExitCode {
-    let suite = Suite::new(Shared::with_examples).expect("the stack starts");
+    let suite = Suite::new(Shared::with_examples);
     suite
         .test("the_editors_servers_answer_as_whom_they_say", |s| async move { editor::servers(&s).await })
         .test("the_pages_tools_and_questions_are_there", |s| async move { editor::page(&s).await })

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use storefence_tests::{Shared, Suite};
 
 fn main() -> ExitCode {
-    let suite = Suite::new(Shared::with_examples).expect("the stack starts");
+    let suite = Suite::new(Shared::with_examples);
     suite
         .test("the_zava_questions_as_three_roles", |s| async move { questions::zava(&s).await })
         .test("the_zava_questions_through_rmcp", |s| async move { questions::by_rmcp(&s).await })

@@ -207,7 +207,8 @@ impl World {
     }
 
     /// Copies the gateways' logs to where they outlive the tests.
-    pub fn keep_logs(&self, target: &Path) {
+    pub fn keep_logs(&self) {
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
         for entry in std::fs::read_dir(self.directory.path()).into_iter().flatten().flatten() {
             if entry.path().extension().is_some_and(|extension| extension == "log") {
                 let copy = target.join(entry.file_name());

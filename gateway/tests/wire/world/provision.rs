@@ -170,20 +170,6 @@ impl World {
         Ok(())
     }
 
-    /// Puts the tenants' specs and credentials back to what they were at the start, and takes faults away.
-    pub async fn restore(&self) -> Result<()> {
-        self.vault.clear_faults();
-        let tenants = self.tenants().await?;
-        for tenant in [ZAVA, CONTOSO] {
-            let mut object = tenants.get(tenant.id).await?;
-            object.data["spec"] = tenant.object()["spec"].take();
-            tenants.replace(tenant.id, &PostParams::default(), &object).await?;
-            self.logins(&tenant).await?;
-            self.set_credentials(tenant.id, Slot::A, 1).await?;
-        }
-        Ok(())
-    }
-
     /// Both slots' logins, with the passwords of the tests.
     async fn logins(&self, tenant: &Tenant) -> Result<()> {
         for slot in Slot::ALL {
