@@ -2,6 +2,7 @@
 //! client of the Kubernetes API and its watch, and the probe of their own health.
 //!
 //! Everything that leaves the process's machine goes over https, with the system's trust roots and those of `--ca-file`.
+#![warn(missing_docs)]
 
 mod backoff;
 mod credential;

@@ -4,7 +4,7 @@
 //!
 //! Everything here is pure: no I/O, no clock, no async. Whoever needs a database to test a decision has put the
 //! decision in the wrong place.
-#![warn(clippy::pedantic)]
+#![warn(missing_docs, clippy::pedantic)]
 // PostgreSQL, MicrosoftEntra and CustomResourceDefinition are names, not code.
 #![allow(clippy::doc_markdown)]
 // kube's derive takes one `printcolumn(…)` per column.

@@ -6,6 +6,7 @@
 mod bench;
 mod build;
 mod conformance;
+mod quality;
 mod runner;
 mod stack;
 mod test;
@@ -39,6 +40,10 @@ enum Command {
     Conformance(conformance::Options),
     /// Build for release and measure; `cargo xtask bench --help` shows the options
     Bench(stack::Passed),
+    /// Build the documentation of every crate, private items included; a broken link fails
+    Doc,
+    /// Measure which lines the tests run, with cargo-llvm-cov; the report is HTML
+    Coverage(quality::Coverage),
     /// Write the CustomResourceDefinitions to crds/
     Crds,
     /// Write the tables of options and metrics to docs/operations.md
@@ -56,6 +61,8 @@ fn main() -> anyhow::Result<()> {
         Command::Test(options) => test::run(&options),
         Command::Conformance(options) => conformance::run(&options),
         Command::Bench(passed) => bench::run(&passed),
+        Command::Doc => quality::doc(),
+        Command::Coverage(options) => quality::coverage(&options),
         Command::Crds => build::crds(),
         Command::Reference => build::reference(),
     }

@@ -19,7 +19,7 @@ use crate::build;
 /// More would share two cores among four: a test binary runs its own tests on every core.
 const AT_ONCE: usize = 2;
 /// Begun first, the longest first: what is begun last is waited for by nobody.
-const LONG: [&str; 5] = ["attacks", "isolation_18", "isolation_16", "fence_attacks", "limits"];
+const LONG: [&str; 6] = ["attacks", "isolation_18", "isolation_16", "fence_attacks", "clients", "limits"];
 /// They measure how soon something happens. What else runs would be measured as well.
 const ALONE: [&str; 2] = ["wire", "high_availability"];
 

@@ -1,7 +1,7 @@
 //! Is the fence in the database the one that this version ships, unaltered?
 //!
-//! [`check`] reads the catalogs in one read-only transaction ([`observe`]) and compares what it saw with what the
-//! migrations make ([`compare`], a pure function). Each [`Deviation`] names an object, what was found, what was expected
+//! [`check`] reads the catalogs in one read-only transaction ([`mod@observe`]) and compares what it saw with what the
+//! migrations make ([`mod@compare`], a pure function). Each [`Deviation`] names an object, what was found, what was expected
 //! and what mends it. Nothing is changed here.
 
 mod compare;

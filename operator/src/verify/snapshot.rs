@@ -164,7 +164,7 @@ pub struct Stray {
     pub remedy: String,
 }
 
-/// Everything that [`super::compare`] looks at.
+/// Everything that [`mod@super::compare`] looks at.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Snapshot {
     /// The database.

@@ -27,7 +27,8 @@ struct Told {
 struct Outside {
     instructions: Option<String>,
     tools: Vec<String>,
-    refused: Told,
+    /// Of a tool that is not listed; a client that offers only what is listed has no answer.
+    refused: Option<Told>,
     whoami: Told,
 }
 
@@ -54,7 +55,8 @@ impl Line {
         ensure!(self.denied.text.contains("correlation ID"), "{self:?}");
         let Outside { instructions, tools, refused, whoami } = &self.outsider;
         ensure!(tools == &["whoami"], "{self:?}");
-        ensure!(refused.is_error && refused.text.contains("No rule grants your account access"), "{self:?}");
+        let refuses = |told: &Told| told.is_error && told.text.contains("No rule grants your account access");
+        ensure!(refused.as_ref().is_none_or(refuses), "{self:?}");
         ensure!(!whoami.is_error && whoami.text.contains("ask your platform team"), "{self:?}");
         ensure!(instructions.as_ref().is_none_or(|text| text.contains("ask your platform team")), "{self:?}");
         Ok(())
@@ -77,6 +79,21 @@ const TYPESCRIPT: [(&str, &str, &str, &str); 4] = [
     ("@modelcontextprotocol/sdk", "1.17.5", "1", "2025-06-18"),
     ("@modelcontextprotocol/sdk", "1.32.2", "1", "2025-11-25"),
     ("@modelcontextprotocol/client", "2.4.0", "2", "2025-11-25"),
+];
+
+/// Agent frameworks on PyPI: what is installed, and the name that `frameworks.py` knows.
+const PYTHON_FRAMEWORKS: [(&[&str], &str); 4] = [
+    (&["langchain-mcp-adapters==0.3.2"], "langchain"),
+    (&["llama-index-tools-mcp==0.6.0"], "llama_index"),
+    (&["openai-agents==0.24.0"], "openai_agents"),
+    (&["google-genai==3.6.1", "mcp==1.30.0"], "google_genai"),
+];
+
+/// Clients on npm: what is installed, and the name that `frameworks.mjs` knows.
+const NODE_FRAMEWORKS: [(&[(&str, &str)], &str); 3] = [
+    (&[("@ai-sdk/mcp", "2.0.99")], "ai-sdk"),
+    (&[("@modelcontextprotocol/inspector", "2.12.0")], "inspector"),
+    (&[("mcp-remote", "0.15.1"), ("@modelcontextprotocol/sdk", "1.32.2")], "mcp-remote"),
 ];
 
 fn outsider(shared: &Shared) -> Result<String> {
@@ -109,6 +126,35 @@ pub async fn typescript(shared: Arc<Shared>) -> Result<()> {
         command.args([&url(&shared), major]).env("OUTSIDER", outsider(&shared)?);
         let line: Line = run(&shared, command).await.with_context(|| format!("{package} {release}"))?;
         line.check(&shared, version).await.with_context(|| format!("{package} {release}"))?;
+    }
+    Ok(())
+}
+
+pub async fn python_frameworks(shared: Arc<Shared>) -> Result<()> {
+    for (requirements, name) in PYTHON_FRAMEWORKS {
+        let Some(python) = tokio::task::spawn_blocking(move || python::environment(requirements)).await?? else {
+            return skip(requirements[0]);
+        };
+        let mut command = python.command(script("frameworks.py"));
+        command.args([name, &url(&shared)]).env("OUTSIDER", outsider(&shared)?);
+        let line: Line = run(&shared, command).await.with_context(|| requirements[0].to_owned())?;
+        line.check(&shared, "").await.with_context(|| requirements[0].to_owned())?;
+    }
+    Ok(())
+}
+
+pub async fn node_frameworks(shared: Arc<Shared>) -> Result<()> {
+    for (packages, name) in NODE_FRAMEWORKS {
+        let Some(project) = tokio::task::spawn_blocking(move || node::project(packages)).await?? else {
+            return skip(name);
+        };
+        // A module looks for packages from where it stands.
+        let copy = project.directory().join("frameworks.mjs");
+        fs::copy(script("frameworks.mjs"), &copy)?;
+        let mut command = project.command(&copy);
+        command.args([name, &url(&shared)]).env("OUTSIDER", outsider(&shared)?);
+        let line: Line = run(&shared, command).await.with_context(|| name.to_owned())?;
+        line.check(&shared, "").await.with_context(|| name.to_owned())?;
     }
     Ok(())
 }

@@ -163,6 +163,8 @@ fn main() -> ExitCode {
         .test("the_typescript_sdk", typescript_sdk)
         .test("each_line_of_the_python_sdk_and_fastmcp", lines::python)
         .test("each_line_of_the_typescript_sdk", lines::typescript)
+        .test("the_agent_frameworks_on_pypi", lines::python_frameworks)
+        .test("the_clients_on_npm", lines::node_frameworks)
         .test("answers_and_errors_fit_the_output_schemas", output_schemas)
         .run(Shared::stop)
 }
