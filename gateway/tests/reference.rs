@@ -1,4 +1,4 @@
-//! docs/operations.md says of settings, metrics and log fields what the code says.
+//! docs/reference/ says of settings, metrics and log fields what the code says.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -9,19 +9,19 @@ fn sources() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
 
-fn document() -> Document {
-    Document::new(env!("CARGO_MANIFEST_DIR"), "docs/operations.md")
+fn document(page: &str) -> Document {
+    Document::new(env!("CARGO_MANIFEST_DIR"), &format!("docs/reference/{page}.md"))
 }
 
 #[test]
 fn every_option_stands_in_the_document() {
-    document().generated("options of storefence-gateway", &reference::options(&cli::command()));
+    document("options").generated("options of storefence-gateway", &reference::options(&cli::command()));
 }
 
 /// What is read past the options, in all that is shipped.
 #[test]
 fn every_variable_without_an_option_stands_in_the_document() {
-    let page = std::fs::read_to_string(sources().join("../../docs/operations.md")).expect("the page");
+    let page = std::fs::read_to_string(sources().join("../../docs/reference/options.md")).expect("the page");
     for package in ["runtime", "gateway", "operator", "tenancy"] {
         let sources = sources().join("../..").join(package).join("src");
         let mut read = reference::in_sources(&sources, r#"env::var(?:_os)?\("([A-Z_]+)"\)"#);
@@ -41,12 +41,12 @@ fn every_metric_stands_in_the_document() {
     let missing: Vec<_> = named.iter().filter(|name| !families.contains_key(*name)).collect();
     assert!(missing.is_empty(), "without a value from the start (see Metrics::begin): {missing:?}");
     assert!(families.values().all(|family| !family.help.is_empty() && !family.kind.is_empty()), "{families:#?}");
-    document().generated("metrics of storefence-gateway", &reference::metrics(&scrape));
+    document("metrics").generated("metrics of storefence-gateway", &reference::metrics(&scrape));
 }
 
 #[test]
 fn every_log_field_stands_in_the_document() {
-    document().lists("log fields of storefence-gateway", &reference::log_fields(&sources()));
+    document("logs").lists("log fields of storefence-gateway", &reference::log_fields(&sources()));
 }
 
 /// A field's name as serde writes it.
@@ -69,12 +69,12 @@ fn every_audit_field_stands_in_the_document() {
         assert!(chain.contains(&format!("\\\"{name}\\\"")), "{name} is no longer in the line");
         names.insert(name.to_owned());
     }
-    document().lists("audit fields", &names);
+    document("logs").lists("audit fields", &names);
 }
 
 #[test]
 fn every_field_of_the_configuration_file_stands_in_the_document() {
     let files = ["config.rs", "../../runtime/src/embeddings.rs"];
     let fields = reference::configuration(&files.map(|file| sources().join(file)));
-    document().lists("configuration file of storefence-gateway", &fields);
+    document("configuration").lists("configuration file of storefence-gateway", &fields);
 }

@@ -479,13 +479,17 @@ mod tests {
 
     #[test]
     fn every_reason_is_documented_with_what_to_do() {
-        let page = include_str!("../../docs/lifecycle.md");
+        let page = include_str!("../../docs/reference/conditions.md");
         let rows: BTreeSet<&str> = page
             .lines()
             .filter_map(|line| line.strip_prefix("| `")?.split_once("` | ").map(|(word, _)| word))
             .collect();
         for reason in Reason::ALL {
-            assert!(rows.contains(reason.as_str()), "docs/lifecycle.md does not explain {}", reason.as_str());
+            assert!(
+                rows.contains(reason.as_str()),
+                "docs/reference/conditions.md does not explain {}",
+                reason.as_str()
+            );
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Metrics of the operator. Every label has a closed set of values; none names a tenant. `docs/operator.md` lists them all.
+//! Metrics of the operator. Every label has a closed set of values; none names a tenant. `docs/reference/metrics.md` lists them all.
 
 use std::time::Duration;
 

@@ -39,9 +39,9 @@ fn wrong_usage_ends_with_2_and_names_flag_and_variable() {
     assert!(code == Some(0) && stdout.contains("migrate"));
 }
 
-/// Codes of docs/operations.md: command, code, meaning.
+/// Codes of docs/reference/exit-codes.md: command, code, meaning.
 fn documented_codes() -> Vec<(String, i32)> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference/exit-codes.md");
     let text = std::fs::read_to_string(path).unwrap();
     let (_, rest) = text.split_once("\n## Exit codes of `storefence-operator`\n").unwrap();
     let rows = rest.lines().skip_while(|line| !line.starts_with("| `")).take_while(|line| line.starts_with('|'));

@@ -1,4 +1,4 @@
-//! The rights that docs/database.md and docs/operations.md name are enough, and no more than enough.
+//! The rights that docs/database.md and docs/reference/rights.md name are enough, and no more than enough.
 
 mod harness;
 
@@ -24,7 +24,7 @@ fn documented_statements(heading: &str) -> Vec<String> {
     lines.map(str::to_owned).collect()
 }
 
-/// What the operator asks of a vault: the data actions of the table in docs/operations.md.
+/// What the operator asks of a vault: the data actions of the table in docs/reference/rights.md.
 const VAULT_OPERATIONS: [Operation; 7] = [
     Operation::Get,
     Operation::ListVersions,

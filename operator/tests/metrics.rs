@@ -8,9 +8,9 @@ use std::{collections::BTreeSet, path::Path};
 use harness::{Operator, World, poll, spec, store};
 use storefence_devstack::{key_vault::Permissions, reference};
 
-/// Name and labels of each metric in docs/operations.md.
+/// Name and labels of each metric in docs/reference/metrics.md.
 fn documented() -> Vec<(String, BTreeSet<String>)> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference/metrics.md");
     let text = std::fs::read_to_string(path).unwrap();
     let (_, table) = text.split_once("<!-- reference: metrics of storefence-operator -->").unwrap();
     let (table, _) = table.split_once("<!-- end of reference -->").unwrap();

@@ -1,4 +1,4 @@
-//! docs/operations.md says of settings, metrics and log fields what the code says.
+//! docs/reference/ says of settings, metrics and log fields what the code says.
 
 use std::path::{Path, PathBuf};
 
@@ -9,13 +9,13 @@ fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
 
-fn document() -> Document {
-    Document::new(env!("CARGO_MANIFEST_DIR"), "docs/operations.md")
+fn document(page: &str) -> Document {
+    Document::new(env!("CARGO_MANIFEST_DIR"), &format!("docs/reference/{page}.md"))
 }
 
 #[test]
 fn every_option_stands_in_the_document() {
-    document().generated("options of storefence-operator", &reference::options(&cli::command()));
+    document("options").generated("options of storefence-operator", &reference::options(&cli::command()));
 }
 
 #[test]
@@ -31,17 +31,17 @@ fn every_metric_stands_in_the_document() {
     let missing: Vec<_> =
         named.iter().filter(|name| !families.contains_key(&format!("storefence_operator_{name}"))).collect();
     assert!(missing.is_empty(), "without a value from the start: {missing:?}");
-    document().generated("metrics of storefence-operator", &reference::metrics(&scrape));
+    document("metrics").generated("metrics of storefence-operator", &reference::metrics(&scrape));
 }
 
 #[test]
 fn every_log_field_stands_in_the_document() {
-    document().lists("log fields of storefence-operator", &reference::log_fields(&sources()));
+    document("logs").lists("log fields of storefence-operator", &reference::log_fields(&sources()));
 }
 
 #[test]
 fn every_field_of_the_configuration_file_stands_in_the_document() {
     let files = ["config.rs", "config/database.rs", "config/expectations.rs", "../../runtime/src/embeddings.rs"];
     let fields = reference::configuration(&files.map(|file| sources().join(file)));
-    document().lists("configuration file of storefence-operator", &fields);
+    document("configuration").lists("configuration file of storefence-operator", &fields);
 }

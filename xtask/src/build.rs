@@ -43,7 +43,7 @@ pub fn binaries() -> Result<()> {
     Ok(())
 }
 
-/// Writes the tables of options and metrics into docs/operations.md.
+/// Writes the tables of options and metrics into docs/reference/.
 pub fn reference() -> Result<()> {
     for package in ["storefence-gateway", "storefence-operator"] {
         let mut test = cargo();

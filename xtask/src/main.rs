@@ -46,7 +46,7 @@ enum Command {
     Coverage(quality::Coverage),
     /// Write the CustomResourceDefinitions to crds/
     Crds,
-    /// Write the tables of options and metrics to docs/operations.md
+    /// Write the tables of options and metrics to docs/reference/
     Reference,
 }
 

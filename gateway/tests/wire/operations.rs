@@ -201,7 +201,7 @@ async fn metrics(world: Arc<World>) -> Result<()> {
     for (name, family) in &families {
         ensure!(!family.help.is_empty() && !family.kind.is_empty(), "{name} has no HELP or no TYPE");
     }
-    Document::new(env!("CARGO_MANIFEST_DIR"), "docs/operations.md")
+    Document::new(env!("CARGO_MANIFEST_DIR"), "docs/reference/metrics.md")
         .lists("metrics of storefence-gateway", &families.into_keys().collect());
     let series = text.lines().filter(|line| !line.starts_with('#')).count();
     ensure!(series < 1500, "{series} series after a few hundred calls: some label is not bounded");
