@@ -2,6 +2,7 @@
 //! relative link leads somewhere.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -239,4 +240,62 @@ fn relative_links_lead_somewhere() {
         }
     }
     assert!(broken.is_empty(), "{broken:#?}");
+}
+
+/// The anchors of a page: those that its headings get on a forge, and those that it sets itself.
+fn anchors(markdown: &str) -> BTreeSet<String> {
+    let own = markdown.split("<a id=\"").skip(1).filter_map(|rest| rest.split('"').next());
+    let mut found: BTreeSet<String> = own.map(str::to_owned).collect();
+    let mut fenced = false;
+    for line in markdown.lines() {
+        fenced ^= line.trim_start().starts_with("```");
+        if let Some(heading) =
+            line.trim_start_matches('#').strip_prefix(' ').filter(|_| !fenced && line.starts_with('#'))
+        {
+            let heading = heading.trim().to_lowercase();
+            let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | ' '));
+            found.insert(kept.map(|c| if c == ' ' { '-' } else { c }).collect());
+        }
+    }
+    found
+}
+
+#[test]
+fn links_to_sections_lead_to_one() {
+    let link = regex::Regex::new(r"\]\(([^)#\s]*)#([^)\s]+)\)").unwrap();
+    let mut broken = Vec::new();
+    for path in files(&root(), "md") {
+        for found in link.captures_iter(&fs::read_to_string(&path).unwrap()) {
+            let (page, section) = (&found[1], &found[2]);
+            if page.contains("://") || !(page.is_empty() || page.ends_with(".md")) {
+                continue;
+            }
+            let target = if page.is_empty() { path.clone() } else { path.parent().unwrap().join(page) };
+            if !fs::read_to_string(target).is_ok_and(|text| anchors(&text).contains(section)) {
+                broken.push(format!("{}: {page}#{section}", path.strip_prefix(root()).unwrap().display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+/// Tables, code and the line that a run of the bench writes are as wide as they have to be. Decisions stay as written.
+#[test]
+fn prose_fits_into_120_columns() {
+    let mut pages = files(&root().join("docs"), "md");
+    pages.retain(|path| !path.starts_with(root().join("docs/decisions")));
+    pages.extend(["README.md", "CONTRIBUTING.md", "SECURITY.md"].map(|page| root().join(page)));
+    let mut wide = Vec::new();
+    for path in pages {
+        let mut fenced = false;
+        for (n, line) in fs::read_to_string(&path).unwrap().lines().enumerate() {
+            let text = line.trim_start();
+            fenced ^= text.starts_with("```");
+            let free = fenced || text.starts_with('|') || text.starts_with("Measured 2");
+            if !free && line.chars().count() > 120 {
+                wide.push(format!("{}:{}", path.strip_prefix(root()).unwrap().display(), n + 1));
+            }
+        }
+    }
+    assert!(wide.is_empty(), "wider than 120 columns: {wide:#?}");
 }
