@@ -30,25 +30,3 @@ fn the_table_of_files_holds() {
         }
     }
 }
-
-/// Prose is wrapped; tables, code and links on a line of their own are not.
-#[test]
-fn prose_is_at_most_120_columns_wide() {
-    let mut pages = vec![root().join("README.md"), root().join("CONTRIBUTING.md"), root().join("SECURITY.md")];
-    for directory in ["docs", "docs/decisions", "docs/reference"] {
-        let entries = fs::read_dir(root().join(directory)).into_iter().flatten();
-        pages.extend(entries.filter_map(|entry| Some(entry.ok()?.path())));
-    }
-    let mut wide = Vec::new();
-    for page in pages.iter().filter(|page| page.extension().is_some_and(|extension| extension == "md")) {
-        let mut code = false;
-        for (at, line) in fs::read_to_string(page).expect("a page").lines().enumerate() {
-            code ^= line.trim_start().starts_with("```");
-            let table = line.trim_start().starts_with('|');
-            if !code && !table && line.chars().count() > 120 && line.trim().contains(' ') {
-                wide.push(format!("{}:{} has {} columns", crate::shown(page), at + 1, line.chars().count()));
-            }
-        }
-    }
-    assert!(wide.is_empty(), "{}", wide.join("\n"));
-}
