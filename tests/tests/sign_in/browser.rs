@@ -75,7 +75,7 @@ impl Browser {
             "--disable-sync",
             "--no-proxy-server",
             // Nothing outside of this machine is asked for, whatever the browser has in mind.
-            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+            "--host-resolver-rules=MAP *.localhost 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
         ];
         let mut flags: Vec<String> = flags.map(str::to_owned).into();
         flags.push(format!("--user-data-dir={}", browser._profile.path().join("profile").display()));
