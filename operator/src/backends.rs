@@ -8,9 +8,9 @@ use crate::{
     circuit::CircuitPolicy,
     config::{AdministratorError, Administrators, Config, DatabaseSource, Resolved},
     database::{Database, Limits},
-    errors::Failure,
     leader::Leadership,
     metrics::Metrics,
+    reason::{Area, Reason},
     vault::{Vault, VaultFactory},
 };
 
@@ -40,6 +40,41 @@ pub async fn resolve_once(
         }
     }
     Ok(administrators.resolve(config, &vaults, |_| false).await)
+}
+
+/// Why there is no database or Key Vault of a name.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// No such database in the configuration.
+    #[error("databaseRef '{0}' is not in the operator's configuration; add it under databases")]
+    DatabaseNotConfigured(String),
+    /// No such Key Vault in the configuration.
+    #[error("keyVaultRef '{0}' is not in the operator's configuration; add it under keyVaults")]
+    KeyVaultNotConfigured(String),
+    /// Nobody knows how to connect as the database's administrator.
+    #[error(transparent)]
+    Administrator(#[from] Arc<AdministratorError>),
+}
+
+impl BackendError {
+    /// The code for conditions, events and metrics.
+    #[must_use]
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::DatabaseNotConfigured(_) => Reason::DatabaseNotConfigured,
+            Self::KeyVaultNotConfigured(_) => Reason::KeyVaultNotConfigured,
+            Self::Administrator(_) => Reason::AdministratorUnknown,
+        }
+    }
+
+    /// Which condition it belongs to.
+    #[must_use]
+    pub const fn area(&self) -> Area {
+        match self {
+            Self::DatabaseNotConfigured(_) | Self::Administrator(_) => Area::Database,
+            Self::KeyVaultNotConfigured(_) => Area::Secrets,
+        }
+    }
 }
 
 /// Vaults by name.
@@ -103,12 +138,12 @@ impl Backends {
     /// The database of that name.
     ///
     /// # Errors
-    /// [`Failure::DatabaseNotConfigured`], [`Failure::Administrator`].
-    pub fn database(&self, name: &str) -> Result<Arc<Database>, Failure> {
+    /// [`BackendError::DatabaseNotConfigured`], [`BackendError::Administrator`].
+    pub fn database(&self, name: &str) -> Result<Arc<Database>, BackendError> {
         if let Some(error) = self.unknown.get(name) {
-            return Err(Failure::Administrator(Arc::clone(error)));
+            return Err(BackendError::Administrator(Arc::clone(error)));
         }
-        self.databases.get(name).cloned().ok_or_else(|| Failure::DatabaseNotConfigured(name.to_owned()))
+        self.databases.get(name).cloned().ok_or_else(|| BackendError::DatabaseNotConfigured(name.to_owned()))
     }
 
     /// Whether the server of that name refused its administrator.
@@ -120,9 +155,9 @@ impl Backends {
     /// The vault of that name.
     ///
     /// # Errors
-    /// [`Failure::KeyVaultNotConfigured`].
-    pub fn vault(&self, name: &str) -> Result<Arc<Vault>, Failure> {
-        self.vaults.get(name).cloned().ok_or_else(|| Failure::KeyVaultNotConfigured(name.to_owned()))
+    /// [`BackendError::KeyVaultNotConfigured`].
+    pub fn vault(&self, name: &str) -> Result<Arc<Vault>, BackendError> {
+        self.vaults.get(name).cloned().ok_or_else(|| BackendError::KeyVaultNotConfigured(name.to_owned()))
     }
 
     /// All databases.

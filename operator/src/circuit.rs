@@ -11,7 +11,7 @@ use std::{
 
 use prometheus::IntGauge;
 
-use crate::controller::spread;
+use crate::backoff::{LONGEST_ASKED, spread};
 
 /// When a circuit opens, and for how long.
 #[derive(Clone, Copy, Debug)]
@@ -29,8 +29,6 @@ impl CircuitPolicy {
     pub const FAILURES: u32 = 3;
     /// Longest time between two tries: an outage that is over should not be outlived by much.
     pub const LONGEST: Duration = Duration::from_secs(60);
-    /// Longest wait that a backend may ask for.
-    const LONGEST_ASKED: Duration = Duration::from_secs(3600);
 
     /// The usual number of failures, with waits that begin with `base` and do not pass `max`.
     #[must_use]
@@ -148,7 +146,7 @@ impl<E: Clone> Permit<'_, E> {
     /// The backend asked to be left alone for a while: there is nothing to find out before.
     pub fn told_to_wait(mut self, wait: Duration, problem: E) {
         self.trial = false;
-        let wait = wait.min(CircuitPolicy::LONGEST_ASKED);
+        let wait = wait.min(LONGEST_ASKED);
         let until = Instant::now() + wait;
         let mut state = self.circuit.lock();
         if state.open.as_ref().is_some_and(|open| open.until > until) {

@@ -21,7 +21,7 @@ use kube::{
 };
 use uuid::Uuid;
 
-use crate::controller::{FIELD_MANAGER, in_time};
+use crate::kubernetes::{FIELD_MANAGER, in_time};
 
 /// Name of the Lease.
 const NAME: &str = "storefence-operator";

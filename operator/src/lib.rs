@@ -4,6 +4,7 @@
 //! [`credentials`] for how; [`migrate`], [`seed`], [`embed`] and [`verify`] look after the database as a whole.
 
 pub mod backends;
+pub mod backoff;
 pub mod circuit;
 pub mod cli;
 pub mod config;
@@ -11,12 +12,16 @@ pub mod controller;
 pub mod credentials;
 pub mod database;
 pub mod embed;
-pub mod errors;
+pub mod kubernetes;
 pub mod leader;
 pub mod manifest;
 pub mod metrics;
 pub mod migrate;
+pub mod plan;
+pub mod quote;
+pub mod reason;
 pub mod reconcile;
+pub mod roles;
 pub mod seed;
 pub mod server;
 pub mod vault;

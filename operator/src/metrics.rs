@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use prometheus::{Encoder, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
-use crate::{errors::Reason, reconcile::action::Plan};
+use crate::reason::Reason;
 
 const BUCKETS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
@@ -198,10 +198,10 @@ impl Metrics {
         self.duration.with_label_values(&[outcome]).observe(duration.as_secs_f64());
     }
 
-    /// Counts the steps of a plan that was carried out.
-    pub fn steps(&self, plan: &Plan) {
-        self.steps.with_label_values(&["database"]).inc_by(plan.database.len() as u64);
-        self.steps.with_label_values(&["key_vault"]).inc_by(plan.secrets.len() as u64);
+    /// Counts the steps that were taken in the database and in the Key Vault.
+    pub fn steps(&self, database: usize, key_vault: usize) {
+        self.steps.with_label_values(&["database"]).inc_by(database as u64);
+        self.steps.with_label_values(&["key_vault"]).inc_by(key_vault as u64);
     }
 
     /// Counts deviations that a pass found although the spec had not changed, and those of them that it mended.

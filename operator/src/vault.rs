@@ -13,9 +13,9 @@ use url::Url;
 
 use crate::{
     circuit::{Circuit, CircuitPolicy},
-    errors::{Class, Reason},
     leader::Leadership,
     metrics::Metrics,
+    reason::{Class, Reason},
 };
 
 /// A secret, read.

@@ -8,11 +8,11 @@ use harness::{World, poll, spec, store};
 use storefence_operator::{
     circuit::CircuitPolicy,
     config::Config,
-    credentials::{
-        password_from_uri,
+    credentials::password_from_uri,
+    database::{
+        Database, Limits,
         probe::{Credentials, ProbeError},
     },
-    database::{Database, Limits},
     leader::Leadership,
     metrics::Metrics,
 };

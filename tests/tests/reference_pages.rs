@@ -115,7 +115,7 @@ fn troubleshooting_page_has_every_reason_and_code() {
     let arm = r#"Self::[A-Za-z0-9]+(?: \{[^}]*\}|\([^)]*\))? => "([^"]+)""#;
     let mut known = BTreeSet::new();
     for (what, source, beginning) in [
-        ("reason of conditions", "operator/src/errors.rs", "pub const fn as_str(self)"),
+        ("reason of conditions", "operator/src/reason.rs", "pub const fn as_str(self)"),
         ("code of tools", "gateway/src/tools/error.rs", "pub const fn as_str(self)"),
         ("refusal of tokens", "gateway/src/identity/mod.rs", "pub const fn reason(self)"),
         ("refusal of scopes", "tenancy/src/scope.rs", "pub const fn reason(&self)"),

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, fmt::Write as _, path::PathBuf, process::ExitCo
 
 use anyhow::Context as _;
 use clap::Args;
+use k8s_openapi::jiff::Timestamp;
 use kube::{Api, Client};
 use storefence_runtime::AzureOptions;
 use storefence_tenancy::{RetailTenant, resource::Mode};
@@ -19,10 +20,8 @@ use crate::{
     database::{Limits, sql},
     leader::Leadership,
     metrics::Metrics,
-    reconcile::{
-        conflict::Claimant,
-        pass::{Preview, Work, preview},
-    },
+    plan::{conflict::Claimant, rotation::Rotation, status::whole_second},
+    reconcile::pass::{Preview, Work, preview},
     vault::VaultFactory,
 };
 
@@ -110,7 +109,8 @@ pub async fn plan(arguments: PlanArgs) -> Result<ExitCode, CliError> {
         let claimants = [Claimant::of(&tenant)];
         let (claimants, metrics) = (&claimants, &metrics);
         // A preview does not look at the fence.
-        let work = Work { backends: &backends, tenant: &tenant, claimants, metrics, looked_after: &|_| true };
+        let rotation = Rotation::at(&tenant, whole_second(Timestamp::now()));
+        let work = Work { backends: &backends, tenant: &tenant, claimants, metrics, looked_after: &|_| true, rotation };
         let preview = preview(&work).await.with_context(|| format!("RetailTenant {name}"))?;
         steps += preview.plan.secrets.len() + preview.plan.database.len() + preview.plan.dependents.len();
         write(format_args!("{}", render(&name, &tenant, &preview)))?;

@@ -13,7 +13,7 @@ use kube::{
 };
 use storefence_tenancy::RetailTenant;
 
-use super::object::in_time;
+use crate::kubernetes::in_time;
 
 /// How many deadlines of a call may pass without an answer before the process is not ready.
 const PATIENCE: u32 = 3;

@@ -11,10 +11,11 @@ use kube::{
 use serde_json::{Value, json};
 use storefence_tenancy::{RetailTenant, RetailTenantStatus, resource::FINALIZER};
 
-use super::{FIELD_MANAGER, Guarded};
+use super::Guarded;
 use crate::{
+    kubernetes::{FIELD_MANAGER, in_time},
     leader::Leadership,
-    reconcile::status::{READY, Transition},
+    plan::status::{READY, Transition},
 };
 
 /// Longest note of an event (the API refuses more than 1 kB).
@@ -26,15 +27,6 @@ pub struct KubernetesObject {
     uid: Option<String>,
     deadline: Duration,
     leadership: Leadership,
-}
-
-/// The outcome of a call to the Kubernetes API, or an error when there is none in time.
-pub async fn in_time<T>(
-    deadline: Duration,
-    call: impl Future<Output = Result<T, kube::Error>>,
-) -> Result<T, kube::Error> {
-    let problem = || format!("no answer within {} ms", deadline.as_millis());
-    tokio::time::timeout(deadline, call).await.unwrap_or_else(|_| Err(kube::Error::Service(problem().into())))
 }
 
 impl KubernetesObject {

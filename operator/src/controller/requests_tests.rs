@@ -16,8 +16,11 @@ use kube::{
 use serde_json::{Value, json};
 use storefence_tenancy::{RetailTenant, RetailTenantStatus};
 
-use super::{FIELD_MANAGER, object::KubernetesObject};
-use crate::leader::{Election, Leadership};
+use super::object::KubernetesObject;
+use crate::{
+    kubernetes::FIELD_MANAGER,
+    leader::{Election, Leadership},
+};
 
 /// Method, path with query, body.
 type Seen = (String, String, Value);

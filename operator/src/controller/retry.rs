@@ -8,7 +8,10 @@ use std::{
 
 use rand::Rng;
 
-use crate::errors::Class;
+use crate::{
+    backoff::{LONGEST_ASKED, spread},
+    reason::Class,
+};
 
 /// Bounds of the waits.
 #[derive(Clone, Copy, Debug)]
@@ -21,9 +24,6 @@ pub struct RetryPolicy {
 
 /// Shortest and longest wait for a lock that another operator holds, as multiples of the base (5 s: 10 to 30 s).
 const CONTENTION: (u32, u32) = (2, 6);
-
-/// Longest wait that a backend may ask for.
-const LONGEST_ASKED: Duration = Duration::from_secs(3600);
 
 /// Failures in a row, by the object's UID.
 pub struct Retries {
@@ -62,11 +62,6 @@ impl Retries {
     pub fn forget(&self, uid: &str) {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
-}
-
-/// A wait within a tenth of the given one, so that many tenants do not return in one moment.
-pub fn spread(wait: Duration) -> Duration {
-    wait.mul_f64(rand::rng().random_range(0.9..=1.1))
 }
 
 #[cfg(test)]

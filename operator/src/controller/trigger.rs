@@ -9,7 +9,7 @@ use kube::{
 use storefence_tenancy::{RetailTenant, TenantRules, resource::ROTATE_ANNOTATION};
 
 use super::Guarded;
-use crate::reconcile::conflict::Claimant;
+use crate::plan::conflict::Claimant;
 
 /// What of an object must change for a pass: the spec (generation), deletion, finalizers, the rotate annotation. Not the
 /// status: the operator's own writes would set it off again.

@@ -1,6 +1,5 @@
 //! A tenant's credentials: random passwords, the verifier that PostgreSQL stores, the URI that Key Vault stores.
 
-pub mod probe;
 mod scram;
 
 use std::fmt;

@@ -11,13 +11,24 @@ use super::{
 };
 use crate::{
     credentials::Password,
-    errors::Failure,
-    reconcile::{
+    plan::{
         action::{DatabaseAction, Plan},
         desired::Desired,
         stages::{Stages, stages, takes_from_a_role},
     },
 };
+
+/// A step that the database refused, while the others were taken.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}: {source}{remedy}")]
+pub struct Unapplied {
+    /// The step in words.
+    pub step: String,
+    /// PostgreSQL's words.
+    pub source: DatabaseError,
+    /// Who can take it, and by which statement; empty where that is not known.
+    pub remedy: String,
+}
 
 const BEGIN: &str = "BEGIN;\n";
 
@@ -43,7 +54,7 @@ impl Database {
         plan: &Plan,
         material: &Material,
         partly: bool,
-    ) -> Result<Vec<Failure>, DatabaseError> {
+    ) -> Result<Vec<Unapplied>, DatabaseError> {
         match self.apply_all(lock, desired, plan, material).await {
             Ok(()) => return Ok(Vec::new()),
             Err(error) if !partly || !error.is_of_a_statement() => return Err(error),
@@ -95,7 +106,7 @@ impl Database {
 
 /// What could not be done, in words. Who may do it, and by which statement, for a step that takes something away: the
 /// others have values of the vault in them, or are the operator's again once those are out of the way.
-fn unapplied(desired: &Desired, part: &Plan, source: DatabaseError) -> Failure {
+fn unapplied(desired: &Desired, part: &Plan, source: DatabaseError) -> Unapplied {
     let words: Vec<String> = part.database.iter().map(DatabaseAction::describe).collect();
     let remedy = match part.database.as_slice() {
         [action] if takes_from_a_role(action) => {
@@ -106,7 +117,7 @@ fn unapplied(desired: &Desired, part: &Plan, source: DatabaseError) -> Failure {
         }
         _ => String::new(),
     };
-    Failure::Unapplied { step: words.join("; "), source, remedy }
+    Unapplied { step: words.join("; "), source, remedy }
 }
 
 /// What locks nothing that tenants share comes first, in as few round trips as keys allow. What does, the group of all

@@ -1,6 +1,6 @@
 //! What goes wrong at a database.
 
-use crate::{errors::Reason, migrate};
+use crate::{migrate, reason::Reason};
 
 /// What went wrong at a database, as administrator.
 #[derive(Debug, thiserror::Error)]

@@ -5,6 +5,7 @@ pub mod apply;
 mod error;
 pub mod fence;
 pub mod observe;
+pub mod probe;
 pub mod revoke;
 pub mod sql;
 pub mod unclaimed;

@@ -4,7 +4,10 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::{Database, DatabaseError, TenantLock};
-use crate::reconcile::{desired::Desired, state::DatabaseState};
+use crate::plan::{
+    desired::{Desired, PRIVILEGED_SETTINGS},
+    state::DatabaseState,
+};
 
 const OBSERVE: &str = r"
 WITH me AS (SELECT t.tenant_key, t.tenant_id, t.display_name FROM retail.tenants t WHERE t.tenant_id = $1),
@@ -92,8 +95,7 @@ impl Database {
     pub async fn observe(&self, lock: &mut TenantLock, desired: &Desired) -> Result<DatabaseState, DatabaseError> {
         let stores: Vec<Uuid> = desired.stores.keys().copied().collect();
         let roles: Vec<String> = desired.roles.values().map(|role| role.name.clone()).collect();
-        let privileged: Vec<String> =
-            crate::reconcile::desired::PRIVILEGED_SETTINGS.iter().map(ToString::to_string).collect();
+        let privileged: Vec<String> = PRIVILEGED_SETTINGS.iter().map(ToString::to_string).collect();
         let query = sqlx::query_scalar::<_, Json<DatabaseState>>(OBSERVE)
             .bind(desired.tenant_id.as_str())
             .bind(stores)

@@ -3,11 +3,11 @@
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use storefence_tenancy::TenantId;
 
-use super::{
-    Database, DatabaseError, TenantLock,
-    sql::{ident, literal},
+use super::{Database, DatabaseError, TenantLock};
+use crate::{
+    quote::{ident, literal},
+    roles::role_comment,
 };
-use crate::reconcile::desired::role_comment;
 
 impl Database {
     /// Revokes the tenant that `owner_uid` owns: calls refused, logins without LOGIN, sessions ended, context keys

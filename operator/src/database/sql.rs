@@ -8,23 +8,14 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use storefence_tenancy::credentials::{ContextKey, Slot};
 use zeroize::Zeroizing;
 
-use crate::reconcile::{
-    action::{DatabaseAction, Plan},
-    desired::{Desired, LOGIN_GROUP},
+use crate::{
+    plan::{
+        action::{DatabaseAction, Plan},
+        desired::Desired,
+    },
+    quote::{ident, literal},
+    roles::LOGIN_GROUP,
 };
-
-/// A name in double quotes.
-#[must_use]
-pub fn ident(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// A text in single quotes, whatever `standard_conforming_strings` says.
-#[must_use]
-pub fn literal(text: &str) -> String {
-    let quoted = text.replace('\'', "''");
-    if quoted.contains('\\') { format!("E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
-}
 
 /// A parameter's name; extensions' parameters have a dot.
 fn parameter(name: &str) -> String {
@@ -289,11 +280,9 @@ fn role_statement(desired: &Desired, action: &DatabaseAction, verifier: &dyn Fn(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reconcile::{
-        diff::{
-            diff,
-            tests::{desired, desired_with, take},
-        },
+    use crate::plan::{
+        diff::diff,
+        model::{desired, desired_with, take},
         state::{Attributes, Member, Observed},
     };
 

@@ -3,18 +3,21 @@
 use storefence_tenancy::resource::Mode;
 
 use super::{
-    desired::Desired,
-    diff::{conflicting_stores, withdrawals},
-    drift::Found,
+    failure::Failure,
     held::Stored,
     pass::{Pass, desired_with},
-    state::DatabaseState,
-    status::Outcome,
-    takeover,
 };
 use crate::{
     database::{TenantLock, apply::Material},
-    errors::Failure,
+    plan::{
+        desired::Desired,
+        diff::{conflicting_stores, withdrawals},
+        drift::Found,
+        refusal::Refusal,
+        state::DatabaseState,
+        status::Outcome,
+        takeover,
+    },
 };
 
 impl Pass<'_> {
@@ -23,7 +26,7 @@ impl Pass<'_> {
         let plan = withdrawals(self.desired, state);
         if self.work.tenant.spec.mode == Mode::Enforce && !plan.is_empty() {
             self.database.apply(lock, self.desired, &plan, &Material::default(), false).await?;
-            self.work.metrics.steps(&plan);
+            self.work.metrics.steps(plan.database.len(), plan.secrets.len());
             let stores = plan.database.len();
             tracing::info!(tenant = %self.desired.tenant_id, stores, "taken away before the rest");
         }
@@ -52,13 +55,13 @@ impl Pass<'_> {
     /// tenant cannot have, which are the failures that are left.
     pub(super) async fn adjusted(&self, state: &DatabaseState) -> Result<(Desired, Vec<Failure>), Failure> {
         let mut desired = self.desired.clone();
-        let credentials = self.rotation.view.credentials;
+        let credentials = self.work.rotation.view.credentials;
         let foreign = state.fence.as_ref().is_some_and(|row| row.owner_uid != desired.owner_uid);
         if credentials.is_none()
             && let Some(in_force) = takeover::in_force(&desired, state)
         {
             let salt = self.database.salt().await?;
-            desired = desired_with(self.work, self.rules, self.rotation, &salt, Some(&in_force));
+            desired = desired_with(self.work, self.rules, &salt, Some(&in_force));
         }
         if foreign || credentials.is_none() && desired.adopt {
             desired.leftovers = takeover::leftovers(&desired, state);
@@ -67,7 +70,8 @@ impl Pass<'_> {
         // A tenant that is served goes on without them; a new one is not made by halves.
         if credentials.is_some() {
             let conflicts = conflicting_stores(&desired, state);
-            left.extend(conflicts.iter().map(|(id, owner)| Failure::conflicting_store(&desired, *id, owner.clone())));
+            let refusal = |(id, owner): &(_, String)| Refusal::conflicting_store(&desired, *id, owner.clone()).into();
+            left.extend(conflicts.iter().map(refusal));
             desired = desired.without(&conflicts);
         }
         Ok((desired, left))

@@ -7,12 +7,8 @@ use storefence_tenancy::{
     resource::{DeletionPolicy, Mode},
 };
 
-use crate::{
-    backends::Backends,
-    database::Database,
-    errors::{Failure, Reason},
-    vault::Vault,
-};
+use super::failure::Failure;
+use crate::{backends::Backends, database::Database, reason::Reason, vault::Vault};
 
 /// What to do with a deleted object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +78,7 @@ pub async fn finalize(backends: &Backends, tenant: &RetailTenant, ending: Ending
     let mut failures = Vec::new();
     match backends.database(&tenant.spec.database_ref.name) {
         Ok(database) => failures.extend(end_access(&database, &tenant_id, uid, ending).await.err()),
-        Err(failure) => failures.extend(Some(failure).filter(|_| served)),
+        Err(error) => failures.extend(Some(Failure::from(error)).filter(|_| served)),
     }
     failures = failures.into_iter().map(or_retain).collect();
     match backends.vault(&tenant.spec.key_vault_ref.name) {
@@ -90,7 +86,7 @@ pub async fn finalize(backends: &Backends, tenant: &RetailTenant, ending: Ending
             let kids = kids(recorded(tenant), ending);
             failures.extend(end_secrets(&vault, &tenant_id, uid, &kids, ending).await.err().map(or_retain));
         }
-        Err(failure) => failures.extend(Some(failure).filter(|_| served).map(or_retain)),
+        Err(error) => failures.extend(Some(Failure::from(error)).filter(|_| served).map(or_retain)),
     }
     if failures.is_empty() { Ok(()) } else { Err(failures) }
 }

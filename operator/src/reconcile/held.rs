@@ -8,14 +8,14 @@ use storefence_tenancy::{
     resource::Credentials,
 };
 
-use super::{
-    desired::Desired,
-    state::{SecretContent, SecretState},
-};
 use crate::{
     config::Endpoint,
     credentials::password_from_uri,
     database::apply::Material,
+    plan::{
+        desired::Desired,
+        state::{SecretContent, SecretState},
+    },
     vault::{Read, Version},
 };
 

@@ -1,21 +1,9 @@
-//! One `RetailTenant` to its logins, rows, keys and secrets: observe, diff, apply.
-//!
-//! The decisions are pure: [`desired`], [`conflict`], [`diff`], [`drift`], [`rotation`] and [`status`] know no I/O. [`pass`]
-//! puts the I/O around them, [`finalize`] is the way back.
+//! The I/O around [`plan`](crate::plan): one pass over a tenant observes, compares, applies and probes ([`pass`]); a
+//! deleted object is released ([`finalize`]); whatever fails on the way is a [`failure`].
 
-pub mod action;
 mod adjust;
-pub mod conflict;
-mod credentials;
-mod describe;
-pub mod desired;
-pub mod diff;
-pub mod drift;
+pub mod failure;
 pub mod finalize;
 mod held;
 pub mod pass;
-pub mod rotation;
-pub mod stages;
-pub mod state;
-pub mod status;
-pub mod takeover;
+mod secrets;

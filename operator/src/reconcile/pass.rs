@@ -6,25 +6,29 @@ use k8s_openapi::jiff::Timestamp;
 use sqlx::PgConnection;
 use storefence_tenancy::{
     RetailTenant, TenantRules,
-    resource::{AdoptionPolicy, ContextKeyVersion, Credentials, LoginSlot, Mode},
+    resource::{AdoptionPolicy, ContextKeyVersion, Credentials, LoginSlot},
 };
 
 use super::{
-    action::{DatabaseAction, Plan},
-    conflict::{self, Claimant},
-    desired::{Desired, Input},
-    diff::diff,
-    drift::{Before, Found},
+    failure::Failure,
     held::{self, Held, Stored},
-    rotation::{Record, Step, View},
-    state::{DatabaseState, Observed},
-    status::{self, DRIFTED, Done, Outcome, Report, whole_second},
 };
 use crate::{
     backends::Backends,
     database::{Database, DatabaseError, TenantLock, fence::Mending},
-    errors::{Class, Failure, Reason},
     metrics::Metrics,
+    plan::{
+        action::{DatabaseAction, Plan},
+        conflict::{self, Claimant},
+        desired::{Desired, Input},
+        diff::diff,
+        drift::{Before, Found},
+        problem::Problem,
+        rotation::{Record, Rotation, Step, View},
+        state::{DatabaseState, Observed},
+        status::{self, DRIFTED, Done, Outcome, READY, Report, whole_second},
+    },
+    reason::{Class, Reason},
     vault::{Read, Vault, Version},
     verify::Deviation,
 };
@@ -45,6 +49,8 @@ pub struct Work<'a> {
     pub metrics: &'a Metrics,
     /// Whether passes look at the logins of the tenant that the object with this UID owns.
     pub looked_after: &'a (dyn Fn(&str) -> bool + Sync),
+    /// Where its rotation stands.
+    pub rotation: Rotation<'a>,
 }
 
 /// Brings database and vault to where the spec wants them, or tells what that would take, as its mode says.
@@ -54,12 +60,11 @@ pub async fn pass(work: &Work<'_>) -> Report {
     }
     let rules = match TenantRules::compile(&work.tenant.spec) {
         Ok(rules) => rules,
-        Err(problems) => return Outcome::Failed(vec![Failure::InvalidSpec(problems)]).into(),
+        Err(problems) => return failed(vec![Failure::InvalidSpec(problems)]).into(),
     };
-    let rotation = Rotation::of(work.tenant);
     let mut found = None;
-    let outcome = locked(work, &rules, &rotation, &mut found).await;
-    match (&rotation.step, &outcome) {
+    let outcome = locked(work, &rules, &mut found).await;
+    match (&work.rotation.step, &outcome) {
         (Step::Switch(_), Ok(Outcome::Done(_))) => work.metrics.rotation(true),
         (Step::Begin(_) | Step::Switch(_) | Step::Retire, Err(failures))
             if failures.iter().any(|failure| failure.class() != Class::Contention) =>
@@ -68,25 +73,12 @@ pub async fn pass(work: &Work<'_>) -> Report {
         }
         _ => {}
     }
-    Report { outcome: outcome.unwrap_or_else(Outcome::Failed), found }
+    Report { outcome: outcome.unwrap_or_else(failed), found }
 }
 
-/// The rotation as it stands at the beginning of a pass.
-pub(super) struct Rotation<'a> {
-    pub(super) view: View<'a>,
-    pub(super) step: Step,
-}
-
-impl<'a> Rotation<'a> {
-    fn of(tenant: &'a RetailTenant) -> Self {
-        let view = View::of(tenant);
-        let step = match view.step(whole_second(Timestamp::now())) {
-            // Who only observes begins none.
-            Step::Begin(_) if tenant.spec.mode == Mode::Observe => Step::Wait(None),
-            step => step,
-        };
-        Self { view, step }
-    }
+/// The outcome of a pass that failed.
+pub fn failed(failures: Vec<Failure>) -> Outcome {
+    Outcome::Failed(failures.into_iter().map(Problem::from).collect())
 }
 
 /// What a pass would do.
@@ -106,8 +98,7 @@ pub async fn preview(work: &Work<'_>) -> Result<Preview, Failure> {
     let spec = &work.tenant.spec;
     let database = work.backends.database(&spec.database_ref.name)?;
     let vault = work.backends.vault(&spec.key_vault_ref.name)?;
-    let rotation = Rotation::of(work.tenant);
-    let desired = desired(work, &rules, &rotation, &database.salt().await?);
+    let desired = desired(work, &rules, &database.salt().await?);
     let mut tries = 1;
     let mut lock = loop {
         match database.lock(rules.tenant_id()).await? {
@@ -117,18 +108,13 @@ pub async fn preview(work: &Work<'_>) -> Result<Preview, Failure> {
         }
         tries += 1;
     };
-    let pass = Pass { work, rules: &rules, rotation: &rotation, database: &database, vault: &vault, desired: &desired };
+    let pass = Pass { work, rules: &rules, database: &database, vault: &vault, desired: &desired };
     let preview = pass.preview(&mut lock).await;
     lock.release().await;
     preview
 }
 
-async fn locked(
-    work: &Work<'_>,
-    rules: &TenantRules,
-    rotation: &Rotation<'_>,
-    found: &mut Option<Found>,
-) -> Result<Outcome, Vec<Failure>> {
+async fn locked(work: &Work<'_>, rules: &TenantRules, found: &mut Option<Found>) -> Result<Outcome, Vec<Failure>> {
     let spec = &work.tenant.spec;
     let database = work.backends.database(&spec.database_ref.name);
     let vault = work.backends.vault(&spec.key_vault_ref.name);
@@ -136,14 +122,18 @@ async fn locked(
     let (database, vault) = match (database, vault) {
         (Ok(database), Ok(vault)) => (database, vault),
         (database, vault) => {
-            return Err(in_conflict(work, rules, None).into_iter().chain(database.err()).chain(vault.err()).collect());
+            return Err(in_conflict(work, rules, None)
+                .into_iter()
+                .chain(database.err().map(Failure::from))
+                .chain(vault.err().map(Failure::from))
+                .collect());
         }
     };
-    let mut outcome = attempt(work, rules, rotation, found, &database, &vault).await;
+    let mut outcome = attempt(work, rules, found, &database, &vault).await;
     // A database that was made anew is migrated and filled at once.
     let replaced = |failure: &Failure| matches!(failure, Failure::Database(DatabaseError::Replaced { .. }));
     if outcome.as_ref().is_err_and(|failures| failures.iter().any(replaced)) {
-        outcome = attempt(work, rules, rotation, found, &database, &vault).await;
+        outcome = attempt(work, rules, found, &database, &vault).await;
     }
     outcome
 }
@@ -151,7 +141,6 @@ async fn locked(
 async fn attempt(
     work: &Work<'_>,
     rules: &TenantRules,
-    rotation: &Rotation<'_>,
     found: &mut Option<Found>,
     database: &Database,
     vault: &Vault,
@@ -165,26 +154,25 @@ async fn attempt(
             return Err(failures);
         }
     };
-    let desired = desired(work, rules, rotation, &salt);
+    let desired = desired(work, rules, &salt);
     let mut lock = match database.lock(rules.tenant_id()).await {
         Ok(Some(lock)) => lock,
         Ok(None) => return Err(vec![Failure::LockContention(rules.tenant_id().to_string())]),
         Err(error) => return Err(vec![error.into()]),
     };
-    let pass = Pass { work, rules, rotation, database, vault, desired: &desired };
+    let pass = Pass { work, rules, database, vault, desired: &desired };
     let outcome = pass.run(&mut lock, found).await;
     lock.release().await;
     outcome
 }
 
-fn desired(work: &Work<'_>, rules: &TenantRules, rotation: &Rotation<'_>, salt: &Arc<[u8]>) -> Desired {
-    desired_with(work, rules, rotation, salt, rotation.view.credentials)
+fn desired(work: &Work<'_>, rules: &TenantRules, salt: &Arc<[u8]>) -> Desired {
+    desired_with(work, rules, salt, work.rotation.view.credentials)
 }
 
 pub(super) fn desired_with(
     work: &Work<'_>,
     rules: &TenantRules,
-    rotation: &Rotation<'_>,
     salt: &[u8],
     credentials: Option<&Credentials>,
 ) -> Desired {
@@ -196,7 +184,7 @@ pub(super) fn desired_with(
         owner_uid: metadata.uid.as_deref().unwrap_or_default(),
         adopt: spec.adoption_policy == AdoptionPolicy::Adopt,
         credentials,
-        step: &rotation.step,
+        step: &work.rotation.step,
         role_salt: salt,
     })
 }
@@ -212,7 +200,6 @@ fn in_conflict(work: &Work<'_>, rules: &TenantRules, recorded: Option<&str>) -> 
 pub(super) struct Pass<'a> {
     pub(super) work: &'a Work<'a>,
     pub(super) rules: &'a TenantRules,
-    pub(super) rotation: &'a Rotation<'a>,
     pub(super) database: &'a Database,
     pub(super) vault: &'a Vault,
     pub(super) desired: &'a Desired,
@@ -279,7 +266,7 @@ impl Pass<'_> {
         Before {
             served: status.as_ref().is_some_and(|status| status.credentials.is_some()),
             same_spec: drifted.is_some_and(|drifted| drifted.observed_generation == metadata.generation),
-            step: &self.rotation.step,
+            step: &self.work.rotation.step,
         }
     }
 
@@ -334,7 +321,7 @@ impl Pass<'_> {
             Read::Live(secret) => Some((name.clone(), secret.manager.clone()?)),
             Read::Absent | Read::SoftDeleted { .. } => None,
         });
-        let recorded = held::recorded(stored, self.rotation.view.credentials);
+        let recorded = held::recorded(stored, self.work.rotation.view.credentials);
         let plan = diff(self.desired, &Observed { database: state, secrets, managers: managers.collect(), recorded })?;
         Ok((plan, session))
     }
@@ -362,9 +349,9 @@ impl Pass<'_> {
         self.write_secrets(&plan, &stored, &mut held).await?;
         let refused = self.database.apply(lock, self.desired, &plan, &held.material, self.before().served).await?;
         found.mended();
-        found.refused(refused.iter().filter_map(Failure::step).map(str::to_owned).collect());
-        left.extend(refused);
-        self.work.metrics.steps(&plan);
+        found.refused(refused.iter().map(|unapplied| unapplied.step.clone()).collect());
+        left.extend(refused.into_iter().map(Failure::from));
+        self.work.metrics.steps(plan.database.len(), plan.secrets.len());
         if plan.database.iter().any(|action| matches!(action, DatabaseAction::CreateRole { .. })) {
             let names: Vec<&str> = self.desired.roles.values().map(|role| role.name.as_str()).collect();
             self.database.retire_former(lock, &self.desired.owner_uid, &names).await?;
@@ -406,7 +393,7 @@ impl Pass<'_> {
     fn was_ready(&self) -> bool {
         self.work.tenant.status.as_ref().is_some_and(|status| {
             let ready = |condition: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| {
-                condition.type_ == super::status::READY && condition.status == "True"
+                condition.type_ == READY && condition.status == "True"
             };
             status.credentials.is_some() && status.conditions.iter().any(ready)
         })
@@ -414,7 +401,7 @@ impl Pass<'_> {
 
     fn done(&self, held: &Held, missing: Vec<Deviation>, left: Vec<Failure>) -> Result<Done, Failure> {
         let now = whole_second(Timestamp::now());
-        let Rotation { view, step } = self.rotation;
+        let Rotation { view, step } = &self.work.rotation;
         let Record { active, end_of_old, in_progress, last } = view.record(step, now);
         let (active_slot, active_kid) = active.unwrap_or((self.desired.active_slot, self.desired.active_kid));
         let version = |name: &str| held.versions.get(name).cloned().unwrap_or_default();
@@ -455,7 +442,7 @@ impl Pass<'_> {
             rotation: in_progress,
             last_rotation: last,
             missing,
-            left,
+            left: left.into_iter().map(Problem::from).collect(),
             rotation_waits,
         })
     }

@@ -1,5 +1,7 @@
 //! Names in statements, as PostgreSQL reads them.
 
+use crate::quote::ident;
+
 /// Words that may not stand as the name of a role or a table without quotes (PostgreSQL 18, appendix C, reserved).
 const RESERVED: &[&str] = &[
     "all",
@@ -123,7 +125,7 @@ pub fn quoted(name: &str) -> String {
     if name == "PUBLIC" || is_plain(name) && !name.contains('.') {
         return name.to_owned();
     }
-    crate::database::sql::ident(name)
+    ident(name)
 }
 
 #[cfg(test)]

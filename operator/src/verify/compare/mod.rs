@@ -11,7 +11,7 @@ use super::{
     level,
     names::{is_plain, quoted},
 };
-use crate::reconcile::desired::is_creator;
+use crate::roles::is_creator;
 
 /// All deviations, in the order of the catalogs.
 pub fn compare(snapshot: &Snapshot, expectations: &Expectations) -> Vec<Deviation> {

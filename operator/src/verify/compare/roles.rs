@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Report;
 use crate::{
-    reconcile::desired::is_creator,
+    roles::is_creator,
     verify::{
         Membership, Role, Severity,
         expected::{FORBIDDEN_SETTINGS, LOGIN_SETTINGS, ROLES},

@@ -6,12 +6,10 @@ use proptest::prelude::*;
 use storefence_tenancy::credentials::Slot;
 
 use super::{Before, Found, all};
-use crate::reconcile::{
+use crate::plan::{
     desired::Desired,
-    diff::{
-        diff,
-        tests::{converge, desired, specs, spoil, take},
-    },
+    diff::diff,
+    model::{converge, desired, specs, spoil, take},
     rotation::Step,
     state::{Observed, SecretState},
 };

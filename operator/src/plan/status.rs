@@ -9,9 +9,9 @@ use storefence_tenancy::{
     resource::{Credentials, DRIFT_HISTORY_MAX, DriftOutcome, DriftRecord, LastRotation, RotationInProgress},
 };
 
-use super::{action::Plan, drift::Found};
+use super::{action::Plan, drift::Found, problem::Problem};
 use crate::{
-    errors::{Area, Class, Failure, Reason},
+    reason::{Area, Class, Reason},
     verify::Deviation,
 };
 
@@ -44,8 +44,8 @@ pub enum Outcome {
     Done(Done),
     /// Compared, and nothing was written.
     Observed(Observed),
-    /// At least one failure; the first one decides.
-    Failed(Vec<Failure>),
+    /// At least one problem; the first one decides.
+    Failed(Vec<Problem>),
     /// Nothing was looked at.
     Suspended,
 }
@@ -83,7 +83,7 @@ pub struct Done {
     /// What the configuration asks of the fence beyond what is there.
     pub missing: Vec<Deviation>,
     /// What of the spec is not in place, while everything else is; the first one decides.
-    pub left: Vec<Failure>,
+    pub left: Vec<Problem>,
     /// Whether a further rotation is asked for, which begins when the former credentials have ended.
     pub rotation_waits: bool,
 }
@@ -167,7 +167,7 @@ pub fn next(
             status.rotation.clone_from(rotation);
             status.last_rotation.clone_from(last_rotation);
             let ready = format!("{} and {} are served", count(*stores, "store"), count(*principals, "principal rule"));
-            let of = |area: Area| left.iter().find(|failure| failure.area() == area);
+            let of = |area: Area| left.iter().find(|problem| problem.area == area);
             writer.set_unless(left.first(), READY, &ready);
             writer.set_unless(of(Area::Database), DATABASE_READY, "logins, stores and context keys are in place");
             match rotating(credentials, rotation.as_ref(), *rotation_waits) {
@@ -204,16 +204,16 @@ pub fn next(
             }
             writer.set(POLICY_VERIFIED, true, Reason::Reconciled, &intact(missing));
         }
-        Outcome::Failed(failures) => {
-            let first = failures.iter().find(|failure| failure.class() != Class::Contention)?;
-            suspended = first.reason() == Reason::Suspended;
-            writer.set(READY, false, first.reason(), &first.to_string());
+        Outcome::Failed(problems) => {
+            let first = problems.iter().find(|problem| problem.class != Class::Contention)?;
+            suspended = first.reason == Reason::Suspended;
+            writer.set(READY, false, first.reason, &first.message);
             for (condition, area) in
                 [(DATABASE_READY, Area::Database), (SECRETS_READY, Area::Secrets), (POLICY_VERIFIED, Area::Policy)]
             {
-                match failures.iter().find(|failure| failure.area() == area) {
-                    Some(failure) => writer.set(condition, false, failure.reason(), &failure.to_string()),
-                    None => writer.keep(condition, first.reason()),
+                match problems.iter().find(|problem| problem.area == area) {
+                    Some(problem) => writer.set(condition, false, problem.reason, &problem.message),
+                    None => writer.keep(condition, first.reason),
                 }
             }
         }
@@ -307,10 +307,10 @@ impl Writer<'_> {
     }
 
     /// True, unless something stands in the way.
-    fn set_unless(&mut self, failure: Option<&Failure>, type_: &'static str, message: &str) {
-        match failure {
+    fn set_unless(&mut self, problem: Option<&Problem>, type_: &'static str, message: &str) {
+        match problem {
             None => self.set(type_, true, Reason::Reconciled, message),
-            Some(failure) => self.set(type_, false, failure.reason(), &failure.to_string()),
+            Some(problem) => self.set(type_, false, problem.reason, &problem.message),
         }
     }
 

@@ -98,7 +98,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::reconcile::state::{Attributes, Member};
+    use crate::plan::state::{Attributes, Member};
 
     #[test]
     fn taking_away_comes_first_and_each_step_on_a_role_stands_alone() {

@@ -48,11 +48,9 @@ pub fn leftovers(desired: &Desired, database: &DatabaseState) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reconcile::{
-        diff::{
-            diff,
-            tests::{desired_with, take},
-        },
+    use crate::plan::{
+        diff::diff,
+        model::{desired_with, take},
         state::{KeyRow, Observed},
     };
 

@@ -8,20 +8,23 @@ use storefence_tenancy::{
 };
 
 use super::{
-    action::{Plan, SecretAction},
-    desired::{CONNECTION_LIMIT, Desired},
+    failure::Failure,
     held::{Held, Stored},
     pass::Pass,
-    rotation::Step,
-    state::DatabaseState,
 };
 use crate::{
-    credentials::{
-        Password, generate_context_key, login_uri,
+    credentials::{Password, generate_context_key, login_uri},
+    database::{
+        TenantLock,
+        apply::Material,
         probe::{self, Entry},
     },
-    database::{TenantLock, apply::Material},
-    errors::Failure,
+    plan::{
+        action::{Plan, SecretAction},
+        desired::{CONNECTION_LIMIT, Desired},
+        rotation::Step,
+        state::DatabaseState,
+    },
     vault::Read,
 };
 
@@ -29,13 +32,13 @@ impl Pass<'_> {
     /// What a step of a rotation does beyond the desired state.
     pub(super) async fn rotate(&self, lock: &mut TenantLock, material: &Material) -> Result<(), Failure> {
         let Desired { tenant_id, active_slot, active_kid, roles, .. } = self.desired;
-        match &self.rotation.step {
+        match &self.work.rotation.step {
             Step::Wait(_) | Step::Overlap(_) => Ok(()),
             // What an earlier life of the tenant left there must not be taken for new.
             Step::Begin(RotationInProgress { slot, kid, .. }) => self.disable_secrets(&[*slot], &[*kid]).await,
             Step::Switch(RotationInProgress { slot, kid, .. }) => self.probe(lock, material, *slot, *kid, None).await,
             Step::Retire => {
-                let credentials = self.rotation.view.credentials;
+                let credentials = self.work.rotation.view.credentials;
                 let slots = credentials.iter().flat_map(|credentials| &credentials.slots).map(|slot| slot.slot);
                 let keys = credentials.iter().flat_map(|credentials| &credentials.context_keys).map(|key| key.kid);
                 let slots: Vec<Slot> = slots.filter(|slot| slot != active_slot).collect();

@@ -1,7 +1,7 @@
 use storefence_tenancy::{credentials::Slot, resource::LoginSlot};
 
 use super::*;
-use crate::verify::Severity;
+use crate::{plan::refusal::Refusal, verify::Severity};
 
 fn credentials() -> Credentials {
     Credentials { active_slot: Slot::A, active_kid: 1, slots: vec![], context_keys: vec![] }
@@ -41,8 +41,12 @@ fn observed(changes: &[&str]) -> Report {
     Report { outcome, found: Some(found(changes, DriftOutcome::Reported)) }
 }
 
+fn problem(reason: Reason, area: Area, class: Class) -> Problem {
+    Problem { reason, area, class, message: "what to do".to_owned() }
+}
+
 fn failed() -> Report {
-    Outcome::Failed(vec![Failure::DatabaseNotConfigured("x".to_owned())]).into()
+    Outcome::Failed(vec![problem(Reason::DatabaseNotConfigured, Area::Database, Class::Permanent)]).into()
 }
 
 /// Found, and not to be mended.
@@ -74,10 +78,10 @@ fn reasons(events: &[Transition]) -> Vec<(&'static str, &'static str)> {
 
 #[test]
 fn what_is_left_undone_is_named_and_the_rest_is_recorded() {
-    let store = Failure::ConflictingStore { name: "Seattle".into(), store: "x".into(), owner: "contoso".into() };
+    let store = Refusal::ConflictingStore { name: "Seattle".into(), store: "x".into(), owner: "contoso".into() };
     let mut report = done();
     let Outcome::Done(done) = &mut report.outcome else { unreachable!() };
-    done.left = vec![store];
+    done.left = vec![store.into()];
     let (status, _) = step(None, &report, 1, 10);
     let types: Vec<&str> = status.conditions.iter().map(|condition| condition.type_.as_str()).collect();
     assert_eq!(types, CONDITIONS);
@@ -119,7 +123,7 @@ fn every_condition_is_there_whatever_comes_first() {
         let (status, _) = step(None, &report, 1, 10);
         let types: Vec<&str> = status.conditions.iter().map(|condition| condition.type_.as_str()).collect();
         assert_eq!(types, CONDITIONS, "{report:?}");
-        assert!(status.conditions.iter().all(|c| Reason::from_word(&c.reason).is_some() && !c.message.is_empty()));
+        assert!(status.conditions.iter().all(|c| Reason::from_code(&c.reason).is_some() && !c.message.is_empty()));
     }
 }
 
@@ -174,7 +178,7 @@ fn a_new_tenant_that_fails_says_what_is_not_known() {
 #[test]
 fn contention_is_not_told() {
     let (ready, _) = step(None, &done(), 1, 10);
-    let contention = Outcome::Failed(vec![Failure::LockContention("zava".to_owned())]).into();
+    let contention = Outcome::Failed(vec![problem(Reason::LockContention, Area::Elsewhere, Class::Contention)]).into();
     assert_eq!(next(Some(&ready), &contention, Some(2), at(20)), None);
 }
 
@@ -250,10 +254,10 @@ fn suspension_keeps_what_was_and_says_so() {
     let (resumed, events) = step(Some(&suspended), &done(), 3, 30);
     assert_eq!(find(&resumed, SUSPENDED).status, "False");
     assert_eq!(reasons(&events), [(SUSPENDED, "Reconciled")]);
-    let deleting = Outcome::Failed(vec![Failure::SuspendedDeletion]).into();
+    let deleting = Outcome::Failed(vec![problem(Reason::Suspended, Area::Spec, Class::Permanent)]).into();
     let (held, _) = step(Some(&ready), &deleting, 2, 20);
     assert_eq!((find(&held, READY).reason.as_str(), find(&held, SUSPENDED).status.as_str()), ("Suspended", "True"));
-    assert!(find(&held, READY).message.contains("spec.suspend"));
+    assert_eq!(find(&held, READY).message, "what to do");
 }
 
 #[test]

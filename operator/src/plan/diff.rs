@@ -7,16 +7,17 @@ use uuid::Uuid;
 
 use super::{
     action::{Creator, DatabaseAction, Plan, SecretAction},
-    desired::{CONNECTION_LIMIT, Desired, DesiredRole, LOGIN_GROUP, PRIVILEGED_SETTINGS, comment_owner},
+    desired::{CONNECTION_LIMIT, Desired, DesiredRole, PRIVILEGED_SETTINGS},
+    refusal::Refusal,
     state::{Attributes, DatabaseState, Dependent, Membership, Observed, RoleRow, SecretContent, SecretState},
 };
-use crate::errors::Failure;
+use crate::roles::{LOGIN_GROUP, comment_owner};
 
 /// Computes the steps. An empty plan means that nothing needs to be written anywhere.
 ///
 /// # Errors
 /// What belongs to somebody else is never touched: the first such thing found is the error.
-pub fn diff(desired: &Desired, observed: &Observed) -> Result<Plan, Failure> {
+pub fn diff(desired: &Desired, observed: &Observed) -> Result<Plan, Refusal> {
     let owners = Owners::of(desired, &observed.database)?;
     check_stores(desired, &observed.database)?;
     let mut plan = Plan { creator: Creator::of(desired, &observed.database), ..Plan::default() };
@@ -74,11 +75,11 @@ struct Owners<'a> {
 }
 
 impl<'a> Owners<'a> {
-    fn of(desired: &'a Desired, database: &'a DatabaseState) -> Result<Self, Failure> {
+    fn of(desired: &'a Desired, database: &'a DatabaseState) -> Result<Self, Refusal> {
         let own = desired.owner_uid.as_str();
         match &database.fence {
             Some(row) if row.owner_uid != own && row.enabled && !desired.adopt => {
-                Err(Failure::TenantNotAdopted { tenant_id: desired.tenant_id.to_string(), uid: row.owner_uid.clone() })
+                Err(Refusal::TenantNotAdopted { tenant_id: desired.tenant_id.to_string(), uid: row.owner_uid.clone() })
             }
             Some(row) if row.owner_uid != own => {
                 Ok(Self { own, predecessor: Some(&row.owner_uid), adopted: row.enabled })
@@ -92,14 +93,14 @@ impl<'a> Owners<'a> {
     }
 }
 
-fn check_stores(desired: &Desired, database: &DatabaseState) -> Result<(), Failure> {
+fn check_stores(desired: &Desired, database: &DatabaseState) -> Result<(), Refusal> {
     match conflicting_stores(desired, database).into_iter().next() {
-        Some((id, owner)) => Err(Failure::conflicting_store(desired, id, owner)),
+        Some((id, owner)) => Err(Refusal::conflicting_store(desired, id, owner)),
         None => Ok(()),
     }
 }
 
-fn secrets(desired: &Desired, observed: &Observed, owners: &Owners<'_>, plan: &mut Plan) -> Result<(), Failure> {
+fn secrets(desired: &Desired, observed: &Observed, owners: &Owners<'_>, plan: &mut Plan) -> Result<(), Refusal> {
     let logins = desired.roles.iter().filter(|(_, role)| role.login).map(|(slot, role)| {
         let write = SecretAction::WriteLogin { name: role.secret.clone(), slot: *slot };
         (role.secret.as_str(), write, false)
@@ -151,7 +152,7 @@ fn secrets(desired: &Desired, observed: &Observed, owners: &Owners<'_>, plan: &m
 
 /// Secrets under names that the tenant has no use for now and that its next rotation will write: what a predecessor, or
 /// whoever was there before, left in them is taken over with the rest, and disabled.
-fn leftovers(desired: &Desired, observed: &Observed, owners: &Owners<'_>, plan: &mut Plan) -> Result<(), Failure> {
+fn leftovers(desired: &Desired, observed: &Observed, owners: &Owners<'_>, plan: &mut Plan) -> Result<(), Refusal> {
     for name in &desired.leftovers {
         let state = observed.secrets.get(name).unwrap_or(&SecretState::Absent);
         let (owner, enabled) = match state {
@@ -187,13 +188,13 @@ fn is_usable(content: &SecretContent, key: bool) -> bool {
     }
 }
 
-fn adoptable_secret(desired: &Desired, name: &str, state: &SecretState, observed: &Observed) -> Result<(), Failure> {
+fn adoptable_secret(desired: &Desired, name: &str, state: &SecretState, observed: &Observed) -> Result<(), Refusal> {
     let secret = name.to_owned();
     match (desired.adopt, observed.managers.get(name), state) {
-        (true, Some(manager), _) => Err(Failure::SecretManaged { secret, manager: manager.clone() }),
+        (true, Some(manager), _) => Err(Refusal::SecretManaged { secret, manager: manager.clone() }),
         (true, None, _) => Ok(()),
-        (false, _, SecretState::SoftDeleted { .. }) => Err(Failure::SecretSoftDeleted { secret }),
-        (false, ..) => Err(Failure::SecretNotOwned { secret }),
+        (false, _, SecretState::SoftDeleted { .. }) => Err(Refusal::SecretSoftDeleted { secret }),
+        (false, ..) => Err(Refusal::SecretNotOwned { secret }),
     }
 }
 
@@ -271,7 +272,7 @@ fn login_role(
     database: &DatabaseState,
     owners: &Owners<'_>,
     plan: &mut Plan,
-) -> Result<(), Failure> {
+) -> Result<(), Refusal> {
     let rewritten =
         plan.secrets.iter().any(|action| matches!(action, SecretAction::WriteLogin { slot: s, .. } if *s == slot));
     let role = wanted.name.clone();
@@ -323,17 +324,17 @@ fn login_role(
 }
 
 /// Whether a role that is not ours may become ours: it must not be more than a login.
-fn adoptable_role(desired: &Desired, role: &str, row: &RoleRow) -> Result<(), Failure> {
+fn adoptable_role(desired: &Desired, role: &str, row: &RoleRow) -> Result<(), Refusal> {
     let role = role.to_owned();
     if !desired.adopt {
-        return Err(Failure::RoleNotAdopted { role });
+        return Err(Refusal::RoleNotAdopted { role });
     }
     let mut reasons: Vec<String> = Vec::new();
     reasons.extend(row.attributes.superuser.then(|| "it is superuser".to_owned()));
     reasons.extend(row.attributes.replication.then(|| "it may replicate".to_owned()));
     reasons.extend(row.dependents.iter().map(|dependent| dependent.what.clone()));
     reasons.extend(row.members.iter().map(|member| format!("{} is a member of it", member.name)));
-    if reasons.is_empty() { Ok(()) } else { Err(Failure::RoleNotAdoptable { role, problem: shorten(&reasons) }) }
+    if reasons.is_empty() { Ok(()) } else { Err(Refusal::RoleNotAdoptable { role, problem: shorten(&reasons) }) }
 }
 
 fn shorten(reasons: &[String]) -> String {
@@ -439,4 +440,8 @@ fn context_keys(desired: &Desired, observed: &Observed, plan: &mut Plan) {
 
 #[cfg(test)]
 #[path = "diff_tests.rs"]
-pub(crate) mod tests;
+mod tests;
+
+#[cfg(test)]
+#[path = "adoption_tests.rs"]
+mod adoption_tests;

@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use storefence_tenancy::{
     RetailTenant,
     credentials::Slot,
-    resource::{Credentials, LastRotation, ROTATE_ANNOTATION, RotationInProgress},
+    resource::{Credentials, LastRotation, Mode, ROTATE_ANNOTATION, RotationInProgress},
 };
 
 /// Longest value of the annotation that the status repeats; of a longer one it has the digest.
@@ -153,6 +153,29 @@ impl<'a> View<'a> {
         };
         let in_progress = if let Step::Begin(to) = step { Some(to.clone()) } else { None };
         Record { active, end_of_old: end_of_old.map(Time), in_progress, last }
+    }
+}
+
+/// Where a tenant's rotation stands at one moment: computed once for a pass, so that all of it takes the same step.
+#[derive(Clone, Debug)]
+pub struct Rotation<'a> {
+    /// What the step follows from.
+    pub view: View<'a>,
+    /// The step that is due.
+    pub step: Step,
+}
+
+impl<'a> Rotation<'a> {
+    /// The step that is due for a tenant at this moment.
+    #[must_use]
+    pub fn at(tenant: &'a RetailTenant, now: Timestamp) -> Self {
+        let view = View::of(tenant);
+        let step = match view.step(now) {
+            // Mode Observe begins no rotation.
+            Step::Begin(_) if tenant.spec.mode == Mode::Observe => Step::Wait(None),
+            step => step,
+        };
+        Self { view, step }
     }
 }
 

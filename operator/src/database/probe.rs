@@ -8,11 +8,8 @@ use storefence_tenancy::{
     scope::StoreSet,
 };
 
-use super::Password;
-use crate::{
-    database::{Database, DatabaseError, TenantLock},
-    errors::Reason,
-};
+use super::{Database, DatabaseError, TenantLock};
+use crate::{credentials::Password, reason::Reason};
 
 /// Life of the probe's own context, in seconds of the server's clock.
 const LIFETIME_SECONDS: i64 = 30;

@@ -1,7 +1,7 @@
-//! Lanes: tenants of one database and one Key Vault share a bounded number of passes with each other and with nobody
-//! else. A database that takes its time, or a vault, then delays its own tenants alone.
+//! One queue per pair of database and Key Vault: its tenants share a bounded number of passes. A slow database or vault
+//! then delays its own tenants alone.
 //!
-//! The bound is per lane and there are as many lanes as pairs in use, so what is held at a time stays bounded too.
+//! The bound is per queue, and there are as many queues as pairs in use: the total is bounded as well.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -23,18 +23,18 @@ use tokio::task::JoinSet;
 use super::{Context, Guarded};
 use crate::backends::Backends;
 
-/// Database and Key Vault by their names in the configuration; nothing where it has no such name.
+/// Database and Key Vault by their names in the configuration; `None` for a name that it does not have.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct LaneKey {
+pub struct QueueKey {
     database: Option<String>,
     vault: Option<String>,
 }
 
-impl LaneKey {
-    /// The lane of an object.
+impl QueueKey {
+    /// The queue of an object.
     pub fn of(object: &Guarded, backends: &Backends) -> Self {
         let Ok(tenant) = &object.0 else { return Self::default() };
-        // Only names of the configuration: the number of lanes must not be the users' to choose.
+        // Only names of the configuration: users must not choose the number of queues.
         let known = |name: &str, known: bool| known.then(|| name.to_owned());
         let (database, vault) = (&tenant.spec.database_ref.name, &tenant.spec.key_vault_ref.name);
         Self {
@@ -44,7 +44,7 @@ impl LaneKey {
     }
 }
 
-/// When each tenant's next pass is due, and which run: what the length of the queue is told from.
+/// When each tenant's next pass is due, and which passes run: the source of the metric `queue_depth`.
 #[derive(Default)]
 pub struct Due(Mutex<Passes>);
 
@@ -76,8 +76,8 @@ impl Due {
         *entry = when.min(*entry);
     }
 
-    /// A pass begins, unless one of the same object runs: after its spec named another database or vault, it may do so
-    /// in its former lane.
+    /// A pass begins, unless one of the same object runs. After the spec has named another database or vault, that may
+    /// be one in the former queue.
     pub fn begin(&self, object: &ObjectRef<Guarded>) -> Option<Running<'_>> {
         let mut passes = self.lock();
         if !passes.running.insert(object.clone()) {
@@ -100,40 +100,40 @@ impl Due {
     }
 }
 
-/// What a lane's passes work with.
-pub struct Lane {
+/// What the passes of one queue work with.
+pub struct Queue {
     pub context: Arc<Context>,
-    pub key: LaneKey,
+    pub key: QueueKey,
 }
 
-/// What sets off passes beside the watch's own objects.
+/// What sets off passes.
 pub enum Trigger {
-    /// An object is to be looked at.
+    /// Look at one object.
     Look(ObjectRef<Guarded>),
-    /// A list has been read to its end: only now the store has what came with it.
+    /// The watch has read a list to its end: only now the store has the objects of that list.
     Listed,
 }
 
-/// All lanes in use.
-pub struct Lanes {
+/// All queues in use.
+pub struct Queues {
     context: Arc<Context>,
-    /// Came with a list that is not at its end.
+    /// Objects of a list that has not been read to its end.
     unlisted: HashSet<ObjectRef<Guarded>>,
-    queues: BTreeMap<LaneKey, mpsc::UnboundedSender<ObjectRef<Guarded>>>,
+    queues: BTreeMap<QueueKey, mpsc::UnboundedSender<ObjectRef<Guarded>>>,
     running: JoinSet<()>,
 }
 
-impl Lanes {
+impl Queues {
     pub fn new(context: Arc<Context>) -> Self {
         Self { context, unlisted: HashSet::new(), queues: BTreeMap::new(), running: JoinSet::new() }
     }
 
-    /// Hands tenants to their lanes.
-    pub fn pass(&mut self, trigger: Trigger) {
+    /// Hands a trigger to the queue of its tenant.
+    pub fn push(&mut self, trigger: Trigger) {
         match trigger {
             Trigger::Look(object) => self.look(object),
             Trigger::Listed => {
-                // An object that is not there even now is gone, and needs no pass.
+                // An object that is still absent is gone, and needs no pass.
                 for object in std::mem::take(&mut self.unlisted) {
                     self.look(object);
                 }
@@ -147,7 +147,7 @@ impl Lanes {
             self.unlisted.insert(object);
             return;
         };
-        let key = LaneKey::of(&found, &self.context.backends.load());
+        let key = QueueKey::of(&found, &self.context.backends.load());
         self.context.due.wanted(object.clone(), Duration::ZERO);
         if let Some(queue) = self.queues.get(&key) {
             match queue.unbounded_send(object.clone()) {
@@ -156,8 +156,8 @@ impl Lanes {
             }
         }
         let (queue, triggers) = mpsc::unbounded();
-        self.running.spawn(run(Lane { context: Arc::clone(&self.context), key: key.clone() }, triggers));
-        // The receiver was made just now.
+        self.running.spawn(run(Queue { context: Arc::clone(&self.context), key: key.clone() }, triggers));
+        // Cannot fail: the receiver exists.
         let _ = queue.unbounded_send(object);
         self.queues.insert(key, queue);
     }
@@ -169,12 +169,12 @@ impl Lanes {
     }
 }
 
-async fn run(lane: Lane, triggers: mpsc::UnboundedReceiver<ObjectRef<Guarded>>) {
-    let context = Arc::clone(&lane.context);
+async fn run(queue: Queue, triggers: mpsc::UnboundedReceiver<ObjectRef<Guarded>>) {
+    let context = Arc::clone(&queue.context);
     let runs = controller::applier(
-        |object, lane| Box::pin(super::reconcile(object, lane)) as futures::future::BoxFuture<'static, _>,
+        |object, queue| Box::pin(super::reconcile(object, queue)) as futures::future::BoxFuture<'static, _>,
         |_, never: &Infallible, _| -> Action { match *never {} },
-        Arc::new(lane),
+        Arc::new(queue),
         context.store.clone(),
         triggers.map(Ok::<_, Infallible>),
         controller::Config::default().concurrency(context.settings.concurrency),

@@ -10,13 +10,11 @@ use storefence_tenancy::{
 };
 
 use super::*;
-use crate::reconcile::{
+use crate::plan::{
     action::{DatabaseAction, Plan, SecretAction},
     desired::{Desired, Input},
-    diff::{
-        diff,
-        tests::{UID, take},
-    },
+    diff::diff,
+    model::{UID, take},
     state::{Observed, SecretContent, SecretState},
 };
 

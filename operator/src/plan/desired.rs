@@ -3,7 +3,6 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use sha2::{Digest as _, Sha256};
 use storefence_tenancy::{
     TenantId, TenantRules,
     credentials::{Slot, context_secret_name, database_secret_name, login_role_name},
@@ -13,13 +12,7 @@ use storefence_tenancy::{
 use uuid::Uuid;
 
 use super::rotation::{Pairs, Step};
-
-/// The group that every login is a member of, and the only one.
-pub const LOGIN_GROUP: &str = "fence_login";
-
-/// Roles that make logins in the administrator's place (migration 0012): each a share of the tenants.
-const CREATORS: u8 = 64;
-const CREATOR_PREFIX: &str = "fence_creator_";
+use crate::roles::{creator_role_name, role_comment};
 
 /// Key id of a new tenant's first context key.
 const FIRST_KID: u32 = 1;
@@ -166,34 +159,6 @@ impl Desired {
         self.stores.retain(|id, _| !stores.iter().any(|(without, _)| without == id));
         self
     }
-}
-
-/// The role that makes a tenant's logins: which one follows from the tenantId alone, so that it is found again.
-#[must_use]
-pub fn creator_role_name(tenant_id: &TenantId) -> String {
-    let number = Sha256::digest(tenant_id.as_str())[0] % CREATORS;
-    format!("{CREATOR_PREFIX}{number:02}")
-}
-
-/// Whether a role is one of those that make logins.
-#[must_use]
-pub fn is_creator(role: &str) -> bool {
-    role.strip_prefix(CREATOR_PREFIX)
-        .is_some_and(|number| number.len() == 2 && number.parse::<u8>().is_ok_and(|number| number < CREATORS))
-}
-
-const COMMENT_PREFIX: &str = "storefence RetailTenant ";
-
-/// The comment that marks a role as an object's.
-#[must_use]
-pub fn role_comment(owner_uid: &str) -> String {
-    format!("{COMMENT_PREFIX}{owner_uid}")
-}
-
-/// The UID in a role's comment.
-#[must_use]
-pub fn comment_owner(comment: &str) -> Option<&str> {
-    comment.strip_prefix(COMMENT_PREFIX)
 }
 
 fn settings(statement_timeout: Duration) -> BTreeMap<String, String> {
