@@ -14,14 +14,14 @@ use crate::{
     vault::{Vault, VaultFactory},
 };
 
-/// Longest wait for a vault's answer outside of `run`.
+/// Timeout of a call to a vault outside of `run`.
 const VAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The databases of a configuration for one piece of work. An identity is needed only where an administrator's URL
-/// stands in a vault.
+/// The databases of a configuration, for a command that does one thing. Needs an identity only where an administrator's
+/// URL is in a vault.
 ///
 /// # Errors
-/// The options make no identity, or no client of a vault.
+/// The options give no identity, or no client for a vault.
 pub async fn resolve_once(
     config: &Config,
     azure: AzureOptions,
@@ -42,7 +42,7 @@ pub async fn resolve_once(
     Ok(administrators.resolve(config, &vaults, |_| false).await)
 }
 
-/// Why there is no database or Key Vault of a name.
+/// Why there is no database or Key Vault of that name.
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
     /// No such database in the configuration.
@@ -89,10 +89,11 @@ pub struct Backends {
 }
 
 impl Backends {
-    /// Clients of the configuration's vaults. Those that `self` has at the same address stay, with their circuits.
+    /// Clients for the configuration's vaults. A vault that `self` has at the same address keeps its client and
+    /// circuit.
     ///
     /// # Errors
-    /// A vault's URL that the client does not take.
+    /// The client refuses the URL of a vault.
     pub fn next_vaults(
         &self,
         config: &Config,
@@ -112,8 +113,8 @@ impl Backends {
         Ok(vaults)
     }
 
-    /// Sets up pools; connects to nothing yet. Databases that `self` has with the same configuration keep their
-    /// connections and circuits.
+    /// Sets up pools, without connecting. A database that `self` has with the same configuration keeps its connections
+    /// and circuit.
     #[must_use]
     pub fn next(&self, resolved: &Resolved, vaults: Vaults, limits: &Limits, metrics: &Arc<Metrics>) -> Self {
         let databases = resolved.databases.iter().map(|(name, database)| {
@@ -146,7 +147,7 @@ impl Backends {
         self.databases.get(name).cloned().ok_or_else(|| BackendError::DatabaseNotConfigured(name.to_owned()))
     }
 
-    /// Whether the server of that name refused its administrator.
+    /// Whether the server of that database refused the administrator's login.
     #[must_use]
     pub fn is_refused(&self, name: &str) -> bool {
         self.databases.get(name).is_some_and(|database| database.is_refused())

@@ -1,8 +1,8 @@
-//! A circuit around one database or one Key Vault: after failures in a row its calls are held back, one at a time tries
-//! again, and success lets the others through.
+//! A circuit breaker around one database or Key Vault. Consecutive failures open it: calls then fail at once, except
+//! for one trial at a time, and a trial that succeeds closes it.
 //!
-//! Who is held back gets the last failure's own words, so that a tenant's status stays as it is for as long as the cause
-//! does.
+//! A call that is held back fails with the last failure itself, so that a tenant's status does not change as long as
+//! the cause does not.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -16,18 +16,18 @@ use crate::backoff::{LONGEST_ASKED, spread};
 /// When a circuit opens, and for how long.
 #[derive(Clone, Copy, Debug)]
 pub struct CircuitPolicy {
-    /// Failures in a row that open it.
+    /// Consecutive failures that open it.
     pub failures: u32,
-    /// Time until the first try; it doubles with each failed one.
+    /// Wait before the first trial; it doubles with each failed one.
     pub base: Duration,
-    /// Longest time between two tries.
+    /// Longest wait between two trials.
     pub max: Duration,
 }
 
 impl CircuitPolicy {
-    /// Failures in a row that open a circuit.
+    /// Consecutive failures that open a circuit.
     pub const FAILURES: u32 = 3;
-    /// Longest time between two tries: an outage that is over should not be outlived by much.
+    /// Longest wait between two trials: calls resume soon after the end of an outage.
     pub const LONGEST: Duration = Duration::from_secs(60);
 
     /// The usual number of failures, with waits that begin with `base` and do not pass `max`.
@@ -37,7 +37,7 @@ impl CircuitPolicy {
     }
 }
 
-/// One circuit. `E` is what is told to whom it holds back.
+/// One circuit. `E` is the error that held-back calls fail with.
 #[derive(Debug)]
 pub struct Circuit<E> {
     policy: CircuitPolicy,
@@ -60,7 +60,7 @@ struct Open<E> {
     problem: E,
 }
 
-/// The right to one call. Its outcome must be told; a call that is dropped says nothing.
+/// The right to one call, whose outcome must be reported. Dropping it reports nothing.
 #[derive(Debug)]
 #[must_use]
 pub struct Permit<'a, E: Clone> {
@@ -69,7 +69,7 @@ pub struct Permit<'a, E: Clone> {
 }
 
 impl<E: Clone> Circuit<E> {
-    /// A closed circuit; `gauge` shows whether it is open.
+    /// A closed circuit. `gauge` is 1 while it is open.
     pub fn new(policy: CircuitPolicy, gauge: IntGauge) -> Self {
         Self { policy, state: Mutex::new(State { failures: 0, open: None, closings: 0 }), gauge }
     }
@@ -78,7 +78,7 @@ impl<E: Clone> Circuit<E> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks for a call.
+    /// Asks for permission for one call.
     ///
     /// # Errors
     /// The last failure, while calls are held back.
@@ -98,13 +98,13 @@ impl<E: Clone> Circuit<E> {
         self.lock().open.is_some()
     }
 
-    /// How often it has closed again: tells of an opening that nobody has looked at meanwhile.
+    /// How often it has closed again: a change shows that it was open meanwhile.
     #[must_use]
     pub fn closings(&self) -> u64 {
         self.lock().closings
     }
 
-    /// Whether it is time for a try, and nobody is at it.
+    /// Whether a trial is due and none is running.
     #[must_use]
     pub fn is_due(&self) -> bool {
         self.lock().open.as_ref().is_some_and(|open| !open.trying && Instant::now() >= open.until)
@@ -112,11 +112,11 @@ impl<E: Clone> Circuit<E> {
 }
 
 impl<E: Clone> Permit<'_, E> {
-    /// The backend answered, whatever it said.
+    /// The backend answered, with success or an error of its own.
     pub fn answered(mut self) {
         let trial = std::mem::take(&mut self.trial);
         let mut state = self.circuit.lock();
-        // A call from before the circuit opened proves nothing about now.
+        // A call that began before the circuit opened does not show that the outage is over.
         if trial {
             state.open = None;
             state.closings += 1;
@@ -127,7 +127,7 @@ impl<E: Clone> Permit<'_, E> {
         }
     }
 
-    /// The backend is away.
+    /// The backend could not be reached.
     pub fn failed(mut self, problem: E) {
         let trial = std::mem::take(&mut self.trial);
         let policy = self.circuit.policy;
@@ -143,8 +143,8 @@ impl<E: Clone> Permit<'_, E> {
         self.circuit.gauge.set(1);
     }
 
-    /// The backend asked to be left alone for a while: there is nothing to find out before.
-    pub fn told_to_wait(mut self, wait: Duration, problem: E) {
+    /// The backend asked for a wait: no trial before that.
+    pub fn throttled(mut self, wait: Duration, problem: E) {
         self.trial = false;
         let wait = wait.min(LONGEST_ASKED);
         let until = Instant::now() + wait;
@@ -210,7 +210,7 @@ mod tests {
         assert!(!circuit.is_open());
         assert_eq!((circuit.closings(), circuit.gauge.get()), (1, 0));
         fail(&circuit, 2);
-        assert!(!circuit.is_open(), "it counts from the beginning again");
+        assert!(!circuit.is_open(), "counting starts over");
     }
 
     #[test]
@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn a_wait_that_was_asked_for_holds_at_once() {
         let circuit = circuit(Duration::ZERO);
-        circuit.enter().unwrap().told_to_wait(Duration::from_secs(9), "slow down");
+        circuit.enter().unwrap().throttled(Duration::from_secs(9), "slow down");
         assert_eq!(circuit.enter().unwrap_err(), "slow down");
         assert!(!circuit.is_due());
     }

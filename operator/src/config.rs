@@ -1,7 +1,7 @@
 //! The configuration file: which databases and Key Vaults the names in a `RetailTenant` stand for.
 //!
-//! [`File`] is what the user writes (unknown keys are refused); [`Config`] is what runs: checked, with the administrator
-//! URLs read. Both name the field that is wrong.
+//! [`File`] is what the user writes; unknown keys are refused. [`Config`] is what runs: checked, with the URLs of the
+//! administrators read from their files. Errors name the field.
 
 mod administrators;
 mod database;
@@ -46,12 +46,12 @@ pub struct Config {
     pub databases: BTreeMap<String, DatabaseSource>,
     /// Key Vaults by name (`spec.keyVaultRef.name`).
     pub key_vaults: BTreeMap<String, Url>,
-    /// Who embeds the products' texts, if anybody.
+    /// The service that embeds the products' texts, if there is one.
     pub embeddings: Option<EmbeddingsConfig>,
 }
 
 impl PartialEq for Config {
-    /// Whether both mean the same connections.
+    /// Whether both lead to the same connections.
     fn eq(&self, other: &Self) -> bool {
         let prints = |config: &Self| -> Vec<(String, [u8; 32])> {
             config.databases.iter().map(|(name, database)| (name.clone(), database.fingerprint())).collect()
@@ -78,7 +78,7 @@ pub enum ConfigError {
     Syntax {
         /// The file.
         path: PathBuf,
-        /// The parser's words, with line and column.
+        /// The parser's message, with line and column.
         message: String,
     },
     /// A field has a value that cannot be used.
@@ -88,7 +88,7 @@ pub enum ConfigError {
         path: PathBuf,
         /// Path of the field.
         field: String,
-        /// What is wrong and what is expected.
+        /// What is wrong, and what is expected.
         problem: String,
     },
 }
@@ -169,7 +169,7 @@ mod tests {
         }
     }
 
-    /// What docs/database.md shows, with files that exist in the place of those it names.
+    /// The examples in docs/database.md, with existing files in place of the ones they name.
     #[test]
     fn configurations_in_the_documents_are_accepted() {
         let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/database.md");

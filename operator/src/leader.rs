@@ -1,9 +1,9 @@
-//! Leader election by a Lease, as client-go does it: of several replicas one works, the others stand by.
+//! Leader election by a Lease, as client-go does it: one of several replicas works, the others stand by.
 //!
-//! Times in the Lease are for people. Whether a leader is gone is told by this process's own clock: its record has not
-//! changed for the lease's duration. So the replicas' clocks need not agree. A leader that was cut off and does not know
-//! it yet is fenced by the advisory lock of each tenant; one that stood still, and goes on in the middle of a pass whose
-//! lock may be another's by now, by [`Leadership`].
+//! Times in the Lease are for people. A replica takes the leader for gone when the record has not changed for the
+//! lease's duration by the replica's own clock, so clocks need not agree. The advisory lock of each tenant stops a
+//! leader that is cut off and does not know it yet. [`Leadership`] stops one that was suspended and resumes in the
+//! middle of a pass whose lock another replica may hold by now.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -26,15 +26,15 @@ use crate::kubernetes::{FIELD_MANAGER, in_time};
 /// Name of the Lease.
 const NAME: &str = "storefence-operator";
 
-/// Whether this process may still write. Asked before each write to the Kubernetes API, to a vault and to a database: a
-/// process that stood still does not know it, and would go on where it was before anything else tells it.
+/// Whether this process may still write. Asked before each write to the Kubernetes API, a vault or a database: a
+/// process that was suspended does not know it, and would resume where it was before it learns that it no longer leads.
 #[derive(Clone, Debug, Default)]
 pub struct Leadership(Option<Arc<Confirmed>>);
 
 #[derive(Debug)]
 struct Confirmed {
     until: Mutex<Option<Instant>>,
-    patience: Duration,
+    validity: Duration,
 }
 
 /// The lease was not renewed in time: another replica may have it.
@@ -43,16 +43,16 @@ struct Confirmed {
 pub struct NotLeading;
 
 impl Leadership {
-    /// Of a process that nobody stands by for: never lost.
+    /// For a process without other replicas: never lost.
     #[must_use]
     pub fn alone() -> Self {
         Self::default()
     }
 
-    /// Of one replica among several: to be confirmed before it may write.
+    /// For one replica of several: it must be confirmed before it may write.
     #[must_use]
     pub fn elected(duration: Duration) -> Self {
-        Self(Some(Arc::new(Confirmed { until: Mutex::default(), patience: patience(duration) })))
+        Self(Some(Arc::new(Confirmed { until: Mutex::default(), validity: validity(duration) })))
     }
 
     /// Whether a write may go out now.
@@ -65,16 +65,16 @@ impl Leadership {
         until.filter(|until| Instant::now() < *until).map(drop).ok_or(NotLeading)
     }
 
-    /// The Lease was ours when this was asked.
+    /// Records a renewal. `asked` is the time before the request was sent.
     fn confirm(&self, asked: Instant) {
         if let Some(confirmed) = &self.0 {
-            *confirmed.until.lock().unwrap_or_else(PoisonError::into_inner) = asked.checked_add(confirmed.patience);
+            *confirmed.until.lock().unwrap_or_else(PoisonError::into_inner) = asked.checked_add(confirmed.validity);
         }
     }
 }
 
-/// How long a leader believes in its last renewal: the others wait for the whole duration.
-fn patience(duration: Duration) -> Duration {
+/// How long a renewal is valid for the leader. The other replicas wait for the whole duration.
+fn validity(duration: Duration) -> Duration {
     duration * 2 / 3
 }
 
@@ -86,14 +86,14 @@ pub struct Election {
     leadership: Leadership,
 }
 
-/// A record of somebody else, and since when it is known.
+/// Another replica's record, and since when it is unchanged.
 struct Seen {
     resource_version: Option<String>,
     since: Instant,
 }
 
 impl Election {
-    /// A candidacy in a namespace. A leader that is silent for `duration` is replaced.
+    /// A candidacy in a namespace. A leader that does not renew for `duration` is replaced.
     #[must_use]
     pub fn new(client: Client, namespace: &str, duration: Duration, leadership: Leadership) -> Self {
         let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "operator".to_owned());
@@ -106,7 +106,7 @@ impl Election {
         let mut seen = None;
         loop {
             let asked = Instant::now();
-            // A try that hangs must not outlast the leader that it waits for.
+            // A request that hangs must not outlast the lease of the silent leader.
             match in_time(self.duration / 2, self.attempt(&mut seen)).await {
                 Ok(true) => {
                     self.leadership.confirm(asked);
@@ -120,14 +120,14 @@ impl Election {
         }
     }
 
-    /// Renews; returns when leadership is lost, or could not be renewed for two thirds of the lease's duration.
+    /// Renews. Returns when leadership is lost, or was not renewed for two thirds of the lease's duration.
     pub async fn hold(&self) {
         let mut renewed = Instant::now();
-        let patience = patience(self.duration);
+        let validity = validity(self.duration);
         loop {
             tokio::time::sleep(self.duration / 5).await;
             let asked = Instant::now();
-            let attempt = tokio::time::timeout(patience.saturating_sub(renewed.elapsed()), self.renew()).await;
+            let attempt = tokio::time::timeout(validity.saturating_sub(renewed.elapsed()), self.renew()).await;
             match attempt {
                 Ok(Ok(true)) => {
                     renewed = asked;
@@ -140,14 +140,14 @@ impl Election {
                 Ok(Err(error)) => tracing::warn!(%error, "the lease was not renewed"),
                 Err(_) => {}
             }
-            if renewed.elapsed() >= patience {
+            if renewed.elapsed() >= validity {
                 tracing::error!("the lease could not be renewed in time");
                 return;
             }
         }
     }
 
-    /// Gives leadership back, so that another replica need not wait.
+    /// Gives up leadership, so that another replica need not wait for the lease to run out.
     pub async fn release(&self) {
         let Ok(Some(mut lease)) = self.api.get_opt(NAME).await else { return };
         let Some(spec) = lease.spec.as_mut().filter(|spec| spec.holder_identity.as_ref() == Some(&self.identity))
@@ -180,7 +180,7 @@ impl Election {
                 Some(_) => tracing::info!(silent = spec.holder_identity, "taking over"),
             }
         }
-        // The resourceVersion in it makes this fail if anybody else was faster.
+        // With its resourceVersion, the request fails if another replica was faster.
         let lease = Lease { spec: Some(self.record(Some(&spec))), ..lease };
         won(self.api.replace(NAME, &params(), &lease).await)
     }
@@ -218,7 +218,7 @@ fn params() -> PostParams {
     PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() }
 }
 
-/// A conflict means that somebody else was faster.
+/// Whether the write succeeded. A conflict means that another replica was faster.
 fn won(outcome: Result<Lease, kube::Error>) -> Result<bool, kube::Error> {
     match outcome {
         Ok(_) => Ok(true),

@@ -8,14 +8,14 @@ use crate::reason::Reason;
 
 const BUCKETS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
-/// Outcomes of calls, the same for databases and Key Vaults.
+/// Outcomes of calls to databases and Key Vaults.
 pub const OUTCOMES: [&str; 6] = ["ok", "not_found", "forbidden", "throttled", "unavailable", "refused"];
 
-/// What can be told apart of the calls to a database.
+/// Kinds of calls to a database.
 pub const DATABASE_OPERATIONS: [&str; 9] =
     ["connect", "lock", "observe", "apply", "revoke", "login", "probe", "fence", "migrate"];
 
-/// What can be told apart of the calls to a Key Vault.
+/// Kinds of calls to a Key Vault.
 pub const VAULT_OPERATIONS: [&str; 8] = ["get", "get_deleted", "list", "set", "update", "recover", "delete", "purge"];
 
 /// All metrics, and the registry they are in.
@@ -37,13 +37,13 @@ pub struct Metrics {
     circuits: IntGaugeVec,
     unclaimed: IntGaugeVec,
     reloads: IntCounterVec,
-    /// 1 while the configuration on disk is not the one in force.
+    /// 1 while the configuration on disk cannot be used and an earlier one is in force.
     pub configuration_refused: IntGauge,
     /// Passes that run now.
     pub running: IntGauge,
     /// Tenants whose pass is due and has not begun.
     pub queue_depth: IntGauge,
-    /// 1 while this replica works, 0 while it stands by.
+    /// 1 while this replica leads, 0 while it stands by.
     pub leader: IntGauge,
 }
 
@@ -204,18 +204,18 @@ impl Metrics {
         self.steps.with_label_values(&["key_vault"]).inc_by(key_vault as u64);
     }
 
-    /// Counts deviations that a pass found although the spec had not changed, and those of them that it mended.
-    pub fn drift(&self, found: u64, mended: u64) {
+    /// Counts the differences that a pass found although the spec had not changed, and those that it repaired.
+    pub fn drift(&self, found: u64, repaired: u64) {
         self.drift.with_label_values(&["found"]).inc_by(found);
-        self.drift.with_label_values(&["mended"]).inc_by(mended);
+        self.drift.with_label_values(&["mended"]).inc_by(repaired);
     }
 
-    /// Counts a switch to new credentials, or a failed step towards it or after it.
+    /// Counts a switch to new credentials, or a failed step of a rotation.
     pub fn rotation(&self, ok: bool) {
         self.rotations.with_label_values(&[if ok { "ok" } else { "error" }]).inc();
     }
 
-    /// Replaces age and delay of rotations, in seconds.
+    /// Sets the age of the oldest credentials in force and the longest delay of a rotation, in seconds.
     pub fn rotation_ages(&self, oldest: i64, overdue: i64) {
         self.rotation_age.set(oldest);
         self.rotation_overdue.set(overdue);
@@ -247,21 +247,21 @@ impl Metrics {
         self.circuits.with_label_values(&[backend, name])
     }
 
-    /// Forgets the circuit of a database or Key Vault that the configuration has no longer.
+    /// Forgets the circuit of a database or Key Vault that the configuration no longer has.
     pub fn forget_circuit(&self, backend: &'static str, name: &str) {
-        // One that was never there is as good as forgotten.
+        // The only error is that there is none.
         let _ = self.circuits.remove_label_values(&[backend, name]);
         if backend == "database" {
             let _ = self.unclaimed.remove_label_values(&[name]);
         }
     }
 
-    /// Tenants of a database that no RetailTenant stands for.
+    /// Sets the number of tenants in a database that no RetailTenant stands for.
     pub fn unclaimed(&self, database: &str, tenants: usize) {
         self.unclaimed.with_label_values(&[database]).set(i64::try_from(tenants).unwrap_or(i64::MAX));
     }
 
-    /// Counts a changed configuration.
+    /// Counts a reload of the configuration, and whether it could be used.
     pub fn reloaded(&self, ok: bool) {
         self.reloads.with_label_values(&[if ok { "ok" } else { "error" }]).inc();
     }

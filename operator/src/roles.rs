@@ -6,18 +6,18 @@ use storefence_tenancy::TenantId;
 /// The group that every login is a member of, and the only one.
 pub const LOGIN_GROUP: &str = "fence_login";
 
-/// Roles that make logins in the administrator's place (migration 0012): each a share of the tenants.
+/// Roles that create logins in the administrator's place (migration 0012), each for a part of the tenants.
 const CREATORS: u8 = 64;
 const CREATOR_PREFIX: &str = "fence_creator_";
 
-/// The role that makes a tenant's logins: which one follows from the tenantId alone, so that it is found again.
+/// The role that creates a tenant's logins. It follows from the tenantId alone, so that it is found again.
 #[must_use]
 pub fn creator_role_name(tenant_id: &TenantId) -> String {
     let number = Sha256::digest(tenant_id.as_str())[0] % CREATORS;
     format!("{CREATOR_PREFIX}{number:02}")
 }
 
-/// Whether a role is one of those that make logins.
+/// Whether a role is one of those that create logins.
 #[must_use]
 pub fn is_creator(role: &str) -> bool {
     role.strip_prefix(CREATOR_PREFIX)
@@ -26,7 +26,7 @@ pub fn is_creator(role: &str) -> bool {
 
 const COMMENT_PREFIX: &str = "storefence RetailTenant ";
 
-/// The comment that marks a role as an object's.
+/// The comment that marks a role as belonging to the object with this UID.
 #[must_use]
 pub fn role_comment(owner_uid: &str) -> String {
     format!("{COMMENT_PREFIX}{owner_uid}")

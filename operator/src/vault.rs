@@ -327,7 +327,7 @@ impl Vault {
         match &outcome {
             Err(error @ SecretError::Unavailable(_)) => permit.failed(error.clone()),
             Err(error @ SecretError::Throttled { retry_after: Some(wait) }) => {
-                permit.told_to_wait(*wait, error.clone());
+                permit.throttled(*wait, error.clone());
             }
             _ => permit.answered(),
         }

@@ -1,5 +1,4 @@
-//! Administrators' URLs that stand in Key Vaults: read at the start, again when the server refuses them, and from time to
-//! time.
+//! Administrators' URLs in Key Vaults: read at the start, when the server refuses them, and from time to time.
 
 use std::{
     collections::BTreeMap,
@@ -13,16 +12,16 @@ use storefence_runtime::SecretValue;
 use super::{Config, ConfigError, DatabaseConfig, DatabaseSource, SecretRef};
 use crate::vault::{Vault, VaultError};
 
-/// How often a URL is read again that nobody has complained about.
+/// How often a URL is read again while it works.
 const REFRESH: Duration = Duration::from_secs(300);
 
-/// How soon a URL is read again that the server refused: its password may be about to change.
+/// How soon a URL is read again after the server refused it: its password may be changing.
 const REFUSED: Duration = Duration::from_secs(5);
 
 /// Why the administrator of a database is not known.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum AdministratorError {
-    /// The vault.
+    /// The vault did not give out the secret.
     #[error("the administrator's URL of database '{database}' cannot be read from Key Vault secret {name}: {source}")]
     Vault {
         /// Name of the database.
@@ -32,55 +31,55 @@ pub enum AdministratorError {
         /// Why.
         source: VaultError,
     },
-    /// The value.
+    /// The secret's value is no URL of a database.
     #[error("Key Vault secret {name} with the administrator's URL of database '{database}' cannot be used: {source}")]
     Value {
         /// Name of the database.
         database: String,
         /// Name of the secret.
         name: String,
-        /// Why; the value is not in it.
+        /// Why, without the value.
         source: Arc<ConfigError>,
     },
 }
 
-/// The configuration with every administrator that is known.
+/// The configuration with every administrator that could be resolved.
 #[derive(Debug, Default)]
 pub struct Resolved {
     /// Databases by name.
     pub databases: BTreeMap<String, DatabaseConfig>,
-    /// Why others are not among them.
+    /// Why the other databases could not be resolved, by name.
     pub unknown: BTreeMap<String, AdministratorError>,
 }
 
 impl Resolved {
-    /// Whether both mean the same connections.
+    /// Whether both lead to the same connections and the same errors.
     #[must_use]
     pub fn is_like(&self, other: &Self) -> bool {
         let prints = |resolved: &Self| -> Vec<(String, [u8; 32])> {
             resolved.databases.iter().map(|(name, database)| (name.clone(), database.fingerprint)).collect()
         };
-        let words = |resolved: &Self| -> Vec<String> { resolved.unknown.values().map(ToString::to_string).collect() };
-        prints(self) == prints(other) && words(self) == words(other)
+        let errors = |resolved: &Self| -> Vec<String> { resolved.unknown.values().map(ToString::to_string).collect() };
+        prints(self) == prints(other) && errors(self) == errors(other)
     }
 }
 
-/// A value that was read.
+/// A secret that was read.
 struct Known {
     value: SecretValue,
     when: Instant,
-    /// A newer value is there and cannot be used.
+    /// The vault is away, or has a newer value that cannot be used.
     outdated: bool,
 }
 
-/// What was read.
+/// The secrets that were read so far.
 #[derive(Default)]
 pub struct Administrators(BTreeMap<SecretRef, Known>);
 
 impl Administrators {
-    /// Resolves every database. A secret is read when it is not known, when it is old, or when `refused` says of its
-    /// database that the server does not accept what is known. What was known stays in use while the vault is away, or
-    /// has a value that cannot be used.
+    /// Resolves every database. A secret is read if it is unknown or old, or if `refused` says that the server of its
+    /// database refuses the known one. The last known value stays in use while the vault is away or has a value that
+    /// cannot be used.
     pub async fn resolve(
         &mut self,
         config: &Config,
@@ -106,7 +105,7 @@ impl Administrators {
         resolved
     }
 
-    /// Reads what is to be read; gives the problems by database.
+    /// Reads the secrets that are due. Returns the problems by database.
     async fn read(
         &mut self,
         config: &Config,

@@ -1,4 +1,4 @@
-//! One database of the configuration: where it is, who its administrator is, and how it is trusted.
+//! One database of the configuration: where it is, who administers it, and how its server is trusted.
 
 use std::{
     fmt,
@@ -57,20 +57,20 @@ pub struct SecretRef {
 /// One database, with its administrator's URL or where that is.
 #[derive(Clone, Debug)]
 pub enum DatabaseSource {
-    /// All is known.
+    /// The URL is known.
     Known(Box<DatabaseConfig>),
-    /// The administrator's URL stands in a Key Vault.
+    /// The administrator's URL is in a Key Vault.
     InVault(Box<Administrator>),
 }
 
-/// A database whose administrator's URL stands in a Key Vault.
+/// A database whose administrator's URL is in a Key Vault.
 #[derive(Clone, Debug)]
 pub struct Administrator {
     secret: SecretRef,
     entry: Entry,
 }
 
-/// What of an entry does not depend on the URL.
+/// The part of an entry that does not depend on the URL.
 #[derive(Clone, Debug)]
 struct Entry {
     path: PathBuf,
@@ -80,16 +80,16 @@ struct Entry {
     expectations: Expectations,
 }
 
-/// One database, all known.
+/// One database that can be connected to.
 #[derive(Clone)]
 pub struct DatabaseConfig {
     /// How the operator connects, as administrator.
     pub options: PgConnectOptions,
-    /// Where the tenants' logins connect to.
+    /// Where the tenants' logins connect.
     pub endpoint: Endpoint,
-    /// What its fence should be beyond what the migrations make.
+    /// What its fence should have beyond what the migrations make.
     pub expectations: Expectations,
-    /// SHA-256 of all that the entry says, files included: tells whether a reload changed it.
+    /// SHA-256 of the whole entry and its files: shows whether a reload changed it.
     pub fingerprint: [u8; 32],
 }
 
@@ -100,7 +100,7 @@ impl fmt::Debug for DatabaseConfig {
     }
 }
 
-/// Server, database and TLS mode as they stand in a tenant's connection URI.
+/// Server, database and TLS mode as a tenant's connection URI has them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// Host name or address.
@@ -169,10 +169,10 @@ impl DatabaseSource {
         }
     }
 
-    /// All of it, with the secret's value where there is a secret.
+    /// The database to connect to. `value` is the secret's value, where there is a secret.
     ///
     /// # Errors
-    /// The value is no URL of a database; it is not repeated.
+    /// The value is no URL of a database. The error does not repeat it.
     pub fn resolve(&self, value: Option<&str>) -> Result<DatabaseConfig, ConfigError> {
         match self {
             Self::Known(database) => Ok(DatabaseConfig::clone(database)),
@@ -180,7 +180,7 @@ impl DatabaseSource {
         }
     }
 
-    /// Tells whether a reload changed it; a secret counts by its name.
+    /// Shows whether a reload changed the entry; a secret counts by its name.
     #[must_use]
     pub fn fingerprint(&self) -> [u8; 32] {
         match self {
@@ -211,12 +211,12 @@ impl Entry {
             return Err(refuse(expected.to_owned()));
         }
         let mut options = PgConnectOptions::from_str(url).map_err(|error| refuse(error.to_string()))?;
-        // Asked of the URL: the driver fills gaps from PGHOST and its kin, which the tenants' URIs must not follow.
+        // Checked in the URL itself: the driver fills gaps from PGHOST and the like, and the tenants' URIs must not.
         let given = parsed.host_str().is_some_and(|host| !host.is_empty()) && parsed.path().len() > 1;
         let Some(database) = options.get_database().map(str::to_owned).filter(|_| given) else {
             return Err(refuse(format!("{expected}, with host and database")));
         };
-        // The driver's own default would go on in the clear where the server has no TLS.
+        // The driver's default would continue without encryption if the server has no TLS.
         if !parsed.query_pairs().any(|(name, _)| matches!(name.as_ref(), "sslmode" | "ssl-mode")) {
             options = options.ssl_mode(PgSslMode::VerifyFull);
         }

@@ -1,4 +1,4 @@
-//! What a database's entry says about its fence: tables of the tenant's own, the hardening level, and roles beside ours.
+//! What a database's entry says about its fence: protected tables, the hardening level, and further roles.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ pub struct ProtectedTableEntry {
     tenant_column: Option<String>,
 }
 
-/// What the user writes, as it stands in the database's entry.
+/// What the user writes in the database's entry.
 #[derive(Debug, Default)]
 pub struct FenceEntry {
     pub protected_tables: Vec<ProtectedTableEntry>,
@@ -65,7 +65,7 @@ impl ProtectedTableEntry {
             _ => return Err(("", "exactly one of storeColumn and tenantColumn is expected".to_owned())),
         };
         let plain = "a lower-case name of letters, digits and _ is expected";
-        // Each part is tried with the other one known to be good, so that the right field is named.
+        // Each part is parsed with a valid other part, so that the error names the right field.
         let try_table: Result<ProtectedTable, _> = format!("{table}:{kind}=store_id").parse();
         if try_table.is_err() {
             let problem = format!(

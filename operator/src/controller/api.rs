@@ -1,5 +1,5 @@
-//! Whether the Kubernetes API lets this process in: asked now and then, because a watch that stands and a replica that only
-//! stands by ask nothing themselves.
+//! Whether the Kubernetes API lets this process in. Asked from time to time, because an established watch and a replica
+//! on standby send no requests of their own.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -15,8 +15,8 @@ use storefence_tenancy::RetailTenant;
 
 use crate::kubernetes::in_time;
 
-/// How many deadlines of a call may pass without an answer before the process is not ready.
-const PATIENCE: u32 = 3;
+/// How many call deadlines may pass without a good answer before the process is not ready.
+const MISSED_DEADLINES: u32 = 3;
 
 /// What is known of the API.
 pub struct ApiAccess {
@@ -30,16 +30,16 @@ struct State {
 }
 
 impl ApiAccess {
-    /// `deadline` is that of one call. The start counts as an answer.
+    /// `deadline` is the timeout of one call. The start counts as a good answer.
     pub fn new(deadline: Duration) -> Self {
         Self { deadline, state: Mutex::new(State { good: Instant::now(), problem: None }) }
     }
 
-    /// What is missing; nothing while the last answer is young enough.
+    /// The problem, once it has lasted too long.
     pub fn missing(&self) -> Option<String> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let since = state.good.elapsed();
-        let problem = state.problem.as_ref().filter(|_| since > self.deadline * PATIENCE)?;
+        let problem = state.problem.as_ref().filter(|_| since > self.deadline * MISSED_DEADLINES)?;
         Some(format!("the Kubernetes API has refused or not answered for {} s: {problem}", since.as_secs()))
     }
 
@@ -51,7 +51,7 @@ impl ApiAccess {
         }
     }
 
-    /// Asks for ever: for one RetailTenant, of any namespace, which takes the right that the watch needs as well.
+    /// Lists one RetailTenant of all namespaces, again and again: that needs the same permission as the watch.
     pub async fn ask(&self, client: Client) {
         let api = Api::<DynamicObject>::all_with(client, &ApiResource::erase::<RetailTenant>(&()));
         let one = ListParams::default().limit(1);

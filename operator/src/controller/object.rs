@@ -1,4 +1,4 @@
-//! Writes to one `RetailTenant`. None of them needs the object to be readable as one.
+//! Reads and writes of one `RetailTenant`, which also work for an object that cannot be read as one.
 
 use std::time::Duration;
 
@@ -42,16 +42,16 @@ impl KubernetesObject {
         }
     }
 
-    /// Right before each write: a process that stood still goes on in the middle of a pass.
+    /// Asked right before each write: a process that was suspended resumes in the middle of a pass.
     fn may_write(&self) -> Result<(), kube::Error> {
         self.leadership.check().map_err(|error| kube::Error::Service(error.into()))
     }
 
-    /// Adds the finalizer, unless somebody else changed the list meanwhile. `version` is that of the object whose list is
-    /// `present`.
+    /// Adds the finalizer, unless the list has changed since. `present` is the list that was read, `version` the
+    /// resource version of the object that it came from.
     pub async fn add_finalizer(&self, present: &[String], version: Option<&str>) -> Result<(), kube::Error> {
         let patch = if present.is_empty() {
-            // A list that is not there has nothing to be compared with but the object as a whole.
+            // There is no list to compare with: the object as a whole must be unchanged.
             json!([
                 {"op": "test", "path": "/metadata/resourceVersion", "value": version.unwrap_or_default()},
                 {"op": "add", "path": "/metadata/finalizers", "value": [FINALIZER]},
@@ -65,7 +65,7 @@ impl KubernetesObject {
         self.patch_metadata(patch).await
     }
 
-    /// Removes the finalizer; an object that is gone is no error.
+    /// Removes the finalizer. An object that is gone is no error.
     pub async fn remove_finalizer(&self, present: &[String]) -> Result<(), kube::Error> {
         let Some(at) = present.iter().position(|name| name == FINALIZER) else { return Ok(()) };
         let path = format!("/metadata/finalizers/{at}");
@@ -89,26 +89,26 @@ impl KubernetesObject {
         Ok(())
     }
 
-    /// The object as the API server has it now; `None` if it is gone, or another one has its name.
+    /// The object as the API server has it now; `None` if it is gone, or if another object has its name.
     pub async fn latest(&self, client: &Client, namespace: &str) -> Result<Option<Guarded>, kube::Error> {
         let api = Api::<Guarded>::namespaced(client.clone(), namespace);
         let found = in_time(self.deadline, api.get_opt(&self.name)).await?;
         Ok(found.filter(|found| found.meta().uid == self.uid))
     }
 
-    /// The object as the API server has it, whether it can be read as a tenant or not; null if it is gone.
+    /// The JSON of the object as the API server has it now; null if it is gone.
     pub async fn raw(&self) -> Result<Value, kube::Error> {
         Ok(in_time(self.deadline, self.api.get_opt(&self.name)).await?.map_or(Value::Null, |found| found.data))
     }
 
-    /// Puts the status in the place of whatever is there; an object that is gone is no error. With `version`, the object
-    /// must still be that one.
+    /// Replaces the status. An object that is gone is no error. With `version`, the object must still have that
+    /// resource version.
     ///
-    /// Not by server-side apply: what another field manager has written, such as a backup tool or a person's editor, would
-    /// stay beside ours in every list, or make a status that the schema refuses for ever.
+    /// Not by server-side apply: entries of another field manager, such as a backup tool or a person's editor, would
+    /// stay in every list beside ours, or make a status that the schema refuses for ever.
     pub async fn replace_status(&self, status: &RetailTenantStatus, version: Option<&str>) -> Result<(), kube::Error> {
-        // The UID: a status of a deleted object must not land on its namesake.
-        // No value may be null: the API server would compare with it.
+        // With the UID, the status of a deleted object cannot land on a new one of the same name. A null must not be
+        // sent: the API server would compare with it.
         let mut patch = Vec::new();
         if let Some(uid) = self.uid.as_deref() {
             patch.push(json!({"op": "test", "path": "/metadata/uid", "value": uid}));
@@ -121,12 +121,12 @@ impl KubernetesObject {
         self.patch_status(&Patch::<()>::Json(patch)).await
     }
 
-    /// Puts the conditions in the place of whatever is there and leaves the rest of the status, of an object that cannot be
-    /// read: it tells which credentials there have been.
+    /// Replaces the conditions of an object that cannot be read, and leaves the rest of its status: that names the
+    /// credentials to end when the object is deleted.
     pub async fn replace_conditions(&self, status: &RetailTenantStatus) -> Result<(), kube::Error> {
         let RetailTenantStatus { conditions, observed_generation, .. } = status;
         let mut patch = json!({"status": {"conditions": conditions}});
-        // A null would remove the field.
+        // Left out if absent: a null would remove the field.
         if let Some(generation) = observed_generation {
             patch["status"]["observedGeneration"] = (*generation).into();
         }
@@ -140,13 +140,13 @@ impl KubernetesObject {
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         self.may_write()?;
         match in_time(self.deadline, self.api.patch_status(&self.name, &params, patch)).await {
-            Err(kube::Error::Api(answer)) if answer.code == 404 => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             outcome => outcome.map(drop),
         }
     }
 }
 
-/// The events that tell of transitions: of `Ready`, and of others that have a reason of their own.
+/// One event for the transition of `Ready`, and one for each other transition with a different reason.
 pub fn events(transitions: &[Transition]) -> impl Iterator<Item = Event> {
     let ready = transitions.iter().find(|transition| transition.condition == READY).map(|transition| transition.reason);
     transitions.iter().filter(move |transition| transition.condition == READY || Some(transition.reason) != ready).map(

@@ -25,7 +25,7 @@ use crate::{
 /// Method, path with query, body.
 type Seen = (String, String, Value);
 
-/// A server that keeps what it is sent, and answers with it.
+/// A server that records each request and answers with its body.
 fn recording() -> (Client, Arc<Mutex<Vec<Seen>>>) {
     let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
     let kept = seen.clone();
@@ -98,7 +98,7 @@ async fn no_field_is_null_and_every_write_says_whose_it_is() {
     }
     let election = Election::new(client.clone(), "retail", Duration::from_millis(8), Leadership::alone());
     election.acquire().await;
-    // Another has it by now, is silent, and is replaced.
+    // Another replica has the lease by now, does not renew it, and is replaced.
     election.acquire().await;
     let reporter = Reporter { controller: FIELD_MANAGER.to_owned(), instance: None };
     let recorder = Recorder::new(client.clone(), reporter);
@@ -126,7 +126,7 @@ async fn no_field_is_null_and_every_write_says_whose_it_is() {
     assert!(writes.len() >= 18, "{writes:#?}");
     for (method, uri, body) in writes {
         assert!(!body.is_null() && !has_null(body), "{method} {uri}: {body}");
-        // kube's recorder names none: the server takes the name from the client's User-Agent.
+        // kube's recorder sends no field manager: the server takes it from the client's User-Agent.
         let named = uri.contains("fieldManager=storefence-operator") || uri.contains("/events");
         assert!(named, "{method} {uri}");
     }

@@ -13,7 +13,7 @@ use crate::{
     reason::Class,
 };
 
-/// Bounds of the waits.
+/// Bounds of the waits between tries.
 #[derive(Clone, Copy, Debug)]
 pub struct RetryPolicy {
     /// First wait after a transient failure; it doubles with each further one.
@@ -22,10 +22,10 @@ pub struct RetryPolicy {
     pub max: Duration,
 }
 
-/// Shortest and longest wait for a lock that another operator holds, as multiples of the base (5 s: 10 to 30 s).
+/// Shortest and longest wait for a lock that another operator holds, as multiples of the base: 10 to 30 s for 5 s.
 const CONTENTION: (u32, u32) = (2, 6);
 
-/// Failures in a row, by the object's UID.
+/// Consecutive failures by the object's UID.
 pub struct Retries {
     policy: RetryPolicy,
     failures: Mutex<HashMap<String, u32>>,
@@ -36,7 +36,7 @@ impl Retries {
         Self { policy, failures: Mutex::default() }
     }
 
-    /// The wait after one more failure.
+    /// Counts a failure and returns the wait before the next try.
     pub fn delay(&self, uid: &str, class: Class) -> Duration {
         let RetryPolicy { base, max } = self.policy;
         match class {
@@ -47,7 +47,7 @@ impl Retries {
                 *count = count.saturating_add(1);
                 spread(wait)
             }
-            // As long as was asked for, and a little more, so that not all come back in one moment.
+            // Never shorter than the backend asked for, and spread, so that not all tenants return at once.
             Class::Throttled(Some(wait)) => wait.min(LONGEST_ASKED).mul_f64(rand::rng().random_range(1.0..=1.1)),
             Class::Throttled(None) => spread(base),
             Class::Permanent => spread(max),
@@ -58,7 +58,7 @@ impl Retries {
         }
     }
 
-    /// A pass went well, or the object is gone.
+    /// Forgets the failures: a pass succeeded, or the object is gone.
     pub fn forget(&self, uid: &str) {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
@@ -94,9 +94,9 @@ mod tests {
     #[test]
     fn other_classes_have_waits_of_their_own() {
         let retries = retries();
-        for told in [Duration::from_secs(17), MAX * 2] {
-            let wait = retries.delay("uid", Class::Throttled(Some(told)));
-            assert!((told..=told.mul_f64(1.11)).contains(&wait), "{wait:?} for {told:?}");
+        for asked in [Duration::from_secs(17), MAX * 2] {
+            let wait = retries.delay("uid", Class::Throttled(Some(asked)));
+            assert!((asked..=asked.mul_f64(1.11)).contains(&wait), "{wait:?} for {asked:?}");
         }
         assert!(near(retries.delay("uid", Class::Permanent), MAX));
         for _ in 0..50 {

@@ -11,9 +11,9 @@ use storefence_tenancy::{RetailTenant, TenantRules, resource::ROTATE_ANNOTATION}
 use super::Guarded;
 use crate::plan::conflict::Claimant;
 
-/// What of an object must change for a pass: the spec (generation), deletion, finalizers, the rotate annotation. Not the
-/// status: the operator's own writes would set it off again.
-// The signature is the predicate's.
+/// A hash of what sets off a pass when it changes: the spec (by its generation), deletion, finalizers, the rotate
+/// annotation. Not the status: the operator's own writes would set off the next pass.
+// The signature is the one of a predicate.
 #[allow(clippy::unnecessary_wraps)]
 pub fn fingerprint(object: &Guarded) -> Option<u64> {
     let metadata = object.meta();
@@ -32,8 +32,7 @@ pub fn claimants(store: &Store<Guarded>, tenant_id: &str) -> Vec<Claimant> {
     tenants.filter(|tenant| tenant.spec.tenant_id == tenant_id).map(Claimant::of).collect()
 }
 
-/// Whether passes look at the logins in this database of the object with this UID: it is there, can be read, and is not
-/// suspended.
+/// Whether passes look after the object with this UID in this database: it exists, can be read, and is not suspended.
 pub fn is_looked_after(store: &Store<Guarded>, database: &str, uid: &str) -> bool {
     let works = |tenant: &RetailTenant| {
         let spec = &tenant.spec;
@@ -44,8 +43,8 @@ pub fn is_looked_after(store: &Store<Guarded>, database: &str, uid: &str) -> boo
     found.any(|object| object.0.as_ref().is_ok_and(works))
 }
 
-/// The objects that an object's end may set free: those with the same tenantId. An object that cannot be read may have
-/// been in anybody's way.
+/// The objects that may be served once this one is gone: those with the same tenantId. If that cannot be read, all of
+/// them.
 pub fn siblings(store: &Store<Guarded>, gone: &Guarded) -> Vec<ObjectRef<Guarded>> {
     let tenant_id = gone.0.as_ref().ok().map(|tenant| tenant.spec.tenant_id.as_str());
     let shares = |object: &Guarded| match (&object.0, tenant_id) {
@@ -70,7 +69,7 @@ mod tests {
         for (key, value) in change.as_object().unwrap() {
             object["metadata"][key] = value.clone();
         }
-        // Incomplete on purpose: unreadable objects are triggered by the same metadata.
+        // Incomplete on purpose: metadata sets off a pass over unreadable objects too.
         serde_json::from_value(object).unwrap()
     }
 

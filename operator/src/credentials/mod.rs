@@ -20,7 +20,7 @@ const PASSWORD_BYTES: usize = 32;
 #[error("the operating system's random source failed: {0}")]
 pub struct NoRandomness(String);
 
-/// A login's password: 32 random bytes as unpadded base64url. Wiped when dropped; never shown.
+/// A login's password: 32 random bytes as unpadded base64url. Wiped when dropped, never printed.
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
 pub struct Password(String);
 
@@ -35,20 +35,21 @@ impl Password {
         Ok(Self(URL_SAFE_NO_PAD.encode(bytes.as_ref())))
     }
 
-    /// Takes a password that this operator made before; `None` for any other text, which somebody else put there.
+    /// Reads a password that has the shape of this operator's own; `None` for any other text, which somebody else
+    /// wrote.
     fn recognise(text: &str) -> Option<Self> {
         let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(text).ok()?);
         (bytes.len() == PASSWORD_BYTES).then(|| Self(text.to_owned()))
     }
 
-    /// What PostgreSQL stores: the SCRAM-SHA-256 verifier, made here so that the password itself never crosses a
-    /// connection as a statement or stands in a server log.
+    /// What PostgreSQL stores: the SCRAM-SHA-256 verifier. It is computed here, so that the password itself is never
+    /// part of a statement or a server log.
     #[must_use]
     pub fn verifier(&self) -> String {
         scram::verifier(self.0.as_bytes(), rand::random())
     }
 
-    /// The password itself, for a connection.
+    /// The password, for a connection.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0

@@ -9,12 +9,12 @@ use zeroize::Zeroizing;
 /// Bytes of salt, as PostgreSQL makes them.
 const SALT_BYTES: usize = 16;
 
-/// Rounds of hashing. They make guesses dear where people choose passwords, and PostgreSQL takes 4,096 for those. A login's
-/// password is 32 random bytes: nobody guesses it, however cheap a guess is. But each round is paid again by PostgreSQL when the
-/// verifier is set (it tries whether the password is empty) and by whoever logs in with it.
+/// Rounds of hashing. They make guessing expensive where people choose passwords; PostgreSQL uses 4,096 for those. A
+/// login's password is 32 random bytes, which nobody guesses at any price. But each round costs time at every login,
+/// and when the verifier is set (PostgreSQL then checks that the password is not empty).
 const ITERATIONS: NonZeroU32 = NonZeroU32::new(64).unwrap();
 
-/// `SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey`. The password is taken as it is: one of ASCII characters needs no SASLprep.
+/// `SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey`. The password must be ASCII: it then needs no SASLprep.
 pub fn verifier(password: &[u8], salt: [u8; SALT_BYTES]) -> String {
     let mut salted = Zeroizing::new([0; digest::SHA256_OUTPUT_LEN]);
     pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, ITERATIONS, &salt, password, salted.as_mut());
@@ -30,7 +30,7 @@ pub fn verifier(password: &[u8], salt: [u8; SALT_BYTES]) -> String {
 mod tests {
     use super::*;
 
-    /// Computed apart, with Python's `hashlib` and `hmac`. That PostgreSQL takes such a verifier, each login shows.
+    /// Computed independently, with Python's `hashlib` and `hmac`. Every login shows that PostgreSQL accepts it.
     #[test]
     fn a_verifier_is_what_the_standard_says() {
         assert_eq!(

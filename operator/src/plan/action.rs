@@ -1,4 +1,4 @@
-//! The steps between observed and desired. Values of secrets do not stand in them: they are made, or read from the
+//! The steps from the observed to the desired state. They hold no secret values: those are made, or read from the
 //! vault, when a step is taken.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +11,7 @@ use super::{
     state::{Attributes, DatabaseState, Member, Membership},
 };
 
-/// A step in the vault. These come first: the vault's value is the one that counts, and the database follows it.
+/// A step in the vault. These come first: the database follows the vault's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SecretAction {
     /// Recover a deleted secret, so that its name can be written.
@@ -23,7 +23,7 @@ pub enum SecretAction {
     WriteLogin {
         /// The secret.
         name: String,
-        /// Whose.
+        /// Slot of the login.
         slot: Slot,
     },
     /// Make a context key and write it.
@@ -40,7 +40,7 @@ pub enum SecretAction {
         /// UID in its tag, if it was tagged as a RetailTenant's.
         owner: Option<String>,
     },
-    /// Put our tags on a secret that is otherwise right.
+    /// Put our tags on a secret whose value is right.
     Tag {
         /// The secret.
         name: String,
@@ -52,31 +52,31 @@ pub enum SecretAction {
 pub enum DatabaseAction {
     /// New row in `retail.tenants`.
     InsertTenant {
-        /// Name for people.
+        /// The display name.
         display_name: String,
     },
-    /// New name for people.
+    /// New display name.
     RenameTenant {
-        /// Name for people.
+        /// The display name.
         display_name: String,
     },
     /// New row in `fence.tenants`, not enabled yet.
     InsertFence,
-    /// The tenant was released; it is ours now.
+    /// Take over a tenant that was released.
     ClaimFence,
-    /// The tenant's row is another object's, which is not in this cluster; it is ours now.
+    /// Take over a tenant whose owner is not in this cluster.
     AdoptFence {
         /// UID of that object.
         from: String,
     },
-    /// Give a store another name, so that its own becomes free.
+    /// Give a store a placeholder name, so that another store can have its name.
     VacateRetailStore {
         /// The store.
         id: Uuid,
         /// The placeholder.
         name: String,
     },
-    /// Likewise in `fence.tenant_stores`.
+    /// The same in `fence.tenant_stores`.
     VacateFenceStore {
         /// The store.
         id: Uuid,
@@ -89,7 +89,7 @@ pub enum DatabaseAction {
         id: Uuid,
         /// Name.
         name: String,
-        /// Name for people.
+        /// The display name.
         display_name: String,
     },
     /// New names of a store.
@@ -98,15 +98,15 @@ pub enum DatabaseAction {
         id: Uuid,
         /// Name.
         name: String,
-        /// Name for people.
+        /// The display name.
         display_name: String,
     },
-    /// The store is no longer behind the fence; its rows stay.
+    /// Take the store out of the fence; its rows stay.
     RemoveFenceStore {
         /// The store.
         id: Uuid,
     },
-    /// The store is behind the fence.
+    /// Put the store behind the fence.
     InsertFenceStore {
         /// The store.
         id: Uuid,
@@ -129,14 +129,14 @@ pub enum DatabaseAction {
         /// `CONNECTION LIMIT`.
         connection_limit: i32,
     },
-    /// Change attributes from `from` to `to`; only those that differ stand in the statement, because naming an
-    /// attribute asks for the right to change it.
+    /// Change attributes from `from` to `to`. The statement names only those that differ, because PostgreSQL asks for
+    /// the right to change every attribute that is named.
     AlterRole {
         /// The role.
         role: String,
-        /// Now.
+        /// The attributes now.
         from: Attributes,
-        /// Wanted.
+        /// The desired attributes.
         to: Attributes,
         /// `CONNECTION LIMIT`, if it differs.
         connection_limit: Option<i32>,
@@ -155,39 +155,39 @@ pub enum DatabaseAction {
         /// Value.
         value: String,
     },
-    /// Forget a parameter.
+    /// Reset a parameter.
     ResetRoleSetting {
         /// The role.
         role: String,
         /// Parameter.
         name: String,
     },
-    /// Forget all parameters that hold in one database only.
+    /// Reset all parameters that are set for one database only.
     ResetDatabaseSettings {
         /// The role.
         role: String,
         /// The database.
         database: String,
     },
-    /// Take a membership away.
+    /// Revoke a membership of the role.
     RevokeMembership {
         /// The role.
         role: String,
         /// The group and who granted it.
         membership: Membership,
     },
-    /// Take the role away from a member.
+    /// Revoke the role from a member.
     RevokeMember {
         /// The role.
         role: String,
         /// The member and who granted it.
         member: Member,
     },
-    /// Take away what the role was given by name.
+    /// Revoke a privilege that was granted to the role by name.
     RevokeGrant {
         /// The role.
         role: String,
-        /// What stands between `REVOKE` and `FROM`: `ALL ON TABLE retail.orders`.
+        /// The text between `REVOKE` and `FROM`: `ALL ON TABLE retail.orders`.
         grant: String,
     },
     /// Make the role a member of the logins' group.
@@ -199,15 +199,15 @@ pub enum DatabaseAction {
     SetPassword {
         /// The role.
         role: String,
-        /// Whose.
+        /// Slot of the login.
         slot: Slot,
     },
-    /// Take the password away.
+    /// Remove the password.
     ForgetPassword {
         /// The role.
         role: String,
     },
-    /// The row in `fence.logins` speaks for somebody else, or for another slot.
+    /// Remove a row of `fence.logins` that is for another tenant or slot.
     RemoveLogin {
         /// The role.
         role: String,
@@ -226,7 +226,7 @@ pub enum DatabaseAction {
         /// The secret.
         secret: String,
     },
-    /// Give a key an end, or take it away.
+    /// Set or remove the end of a key.
     SetKeyEnd {
         /// Key id.
         kid: u32,
@@ -238,7 +238,7 @@ pub enum DatabaseAction {
         /// Key id.
         kid: u32,
     },
-    /// Serve calls. Last: whoever is let in finds everything in place.
+    /// Serve calls. Last: a caller that is let in finds everything in place.
     EnableFence,
 }
 
@@ -249,25 +249,25 @@ pub struct Plan {
     pub secrets: Vec<SecretAction>,
     /// Steps in the database, one transaction.
     pub database: Vec<DatabaseAction>,
-    /// Roles and secrets that the steps take over, by name. Sessions of these roles are somebody else's.
+    /// Names of roles and secrets that the steps take over. Open sessions of these roles belong to somebody else.
     pub adopted: BTreeSet<String>,
-    /// What depends on a role and no step can take away: the role, and the objects in words.
+    /// What depends on a role and no step can take away: role to descriptions.
     pub dependents: BTreeMap<String, Vec<String>>,
-    /// Who takes the steps on roles, where it is not the administrator itself.
+    /// The role that takes the steps on logins, where that is not the administrator.
     pub creator: Option<Creator>,
 }
 
-/// A role that made logins and may change them: the administrator acts as it.
+/// A role that creates logins and may change those it created. The administrator acts as it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Creator {
     /// Its name.
     pub role: String,
-    /// Its logins, those that the plan makes included.
+    /// Its logins, including those that the plan creates.
     pub logins: BTreeSet<String>,
 }
 
 impl Creator {
-    /// Of a tenant; `None` where the administrator has no creator, or none of the logins is its.
+    /// The creator of a tenant's logins; `None` where the administrator may not act as it, or it created none of them.
     #[must_use]
     pub fn of(desired: &Desired, database: &DatabaseState) -> Option<Self> {
         let its = |role: &&DesiredRole| database.roles.get(&role.name).is_none_or(|found| found.by_creator);
@@ -278,8 +278,8 @@ impl Creator {
         (!logins.is_empty()).then(|| Self { role: desired.creator.clone(), logins })
     }
 
-    /// Whether it takes the step. What asks for an attribute or a privilege of one's own stays with the administrator,
-    /// who may have it; a grant is taken back by who gave it.
+    /// Whether it takes the step. Steps that need an attribute or privilege of their own stay with the administrator,
+    /// who may have it; a grant is revoked by its grantor.
     #[must_use]
     pub fn takes(&self, action: &DatabaseAction) -> bool {
         let own = match action {
@@ -308,7 +308,7 @@ impl Plan {
         self.secrets.is_empty() && self.database.is_empty() && self.dependents.is_empty()
     }
 
-    /// Whether a login is made, changed or taken over.
+    /// Whether a login is created, changed or taken over.
     #[must_use]
     pub fn changes_roles(&self) -> bool {
         !self.adopted.is_empty() || self.database.iter().any(|action| action.role().is_some())

@@ -171,7 +171,7 @@ fn a_secret_of_a_recorded_version_that_lost_its_tags_is_tagged_again() {
             let plan = retagged(name, owner, &|_| {}).unwrap();
             assert_eq!(plan.secrets, [SecretAction::Tag { name: name.to_owned() }], "{owner:?}");
             assert!(plan.database.is_empty() && plan.adopted.is_empty(), "{plan:?}");
-            // Nothing of that where it is not beyond doubt that the value is ours.
+            // Refused where the value may be somebody else's.
             let doubts: [&dyn Fn(&mut Observed); 3] = [
                 &|o| assert!(o.recorded.remove(name)),
                 &|o| drop(o.managers.insert(name.to_owned(), "terraform".to_owned())),
@@ -232,7 +232,7 @@ fn what_the_next_rotation_will_write_is_taken_over_with_the_rest() {
         assert_eq!(retired(&plan), expected, "{state:?} {adopt}");
         assert_eq!(plan.adopted.contains(name), expected, "{state:?} {adopt}");
     }
-    // What something else keeps stops all of it.
+    // A secret that another tool manages stops all of it.
     observed.secrets.insert(name.to_owned(), live(None, SecretContent::Unusable));
     observed.managers.insert(name.to_owned(), "terraform".to_owned());
     assert_eq!(take_over(&observed, true).unwrap_err().reason(), Reason::SecretNotOwned);
@@ -248,7 +248,7 @@ proptest! {
         foreigners in prop::collection::vec(foreign(), 1..4),
     ) {
         let mut observed = converge(&desired(), &Observed::default());
-        // A role of more than a login's power is a test of its own.
+        // Roles with more than a login's rights have a test of their own.
         for change in spoils.into_iter().chain(foreigners) {
             change(&mut observed);
         }
@@ -272,11 +272,11 @@ proptest! {
             Ok(plan) => {
                 for name in &theirs {
                     let wanted = adopting.secrets().any(|secret| secret == name) || observed.database.roles.contains_key(name);
-                    prop_assert!(!wanted || plan.adopted.contains(name), "{name} is taken over without a word: {plan:?}");
+                    prop_assert!(!wanted || plan.adopted.contains(name), "{name} is taken over silently: {plan:?}");
                 }
                 converge(&adopting, &observed);
             }
-            // More than a login may be: nothing is touched.
+            // A role with more than a login's rights: nothing is touched.
             Err(error) => prop_assert_eq!(error.reason(), Reason::RoleExistsNotAdopted),
         }
     }

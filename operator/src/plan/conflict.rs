@@ -8,10 +8,10 @@ pub struct Claimant {
     /// `metadata.uid`.
     pub uid: String,
     /// `namespace/name`, for messages.
-    pub place: String,
+    pub name: String,
     /// `metadata.creationTimestamp` as text; RFC 3339 in UTC sorts as time.
     pub created: String,
-    /// Whether it has been served: `status.credentials` is there.
+    /// Whether it is served: it has `status.credentials`.
     pub served: bool,
 }
 
@@ -22,7 +22,7 @@ impl Claimant {
         let metadata = &object.metadata;
         Self {
             uid: metadata.uid.clone().unwrap_or_default(),
-            place: format!(
+            name: format!(
                 "{}/{}",
                 metadata.namespace.as_deref().unwrap_or_default(),
                 metadata.name.as_deref().unwrap_or_default()
@@ -33,8 +33,8 @@ impl Claimant {
     }
 }
 
-/// Which claimant owns the tenantId: the one that the database records; else one that is being served; else the oldest;
-/// else the smaller UID. `recorded` is the UID in `fence.tenants`, where the database could be asked.
+/// Which claimant owns the tenantId: the one that the database records, then one that is served, then the oldest, then
+/// the smallest UID. `recorded` is the UID in `fence.tenants`; `None` where the database could not be read.
 #[must_use]
 pub fn owner<'a>(claimants: &'a [Claimant], recorded: Option<&str>) -> Option<&'a Claimant> {
     if let Some(owner) = recorded.and_then(|uid| claimants.iter().find(|claimant| claimant.uid == uid)) {
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     fn claimant(uid: &str, created: &str, served: bool) -> Claimant {
-        Claimant { uid: uid.into(), place: format!("ns/{uid}"), created: created.into(), served }
+        Claimant { uid: uid.into(), name: format!("ns/{uid}"), created: created.into(), served }
     }
 
     fn winner(claimants: &[Claimant], recorded: Option<&str>) -> String {

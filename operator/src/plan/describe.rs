@@ -1,4 +1,5 @@
-//! Steps in words, for events, conditions and `status.driftHistory`: `object: what is done about it`. No secret values.
+//! Steps as text for events, conditions and `status.driftHistory`, in the form `object: what is done about it`. Never
+//! with the value of a secret.
 
 use super::{
     action::{DatabaseAction, SecretAction},
@@ -6,7 +7,7 @@ use super::{
 };
 
 impl SecretAction {
-    /// The secret.
+    /// Name of the secret.
     #[must_use]
     pub fn subject(&self) -> &str {
         match self {
@@ -18,7 +19,7 @@ impl SecretAction {
         }
     }
 
-    /// The step in words.
+    /// The step as text.
     #[must_use]
     pub fn describe(&self) -> String {
         let step = match self {
@@ -33,7 +34,7 @@ impl SecretAction {
 }
 
 impl DatabaseAction {
-    /// The role that the step is about, if it is about one.
+    /// The role that the step changes, if it changes one.
     #[must_use]
     pub fn role(&self) -> Option<&str> {
         match self {
@@ -53,7 +54,7 @@ impl DatabaseAction {
         }
     }
 
-    /// The step in words.
+    /// The step as text.
     #[must_use]
     pub fn describe(&self) -> String {
         match self {
@@ -84,9 +85,9 @@ impl DatabaseAction {
         match self {
             Self::CreateRole { .. } => "create it".to_owned(),
             Self::AlterRole { from, to, connection_limit, .. } => {
-                let mut words: Vec<String> = from.changes_to(to).into_iter().map(str::to_owned).collect();
-                words.extend(connection_limit.map(|limit| format!("CONNECTION LIMIT {limit}")));
-                format!("set {}", words.join(" "))
+                let mut options: Vec<String> = from.changes_to(to).into_iter().map(str::to_owned).collect();
+                options.extend(connection_limit.map(|limit| format!("CONNECTION LIMIT {limit}")));
+                format!("set {}", options.join(" "))
             }
             Self::CommentRole { .. } => "set the comment that marks its owner".to_owned(),
             Self::SetRoleSetting { name, value, .. } => format!("set {name} to {value}"),
@@ -105,7 +106,7 @@ impl DatabaseAction {
 }
 
 impl Attributes {
-    /// The words of `ALTER ROLE` that lead from here to there.
+    /// The options of `ALTER ROLE` that lead from `self` to `to`.
     #[must_use]
     pub fn changes_to(&self, to: &Self) -> Vec<&'static str> {
         let pairs = [

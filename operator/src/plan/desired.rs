@@ -1,5 +1,4 @@
-//! What a tenant should look like in database and vault: a pure value, computed from its spec and from the credentials
-//! that its status records.
+//! What a tenant should look like in database and vault, computed from its spec and the credentials in its status.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -17,53 +16,52 @@ use crate::roles::{creator_role_name, role_comment};
 /// Key id of a new tenant's first context key.
 const FIRST_KID: u32 = 1;
 
-/// How long a session may sit in an open transaction. The gateway's transactions last one round trip.
+/// Longest idle time in an open transaction. The gateway's transactions last one round trip.
 const IDLE_IN_TRANSACTION: &str = "30s";
-/// Temporary files of one session. A role setting and not a server setting, which would break index builds.
+/// Temporary files of one session. Set on the role, because a limit of the whole server would break index builds.
 const TEMP_FILE_LIMIT: &str = "1GB";
-/// Memory of one sort or hash; hostile SQL can raise it, so the server's own memory limit matters as well.
+/// Memory of one sort or hash. Hostile SQL can raise it: the server's own memory limit matters as well.
 const WORK_MEM: &str = "16MB";
 /// The statements are short: compiling them costs more than running them.
 const JIT: &str = "off";
-/// Sessions of one login: several gateway replicas with a pool each.
+/// Sessions of one login: several gateway replicas, each with a pool.
 pub const CONNECTION_LIMIT: i32 = 100;
 
-/// Everything that the operator wants of one tenant.
+/// The desired state of one tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Desired {
     /// The tenant.
     pub tenant_id: TenantId,
     /// UID of the `RetailTenant`.
     pub owner_uid: String,
-    /// Name for people.
+    /// The display name.
     pub display_name: String,
     /// Stores by id.
     pub stores: BTreeMap<Uuid, StoreNames>,
-    /// The role that makes the logins, where the administrator may act as it.
+    /// The role that creates the logins, where the administrator may act as it.
     pub creator: String,
     /// Login roles by slot: always both.
     pub roles: BTreeMap<Slot, DesiredRole>,
-    /// Context keys that the database accepts: key id to secret.
+    /// Context keys that the database accepts: key id to name of the secret.
     pub keys: BTreeMap<u32, String>,
-    /// Ends of those keys that have one, in Unix seconds.
+    /// Ends of the keys that have one, in Unix seconds.
     pub key_ends: BTreeMap<u32, i64>,
     /// The slot that the gateway uses.
     pub active_slot: Slot,
     /// The key id that the gateway signs with.
     pub active_kid: u32,
-    /// Whether roles and secrets that are there already may be taken over.
+    /// Whether existing roles and secrets may be taken over.
     pub adopt: bool,
-    /// Secrets that are not in use and that the next rotation will write, where they are to be looked at: while the
-    /// tenant is taken over.
+    /// Names of unused secrets that the next rotation will write. Empty unless the tenant is being taken over.
     pub leftovers: Vec<String>,
 }
 
-/// What the database holds of a store beside its id.
+/// The names of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreNames {
-    /// Name, unique in the tenant.
+    /// Unique in the tenant.
     pub name: String,
-    /// For people.
+    /// The display name.
     pub display_name: String,
 }
 
@@ -86,7 +84,7 @@ pub struct DesiredRole {
     pub settings: BTreeMap<String, String>,
 }
 
-/// A setting that not every administrator may give away: it is set where the database lets us.
+/// Settings that not every administrator may give to a role: set where the database permits it.
 pub const PRIVILEGED_SETTINGS: [&str; 1] = ["temp_file_limit"];
 
 /// What `Desired` is computed from.
@@ -147,7 +145,7 @@ impl Desired {
         role_comment(&self.owner_uid)
     }
 
-    /// Names of all secrets that the tenant has, and of those that are looked at.
+    /// Names of all secrets that a pass reads.
     pub fn secrets(&self) -> impl Iterator<Item = &str> {
         let logins = self.roles.values().filter(|role| role.login).map(|role| role.secret.as_str());
         logins.chain(self.keys.values().map(String::as_str)).chain(self.leftovers.iter().map(String::as_str))

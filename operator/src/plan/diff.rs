@@ -1,4 +1,4 @@
-//! From observed to desired: a pure function to an ordered list of steps, or to the reason why no step may be taken.
+//! The ordered list of steps from the observed to the desired state, or the reason why no step may be taken.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ use crate::roles::{LOGIN_GROUP, comment_owner};
 /// Computes the steps. An empty plan means that nothing needs to be written anywhere.
 ///
 /// # Errors
-/// What belongs to somebody else is never touched: the first such thing found is the error.
+/// The first thing found that belongs to somebody else: the operator never touches it.
 pub fn diff(desired: &Desired, observed: &Observed) -> Result<Plan, Refusal> {
     let owners = Owners::of(desired, &observed.database)?;
     check_stores(desired, &observed.database)?;
@@ -32,8 +32,7 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Result<Plan, Refusal> {
     }
     logins(desired, database, &mut plan.database);
     context_keys(desired, observed, &mut plan);
-    // The group is every tenant's, and locked from here to the end of the transaction: nothing that takes time may
-    // follow.
+    // All tenants share the group, and GRANT locks it until the end of the transaction: no slow step may follow.
     let outside = desired.roles.values().filter(|role| !is_member(database.roles.get(&role.name)));
     plan.database.extend(outside.map(|role| DatabaseAction::GrantLoginGroup { role: role.name.clone() }));
     if !database.fence.as_ref().is_some_and(|row| row.enabled) {
@@ -42,8 +41,8 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Result<Plan, Refusal> {
     Ok(plan)
 }
 
-/// What takes access away from callers, whatever else stands in the way: stores that the spec has no longer, of a tenant
-/// that is this object's.
+/// Removals of stores that the spec no longer has, if the tenant is this object's. They take access away from callers
+/// and so do not wait for anything else.
 #[must_use]
 pub fn withdrawals(desired: &Desired, database: &DatabaseState) -> Plan {
     let own = database.fence.as_ref().is_some_and(|row| row.owner_uid == desired.owner_uid);
@@ -66,11 +65,11 @@ pub fn conflicting_stores(desired: &Desired, database: &DatabaseState) -> Vec<(U
     desired.stores.keys().filter_map(other).collect()
 }
 
-/// Whose marks count as ours: our own, and those of a predecessor that was revoked, or is taken over.
+/// Whose marks count as ours: our own, and those of a predecessor that was revoked or is being taken over.
 struct Owners<'a> {
     own: &'a str,
     predecessor: Option<&'a str>,
-    /// The predecessor was not revoked.
+    /// The predecessor was not revoked: its tenant is taken over as it is.
     adopted: bool,
 }
 
@@ -114,8 +113,8 @@ fn secrets(desired: &Desired, observed: &Observed, owners: &Owners<'_>, plan: &m
         let state = observed.secrets.get(name).unwrap_or(&SecretState::Absent);
         match state {
             SecretState::Absent => plan.secrets.push(write),
-            // Deleted or disabled, and some RetailTenant's: what an earlier one of this tenantId left behind, which
-            // nobody can use. Not told by the UID, because the row that knew it may be gone too.
+            // Deleted or disabled, and tagged as a RetailTenant's: an earlier one of this tenantId left it behind, and
+            // nobody can use it. The UID is not compared, because the row that knew the earlier one may be gone too.
             SecretState::SoftDeleted { owner: Some(_) } => plan.secrets.extend([recover(), write]),
             SecretState::Live { owner: Some(_), content: SecretContent::Disabled } => plan.secrets.push(write),
             SecretState::Live { owner, content } if owners.owns(owner.as_deref()) => {
@@ -128,7 +127,7 @@ fn secrets(desired: &Desired, observed: &Observed, owners: &Owners<'_>, plan: &m
                     plan.adopted.insert(name.to_owned());
                 }
             }
-            // Ours by its version: it has lost its tags, or carries another's UID.
+            // Ours by its version, although its tags are lost or carry another UID.
             SecretState::Live { content, .. }
                 if observed.recorded.contains(name)
                     && !observed.managers.contains_key(name)
@@ -138,7 +137,7 @@ fn secrets(desired: &Desired, observed: &Observed, owners: &Owners<'_>, plan: &m
             }
             SecretState::SoftDeleted { .. } | SecretState::Live { .. } => {
                 adoptable_secret(desired, name, state, observed)?;
-                // What somebody else wrote is never used.
+                // A value that somebody else wrote is never used.
                 if matches!(state, SecretState::SoftDeleted { .. }) {
                     plan.secrets.push(recover());
                 }
@@ -150,8 +149,8 @@ fn secrets(desired: &Desired, observed: &Observed, owners: &Owners<'_>, plan: &m
     Ok(())
 }
 
-/// Secrets under names that the tenant has no use for now and that its next rotation will write: what a predecessor, or
-/// whoever was there before, left in them is taken over with the rest, and disabled.
+/// Secrets under names that only the next rotation will write. What a predecessor or somebody else left in them is
+/// taken over with the rest, and disabled.
 fn leftovers(desired: &Desired, observed: &Observed, owners: &Owners<'_>, plan: &mut Plan) -> Result<(), Refusal> {
     for name in &desired.leftovers {
         let state = observed.secrets.get(name).unwrap_or(&SecretState::Absent);
@@ -160,7 +159,7 @@ fn leftovers(desired: &Desired, observed: &Observed, owners: &Owners<'_>, plan: 
             SecretState::SoftDeleted { owner: None } => (None, false),
             SecretState::Live { owner, content } => (owner.as_deref(), *content != SecretContent::Disabled),
         };
-        // Disabled and some RetailTenant's: nobody can use it, and a rotation writes it.
+        // Disabled and tagged as a RetailTenant's: nobody can use it, and a rotation may overwrite it.
         if owner.is_some() && !enabled || owner == Some(owners.own) {
             continue;
         }
@@ -179,7 +178,7 @@ fn leftovers(desired: &Desired, observed: &Observed, owners: &Owners<'_>, plan: 
     Ok(())
 }
 
-/// Whether a secret holds what its name promises.
+/// Whether a secret holds what its name says: a key or a login.
 fn is_usable(content: &SecretContent, key: bool) -> bool {
     match content {
         SecretContent::Login => !key,
@@ -213,13 +212,13 @@ fn tenant(desired: &Desired, database: &DatabaseState, owners: &Owners<'_>, out:
     }
 }
 
-/// A name that no spec can hold (`~` is not among a store name's characters), free for any store.
+/// A name that no spec can hold: `~` is not allowed in the name of a store.
 fn placeholder(name: &str, id: &Uuid) -> String {
     let name = name.split('~').next().unwrap_or_default();
     format!("{name}~{id}")
 }
 
-/// Stores that hold a name which the spec gives to another store. Two stores that swap names both are.
+/// Stores that hold a name which the spec gives to another store: both, where two stores swap names.
 fn in_the_way<'a>(desired: &Desired, rows: impl Iterator<Item = (&'a Uuid, &'a String)>) -> Vec<(Uuid, String)> {
     let wanted: std::collections::BTreeMap<&str, &Uuid> =
         desired.stores.iter().map(|(id, store)| (store.name.as_str(), id)).collect();
@@ -278,7 +277,7 @@ fn login_role(
     let role = wanted.name.clone();
     let found = database.roles.get(&role);
     let to = Attributes::login(wanted.login);
-    // Whoever had the role before may know its password.
+    // Somebody who had the role before may know its password.
     let mut stranger = false;
     match found {
         None => plan.database.push(DatabaseAction::CreateRole {
@@ -311,19 +310,19 @@ fn login_role(
         dependents(&role, row, plan);
     }
     if wanted.login {
-        // A role that could not log in before has no password that anybody knows, or an old one.
+        // A role that could not log in has no known password, or an old one.
         let could_log_in = found.is_some_and(|row| row.attributes.login && row.password_works != Some(false));
         if rewritten || stranger || !could_log_in {
             plan.database.push(DatabaseAction::SetPassword { role, slot });
         }
     } else if stranger && found.is_some_and(|row| !row.attributes.login) {
-        // Taken away with LOGIN in the other case.
+        // Otherwise the step that takes LOGIN away removes it.
         plan.database.push(DatabaseAction::ForgetPassword { role });
     }
     Ok(())
 }
 
-/// Whether a role that is not ours may become ours: it must not be more than a login.
+/// Whether a role of somebody else may become ours: it must not be more than a login.
 fn adoptable_role(desired: &Desired, role: &str, row: &RoleRow) -> Result<(), Refusal> {
     let role = role.to_owned();
     if !desired.adopt {
@@ -345,7 +344,7 @@ fn shorten(reasons: &[String]) -> String {
     }
 }
 
-/// A login has nothing by name and lends itself to nobody.
+/// A login has no privileges by name and no members: revokes both.
 fn dependents(role: &str, row: &RoleRow, plan: &mut Plan) {
     for member in &row.members {
         plan.database.push(DatabaseAction::RevokeMember { role: role.to_owned(), member: member.clone() });
@@ -360,7 +359,7 @@ fn dependents(role: &str, row: &RoleRow, plan: &mut Plan) {
     }
 }
 
-/// `fence.logins`: whatever claims one of our names, or speaks for the tenant, and is not exactly right, goes.
+/// `fence.logins`: rows with one of our names, or for this tenant, that are not exactly right are removed.
 fn logins(desired: &Desired, database: &DatabaseState, out: &mut Vec<DatabaseAction>) {
     let right = |name: &str, slot: Slot| {
         let row = database.logins.get(name);
@@ -429,7 +428,7 @@ fn context_keys(desired: &Desired, observed: &Observed, plan: &mut Plan) {
         if set {
             plan.database.push(DatabaseAction::SetContextKey { kid: *kid, secret: secret.clone() });
         }
-        // A row that was just written has none.
+        // A row that is written now has none.
         let end = found.filter(|_| !set).and_then(|row| row.not_after);
         let not_after = desired.key_ends.get(kid).copied();
         if end != not_after {

@@ -78,7 +78,7 @@ fn stores_are_taken_away_whatever_else_is_wrong_and_only_from_ones_own() {
 }
 
 #[test]
-fn what_cannot_be_taken_from_a_login_is_named_and_the_rest_is_mended() {
+fn what_cannot_be_taken_from_a_login_is_named_and_the_rest_is_repaired() {
     let mut observed = converge(&desired(), &Observed::default());
     let row = observed.database.roles.get_mut("sf_000000000000_a").unwrap();
     row.attributes.createdb = true;
@@ -102,8 +102,8 @@ fn what_cannot_be_taken_from_a_login_is_named_and_the_rest_is_mended() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever was changed behind the operator's back, and whatever the spec asks for next: one pass mends it, the
-    /// next one writes nothing.
+    /// Whatever was changed behind the operator's back, and whatever the spec asks for next: one pass repairs it,
+    /// the next one writes nothing.
     #[test]
     fn one_pass_converges(first in specs(), second in specs(), spoils in prop::collection::vec(spoil(), 0..6)) {
         let mut observed = converge(&first, &Observed::default());

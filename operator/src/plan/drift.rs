@@ -1,5 +1,5 @@
-//! Which steps of a plan are there because somebody changed something behind the operator's back: all that neither a new
-//! spec, nor a rotation, nor the taking over of what was there before accounts for. Pure.
+//! Which steps of a plan undo something that was changed behind the operator's back: all those that no new spec,
+//! rotation or adoption accounts for.
 
 use storefence_tenancy::{
     credentials::{Slot, context_secret_name, database_secret_name},
@@ -15,34 +15,34 @@ use super::{
 /// The role setting that comes from the spec.
 const SPEC_SETTING: &str = "statement_timeout";
 
-/// What is known of the tenant from before.
+/// What earlier passes left in the status.
 #[derive(Clone, Copy, Debug)]
 pub struct Before<'a> {
-    /// It has been Ready: there was a state to drift from.
+    /// The tenant has been Ready: there is a state to drift from.
     pub served: bool,
-    /// The spec of this generation was in place once.
+    /// The spec of this generation has been in place before.
     pub same_spec: bool,
     /// The rotation's step.
     pub step: &'a Step,
 }
 
-/// What a pass found other than it should be, and what came of it.
+/// The differences that a pass found, and what it did about them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// What differs, in words.
+    /// What differs.
     pub changes: Vec<String>,
-    /// What came of it.
+    /// What was done about it.
     pub outcome: DriftOutcome,
-    /// What differs and no step can mend, in words.
+    /// What differs and no step can repair.
     pub stuck: Vec<String>,
-    /// What was done to roles, secrets and rows that were taken over, in words.
+    /// The steps that take over roles, secrets and rows.
     pub adopted: Vec<String>,
     /// Whether the adoption has been carried out.
     pub adoption_done: bool,
 }
 
 impl Found {
-    /// Tells drift and adoption from everything else in a plan. Nothing of it is done yet.
+    /// Separates drift and adoption from the other steps of a plan, none of which is taken yet.
     #[must_use]
     pub fn of(plan: &Plan, desired: &Desired, before: &Before<'_>) -> Self {
         let mut found = Self {
@@ -73,7 +73,7 @@ impl Found {
         found
     }
 
-    /// The same for a tenant that is only observed: whatever would be done.
+    /// The same in mode Observe: every step counts as a difference.
     #[must_use]
     pub fn observed(plan: &Plan) -> Self {
         Self {
@@ -85,14 +85,14 @@ impl Found {
         }
     }
 
-    /// Whether there is anything to tell.
+    /// Whether there is anything to report.
     #[must_use]
     pub fn is_news(&self) -> bool {
         let adopted = self.adoption_done && !self.adopted.is_empty();
         adopted || !self.changes.is_empty() || !self.stuck.is_empty()
     }
 
-    /// What was mended.
+    /// What was repaired.
     #[must_use]
     pub fn mended_changes(&self) -> &[String] {
         if self.outcome == DriftOutcome::Mended { &self.changes } else { &[] }
@@ -105,20 +105,20 @@ impl Found {
         changes.chain(&self.stuck).cloned().collect()
     }
 
-    /// Steps that the database refused, in words, while the others have been taken.
+    /// Moves the steps that the database refused from the repaired differences to those that stay.
     pub fn refused(&mut self, steps: Vec<String>) {
         self.changes.retain(|change| !steps.iter().any(|step| step.split("; ").any(|step| step == change)));
         self.stuck.extend(steps);
     }
 
-    /// The steps have been taken.
+    /// Records that the steps have been taken.
     pub fn mended(&mut self) {
         self.outcome = DriftOutcome::Mended;
         self.adoption_done = true;
     }
 }
 
-/// All steps of a plan in words.
+/// All steps of a plan as text.
 #[must_use]
 pub fn all(plan: &Plan) -> Vec<String> {
     let secrets = plan.secrets.iter().map(SecretAction::describe);
@@ -146,7 +146,7 @@ impl Expected<'_> {
             .any(|name| name == action.subject())
     }
 
-    /// What of the step is not to be expected.
+    /// The part of the step that is not expected.
     fn database(&self, action: &DatabaseAction) -> Option<DatabaseAction> {
         if !self.before.same_spec && of_the_spec(action) {
             return None;
@@ -186,7 +186,7 @@ fn of_the_spec(action: &DatabaseAction) -> bool {
     }
 }
 
-/// An `ALTER ROLE` that leaves LOGIN alone, if anything else is left of it.
+/// The rest of an `ALTER ROLE` without LOGIN, if there is any.
 fn but_for_login(action: &DatabaseAction) -> Option<DatabaseAction> {
     let DatabaseAction::AlterRole { role, from, to, connection_limit } = action else { return None };
     let mut from = *from;

@@ -1,5 +1,5 @@
-//! Drift is exactly what was changed behind the operator's back: every spoil is told, and no spec, rotation or adoption is
-//! mistaken for one.
+//! Drift is exactly what was changed behind the operator's back: every such change is reported, and no spec, rotation
+//! or adoption is mistaken for one.
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use proptest::prelude::*;
@@ -43,7 +43,7 @@ fn a_rotation_is_not_drift() {
         let plan = diff(wanted, observed).unwrap();
         steps.push(all(&plan).len());
         assert_eq!(Found::of(&plan, wanted, &before(&step, true)).changes, Vec::<String>::new(), "{step:?}");
-        // What somebody did to the other login at that moment is.
+        // A change that somebody made to the other login at that moment is drift.
         let mut spoiled = observed.clone();
         spoiled.database.roles.values_mut().for_each(|row| row.attributes.createdb = true);
         let told = changes(wanted, &spoiled, &before(&step, true));
@@ -54,7 +54,7 @@ fn a_rotation_is_not_drift() {
     step(&wanted, Step::Begin(to.clone()), &mut observed);
     role(&mut wanted, Slot::B, true);
     wanted.keys.insert(2, "sf-zava-context-2".to_owned());
-    // The names to come may hold what an earlier rotation left.
+    // An earlier rotation may have left secrets under the next names.
     observed.secrets.insert("sf-zava-db-b".into(), SecretState::SoftDeleted { owner: Some("earlier".into()) });
     step(&wanted, Step::Switch(to), &mut observed);
     (wanted.active_slot, wanted.active_kid) = (Slot::B, 2);
@@ -97,14 +97,14 @@ fn words_hold_no_secret_and_name_the_object() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Another spec alone is no drift; with the spec that was in place, every step is.
+    /// The steps of a new spec are no drift; with a spec that has been in place, every step is.
     #[test]
     fn a_changed_spec_is_not_drift_and_everything_else_is(
         first in specs(),
         second in specs(),
         spoils in prop::collection::vec(spoil(), 0..4),
     ) {
-        // Credentials are rotation's.
+        // Credentials belong to rotation.
         let second = Desired {
             roles: first.roles.clone(),
             keys: first.keys.clone(),

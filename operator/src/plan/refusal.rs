@@ -1,4 +1,4 @@
-//! Why a plan is refused as a whole: something of the tenant's names belongs to somebody else.
+//! Why no step of a plan may be taken: one of the tenant's names or ids belongs to somebody else.
 
 use uuid::Uuid;
 
@@ -32,7 +32,7 @@ pub enum Refusal {
         /// The recorded owner.
         uid: String,
     },
-    /// A role of our name carries somebody else's mark.
+    /// A role with our name is not marked as ours.
     #[error(
         "role {role} exists and is not marked as this RetailTenant's: it is not touched; drop or rename it, or set \
          spec.adoptionPolicy to Adopt to take it over"
@@ -41,7 +41,7 @@ pub enum Refusal {
         /// The role.
         role: String,
     },
-    /// A role of our name is more than a tenant's login may be.
+    /// A role with our name has more rights than a tenant's login may have.
     #[error(
         "role {role} cannot be adopted: {problem}; take that away from it, or drop or rename it: it is not touched"
     )]
@@ -51,7 +51,7 @@ pub enum Refusal {
         /// What it is.
         problem: String,
     },
-    /// A secret of our name carries somebody else's mark.
+    /// A secret with our name is not tagged as ours.
     #[error(
         "Key Vault secret {secret} exists and is not tagged as this RetailTenant's: it is not touched; delete or rename it, \
          or set spec.adoptionPolicy to Adopt to take it over"
@@ -60,7 +60,7 @@ pub enum Refusal {
         /// The secret.
         secret: String,
     },
-    /// A secret of our name is kept by something else, which would fight over it.
+    /// A secret with our name is managed by another tool, which would overwrite ours.
     #[error(
         "Key Vault secret {secret} cannot be adopted: its tag managed-by says '{manager}'; make that let go of it and \
          remove the tag: it is not touched"
@@ -71,7 +71,7 @@ pub enum Refusal {
         /// Whose it is.
         manager: String,
     },
-    /// A secret of our name is deleted, and not ours to recover.
+    /// A secret with our name is deleted, and was not ours.
     #[error(
         "Key Vault secret {secret} is deleted but not purged, and was not a RetailTenant's; purge it, or set \
          spec.adoptionPolicy to Adopt to recover it and take it over"

@@ -6,12 +6,12 @@
 //!    this rotation leads.
 //! 2. [`Step::Switch`]: both logins and both keys are wanted. They are made, the new pair is proven by a call through
 //!    the fence, and the status names it as the active one, with the end of the old.
-//! 3. [`Step::Overlap`]: both pairs are kept in order until then. The database knows the old key's end.
+//! 3. [`Step::Overlap`]: both pairs are kept in order until that end. The database knows the old key's end.
 //! 4. [`Step::Retire`]: only the active pair is wanted. The old login loses LOGIN, password and sessions, the old key its
 //!    row, both their secrets; then the status forgets them.
 //!
-//! Repeating a step changes nothing, so whoever is killed within one does it again. The active pair is never touched,
-//! and a new rotation waits for the end of the former one: there are two pairs at most.
+//! Repeating a step changes nothing: an operator that is killed within one takes it again. The active pair is never
+//! touched, and a new rotation waits for the end of the former one: there are two pairs at most.
 
 use std::time::Duration;
 
@@ -23,12 +23,12 @@ use storefence_tenancy::{
     resource::{Credentials, LastRotation, Mode, ROTATE_ANNOTATION, RotationInProgress},
 };
 
-/// Longest value of the annotation that the status repeats; of a longer one it has the digest.
+/// Longest value of the annotation that the status repeats. It holds the digest of a longer one.
 const ANNOTATION_MAX: usize = 128;
-/// Largest key id; after it, counting starts over. The keys of so long ago are gone.
+/// Largest key id. Counting then starts over: the keys with those ids are long gone.
 const KID_MAX: u32 = 999_999;
 
-/// What rotation asks for at one moment.
+/// What a rotation asks for at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Nothing, before this moment; `None`: the tenant has no credentials yet.
@@ -44,14 +44,14 @@ pub enum Step {
 }
 
 impl Step {
-    /// Whether the step depends on what the status says at this very moment.
+    /// Whether the step may only be taken from the newest status.
     #[must_use]
     pub const fn needs_latest_status(&self) -> bool {
         matches!(self, Self::Begin(_) | Self::Switch(_) | Self::Retire)
     }
 }
 
-/// What a decision is made from.
+/// The fields of an object that decide about its rotation.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
     /// `status.credentials`.
@@ -69,7 +69,7 @@ pub struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// What an object says.
+    /// Reads an object.
     #[must_use]
     pub fn of(tenant: &'a RetailTenant) -> Self {
         let status = tenant.status.as_ref();
@@ -89,8 +89,8 @@ impl<'a> View<'a> {
     pub fn step(&self, now: Timestamp) -> Step {
         let Some(credentials) = self.credentials else { return Step::Wait(None) };
         if let Some(end) = end_of_old(credentials) {
-            // An overlap that the spec has made shorter meanwhile holds for the one under way as well; a longer one does
-            // not bring back what was promised to end.
+            // A shorter overlap in the spec shortens the one under way. A longer one does not extend it: the status has
+            // announced its end.
             let end = self.last.map_or(end, |last| end.min(end_of_overlap(last.time.0, self.overlap)));
             return if now < end { Step::Overlap(end) } else { Step::Retire };
         }
@@ -109,7 +109,7 @@ impl<'a> View<'a> {
         Step::Wait(due)
     }
 
-    /// Whether the annotation asks for a rotation that has not led to new credentials yet.
+    /// Whether the annotation asks for a rotation that has not switched credentials yet.
     #[must_use]
     pub fn is_asked_for(&self) -> bool {
         let handled = self.last.and_then(|last| last.annotation.as_deref());
@@ -117,13 +117,13 @@ impl<'a> View<'a> {
         asked.as_deref().is_some_and(|asked| Some(asked) != handled)
     }
 
-    /// When the credentials in force reach their age.
+    /// When the credentials in force reach the age of `spec.rotation.period`.
     #[must_use]
     pub fn due(&self) -> Option<Timestamp> {
         Some(later(in_force_since(self.credentials?, self.last)?, self.period))
     }
 
-    /// When there is something to do next; `None`: not before the status changes.
+    /// When the next step is due; `None`: not before the status changes.
     #[must_use]
     pub fn next(&self, now: Timestamp) -> Option<Timestamp> {
         match self.step(now) {
@@ -138,7 +138,7 @@ impl<'a> View<'a> {
     pub fn record(&self, step: &Step, now: Timestamp) -> Record {
         let last = match (step, self.credentials) {
             (Step::Switch(to), _) => Some(LastRotation { annotation: to.annotation.clone(), time: Time(now) }),
-            // A new tenant's credentials are new: an annotation that came with it is handled.
+            // A new tenant has new credentials: an annotation that came with it asks for no more.
             (_, None) => {
                 self.annotation.map(|value| LastRotation { annotation: Some(recorded(value)), time: Time(now) })
             }
@@ -192,15 +192,15 @@ pub struct Record {
     pub last: Option<LastRotation>,
 }
 
-/// Since when the credentials in force are: the switch to them, or the making of a new tenant's.
+/// When the credentials in force took over, or were made for a new tenant.
 #[must_use]
 pub fn in_force_since(credentials: &Credentials, last: Option<&LastRotation>) -> Option<Timestamp> {
     let slot = credentials.slots.iter().find(|slot| slot.slot == credentials.active_slot);
     last.map(|last| last.time.0).or_else(|| slot.map(|slot| slot.set_at.0))
 }
 
-/// When the pair that is no longer active ends, if there is one: the later end of login and key. One without an end,
-/// which no step leaves behind, ends at once.
+/// When the former pair ends, if there is one: the later end of login and key. A part without an end, which no step
+/// leaves behind, ends at once.
 fn end_of_old(credentials: &Credentials) -> Option<Timestamp> {
     let Credentials { active_slot, active_kid, slots, context_keys } = credentials;
     let slots = slots.iter().filter(|slot| slot.slot != *active_slot).map(|slot| slot.retires_at.as_ref());
@@ -208,7 +208,8 @@ fn end_of_old(credentials: &Credentials) -> Option<Timestamp> {
     slots.chain(keys).map(|end| end.map_or(Timestamp::UNIX_EPOCH, |end| end.0)).max()
 }
 
-/// A second more than the overlap, because the moment of the switch lost its fraction: never shorter than the spec says.
+/// One second more than the overlap: the recorded moment of the switch is rounded down, and an overlap must never be
+/// shorter than the spec says.
 fn end_of_overlap(switch: Timestamp, overlap: Duration) -> Timestamp {
     later(switch, overlap.saturating_add(Duration::from_secs(1)))
 }
@@ -242,7 +243,7 @@ pub struct Pairs {
 }
 
 impl Pairs {
-    /// Of a tenant at a step.
+    /// The pairs of a tenant at a step.
     #[must_use]
     pub fn at(step: &Step, credentials: &Credentials) -> Self {
         let Credentials { active_slot, active_kid, context_keys, slots } = credentials;

@@ -25,7 +25,7 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-/// Killed.
+/// The operator was killed.
 struct Crash;
 
 struct World {
@@ -76,7 +76,7 @@ impl World {
         })
     }
 
-    /// One pass in the order of the real one, killed after `life` of its effects.
+    /// One pass in the order of the real one, killed after `life` effects.
     fn pass(&mut self, life: usize) -> Result<(), Crash> {
         let mut left = life;
         let mut effect = move || {
@@ -90,7 +90,7 @@ impl World {
             effect()?;
             let written = if let SecretAction::WriteLogin { slot, .. } = &action { Some(*slot) } else { None };
             take(&desired, &mut self.observed, &Plan { secrets: vec![action], ..Plan::default() });
-            // The database has another password until it is told.
+            // The database has the former password until a step sets this one.
             let role = written.and_then(|slot| self.observed.database.roles.get_mut(&desired.roles[&slot].name));
             if let Some(role) = role {
                 role.password_works = Some(false);
@@ -171,7 +171,7 @@ impl World {
         self.status.last_rotation = last;
     }
 
-    /// At every moment.
+    /// What must hold at every moment.
     fn check(&self) {
         let database = &self.observed.database;
         assert!(database.keys.len() <= 2, "{:?}", database.keys.keys());
@@ -188,7 +188,7 @@ impl World {
         }
     }
 
-    /// A caller with this pair is served now.
+    /// Whether a caller with this pair is served now.
     fn check_pair(&self, slot: Slot, kid: u32) {
         let Observed { database, secrets, .. } = &self.observed;
         let role =
@@ -203,7 +203,7 @@ impl World {
             if *fingerprint == row.fingerprint));
     }
 
-    /// Passes without a crash, each when it is due, until nothing is left to do now.
+    /// Passes without a crash, each when it is due, until nothing is due now.
     fn settle(&mut self) {
         for _ in 0..12 {
             assert!(self.pass(usize::MAX).is_ok());
@@ -340,7 +340,7 @@ fn a_shorter_overlap_shortens_the_one_under_way_and_a_longer_one_does_not_stretc
     assert!(sooner < end && sooner > now);
     let later = at(world.now + 7);
     assert_eq!(View { overlap: Duration::from_secs(5), ..world.view() }.step(later), Step::Retire);
-    // Another one that is asked for meanwhile begins when that is over.
+    // Another rotation that is asked for meanwhile begins when this one is over.
     let annotation = Some("two");
     let asked = View { annotation, ..world.view() };
     assert!(asked.is_asked_for() && !world.view().is_asked_for());

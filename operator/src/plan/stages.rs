@@ -1,5 +1,5 @@
-//! A plan in parts, for when it fails as a whole: what takes away comes first and each such step stands alone, so that one
-//! which the database refuses keeps no other from being taken. Pure.
+//! A plan in parts, for when it fails as a whole. Steps that take something away come first and each stands alone: one
+//! that the database refuses then keeps no other from being taken.
 
 use std::collections::BTreeSet;
 
@@ -8,13 +8,13 @@ use super::action::{DatabaseAction, Plan};
 /// The parts of a plan's steps in the database, in order; each is one transaction.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Stages {
-    /// To be taken in this order, whatever becomes of the ones before.
+    /// Taken in this order, whether the ones before succeed or not.
     pub parts: Vec<Plan>,
-    /// To be taken only if all others were: whoever is let in finds everything in place.
+    /// Taken only if all others were: a caller that is let in finds everything in place.
     pub last: Option<Plan>,
 }
 
-/// Takes a plan apart.
+/// Splits a plan.
 #[must_use]
 pub fn stages(plan: &Plan) -> Stages {
     let inserted: BTreeSet<&str> = plan
@@ -38,7 +38,7 @@ pub fn stages(plan: &Plan) -> Stages {
         match &action {
             DatabaseAction::RemoveFenceStore { .. } | DatabaseAction::RemoveContextKey { .. } => rows_away.push(action),
             DatabaseAction::SetKeyEnd { kid, not_after: Some(_) } if !written.contains(kid) => rows_away.push(action),
-            // One that comes back in another form goes and comes in one transaction: nobody is kept out in between.
+            // A row that is replaced leaves and returns in one transaction: nobody is locked out in between.
             DatabaseAction::RemoveLogin { role } if !inserted.contains(role.as_str()) => rows_away.push(action),
             action if takes_from_a_role(action) => roles_away.push(action.clone()),
             DatabaseAction::EnableFence => last.push(action),
@@ -59,7 +59,7 @@ pub fn stages(plan: &Plan) -> Stages {
     Stages { parts, last: (!last.is_empty()).then(|| part(last)) }
 }
 
-/// Steps that leave a role with less than before.
+/// Whether the step leaves a role with less than before.
 pub fn takes_from_a_role(action: &DatabaseAction) -> bool {
     match action {
         DatabaseAction::RevokeMembership { .. }
@@ -73,8 +73,8 @@ pub fn takes_from_a_role(action: &DatabaseAction) -> bool {
     }
 }
 
-/// One `ALTER ROLE` for the attributes that everybody may change who may change the role, one for those that ask for the
-/// attribute itself.
+/// One `ALTER ROLE` for the attributes that come with the right to change the role, one for those that only a role
+/// which has them may change.
 fn split(action: &DatabaseAction) -> Vec<DatabaseAction> {
     let DatabaseAction::AlterRole { role, from, to, connection_limit } = action else { return vec![action.clone()] };
     let mut between = *to;
@@ -129,10 +129,10 @@ mod tests {
             ..Plan::default()
         };
         let Stages { parts, last } = stages(&plan);
-        let words: Vec<Vec<String>> =
+        let steps: Vec<Vec<String>> =
             parts.iter().map(|part| part.database.iter().map(DatabaseAction::describe).collect()).collect();
         assert_eq!(
-            words,
+            steps,
             [
                 vec!["fence.logins stranger: remove it".to_owned(), format!("fence.tenant_stores {id}: remove it")],
                 vec!["role sf_000000000000_a: set NOLOGIN".to_owned()],

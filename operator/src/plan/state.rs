@@ -1,4 +1,4 @@
-//! What database and vault hold of a tenant, as [`diff`](super::diff) sees it. Plain values: reading them is the work of
+//! What database and vault hold of a tenant, as [`diff`](super::diff) compares it. Plain values, read by
 //! [`database::observe`](crate::database::observe) and [`vault`](crate::vault).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,16 +6,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 use uuid::Uuid;
 
-/// The state of one tenant, with everything of other tenants that stands in its way.
+/// The state of one tenant, with the rows, roles and secrets of others that have its names or ids.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
     /// What the database holds.
     pub database: DatabaseState,
-    /// What the vault holds, by secret name. A name that is not here was not asked for.
+    /// What the vault holds, by secret name. A name that is missing was not read.
     pub secrets: BTreeMap<String, SecretState>,
-    /// Secrets whose tag `managed-by` names somebody else: the secret, and whom.
+    /// Secrets whose tag `managed-by` names somebody else: secret to manager.
     pub managers: BTreeMap<String, String>,
-    /// Secrets whose latest version is the one that the status records: what the operator wrote, whatever its tags say.
+    /// Secrets whose latest version is the one that the status records: the operator wrote it, whatever its tags say.
     pub recorded: BTreeSet<String>,
 }
 
@@ -41,7 +41,7 @@ pub struct DatabaseState {
     /// Whether the administrator may act as the tenant's creator of logins.
     #[serde(default)]
     pub has_creator: bool,
-    /// The salt of role names, in hexadecimal: tells whether the database is the one that was migrated.
+    /// The salt of role names, in hexadecimal: shows whether this is the database that was migrated.
     #[serde(default)]
     pub salt: Option<String>,
 }
@@ -49,7 +49,7 @@ pub struct DatabaseState {
 /// `retail.tenants`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct TenantRow {
-    /// Name for people.
+    /// The display name.
     pub display_name: String,
 }
 
@@ -65,18 +65,18 @@ pub struct FenceRow {
 /// `retail.stores`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct RetailStore {
-    /// Whose.
+    /// Identifier of the tenant.
     pub tenant: String,
     /// Name.
     pub name: String,
-    /// Name for people.
+    /// The display name.
     pub display_name: String,
 }
 
 /// `fence.tenant_stores`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct FenceStore {
-    /// Whose.
+    /// Identifier of the tenant.
     pub tenant: String,
     /// Name.
     pub name: String,
@@ -91,22 +91,22 @@ pub struct RoleRow {
     pub connection_limit: i32,
     /// The comment.
     pub comment: Option<String>,
-    /// What it is a member of: role and options; one entry per grantor.
+    /// Its memberships, one per grantor.
     pub memberships: Vec<Membership>,
     /// `ALTER ROLE … SET`, for all databases.
     pub settings: BTreeMap<String, String>,
-    /// Databases in which it has settings of their own; we make none.
+    /// Databases with settings for this role; the operator makes none.
     pub database_settings: BTreeSet<String>,
-    /// What it owns, or was given by name; a tenant's login has all that it needs by its one membership.
+    /// What it owns, or was granted by name. A tenant's login needs nothing but its one membership.
     #[serde(default)]
     pub dependents: Vec<Dependent>,
-    /// Who may act as it, the administrator aside.
+    /// Roles that may act as it, except the administrator.
     #[serde(default)]
     pub members: Vec<Member>,
-    /// Whether the tenant's creator of logins made it, or may change it for another reason.
+    /// Whether the tenant's creator of logins created it, or may change it for another reason.
     #[serde(default)]
     pub by_creator: bool,
-    /// Whether the password in the vault lets it in; `None`: not tried.
+    /// Whether the password in the vault works; `None`: not tried.
     #[serde(default)]
     pub password_works: Option<bool>,
 }
@@ -129,17 +129,17 @@ pub struct Attributes {
     pub replication: bool,
     /// `BYPASSRLS`.
     pub bypassrls: bool,
-    /// `VALID UNTIL` is set to something else than infinity.
+    /// `VALID UNTIL` is set, and not to infinity.
     pub expires: bool,
 }
 
 impl Attributes {
-    /// What a tenant's login has.
+    /// The attributes of a tenant's login; `login` is whether it may log in.
     #[must_use]
     pub const fn login(login: bool) -> Self {
         Self {
             login,
-            // The one membership says INHERIT itself; whatever else is granted one day must not come along silently.
+            // The one membership has INHERIT itself. A role that is granted one day must not be inherited silently.
             inherit: false,
             superuser: false,
             createdb: false,
@@ -150,7 +150,7 @@ impl Attributes {
         }
     }
 
-    /// Those that only somebody may change who has them as well.
+    /// The attributes that only a role which has them may change.
     #[must_use]
     pub const fn privileged(self) -> [bool; 5] {
         [self.superuser, self.createdb, self.createrole, self.replication, self.bypassrls]
@@ -175,13 +175,13 @@ pub struct Membership {
 /// Something that depends on a role.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 pub struct Dependent {
-    /// In words.
+    /// Description.
     pub what: String,
-    /// What stands between `REVOKE` and `FROM`, where this administrator can take it away.
+    /// The text between `REVOKE` and `FROM`, where this administrator can revoke it.
     pub grant: Option<String>,
 }
 
-/// A role that is a member of a login, other than for administration only.
+/// A role that is a member of a login, with more than the ADMIN option.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 pub struct Member {
     /// The member.
@@ -193,7 +193,7 @@ pub struct Member {
 /// `fence.logins`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct LoginRow {
-    /// Whose.
+    /// Identifier of the tenant.
     pub tenant: String,
     /// `a` or `b`.
     pub slot: String,
@@ -204,7 +204,7 @@ pub struct LoginRow {
 pub struct KeyRow {
     /// Hex SHA-256 of both pads.
     pub fingerprint: String,
-    /// Its end in Unix seconds, if it has one.
+    /// Its end, in Unix seconds.
     pub not_after: Option<i64>,
 }
 
@@ -218,7 +218,7 @@ pub enum SecretState {
         /// UID in its tag, if it is tagged as ours.
         owner: Option<String>,
     },
-    /// There.
+    /// It exists.
     Live {
         /// UID in its tag, if it is tagged as ours.
         owner: Option<String>,
@@ -230,14 +230,14 @@ pub enum SecretState {
 /// What a secret holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SecretContent {
-    /// The URI that the operator would write, with a password of its own making.
+    /// The URI that the operator would write, with a password of the shape that it generates.
     Login,
     /// A context key: hex SHA-256 of both pads.
     ContextKey {
         /// The fingerprint, comparable with [`KeyRow::fingerprint`].
         fingerprint: String,
     },
-    /// A disabled version: nobody can read it.
+    /// A disabled version, which nobody can read.
     Disabled,
     /// Anything else.
     Unusable,

@@ -1,4 +1,4 @@
-//! The status that follows from a pass: a pure function of the last status and the outcome.
+//! The status that follows from the last one and from what a pass came to.
 
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
@@ -23,9 +23,9 @@ pub const DATABASE_READY: &str = "DatabaseReady";
 pub const SECRETS_READY: &str = "SecretsReady";
 /// The fence itself is as the migrations made it.
 pub const POLICY_VERIFIED: &str = "PolicyVerified";
-/// Something differs from the spec and is not mended.
+/// Something differs from the spec and is not repaired.
 pub const DRIFTED: &str = "Drifted";
-/// The operator does nothing.
+/// The operator does nothing for this tenant.
 pub const SUSPENDED: &str = "Suspended";
 /// All conditions.
 pub const CONDITIONS: [&str; 6] = [READY, DATABASE_READY, SECRETS_READY, POLICY_VERIFIED, DRIFTED, SUSPENDED];
@@ -33,29 +33,29 @@ pub const CONDITIONS: [&str; 6] = [READY, DATABASE_READY, SECRETS_READY, POLICY_
 /// Longest message of a condition; the API server's limit is 32,768.
 const MESSAGE_MAX: usize = 1024;
 
-/// Most entries of one record in the history, and longest of them, as the schema has them.
+/// Bounds of one record in the history, as the schema has them: entries, and characters of each.
 const CHANGES_MAX: usize = 20;
 const CHANGE_MAX: usize = 256;
 
-/// What a pass came to.
+/// How a pass ended.
 #[derive(Debug)]
 pub enum Outcome {
-    /// All is in place.
+    /// Everything is in place, except what [`Done::left`] names.
     Done(Done),
-    /// Compared, and nothing was written.
+    /// Compared, in mode Observe; nothing was written.
     Observed(Observed),
-    /// At least one problem; the first one decides.
+    /// At least one problem; `Ready` shows the first one.
     Failed(Vec<Problem>),
-    /// Nothing was looked at.
+    /// Nothing was read or written.
     Suspended,
 }
 
-/// A pass's outcome and what it found on the way.
+/// What a pass reports.
 #[derive(Debug)]
 pub struct Report {
-    /// The outcome.
+    /// How it ended.
     pub outcome: Outcome,
-    /// What was found other than it should be; `None` where the pass did not come to compare.
+    /// The differences that it found; `None` if it ended before it could compare.
     pub found: Option<Found>,
 }
 
@@ -65,7 +65,7 @@ impl From<Outcome> for Report {
     }
 }
 
-/// What is in place.
+/// What is in place after a pass.
 #[derive(Debug)]
 pub struct Done {
     /// Stores behind the fence.
@@ -78,67 +78,68 @@ pub struct Done {
     pub rotation: Option<RotationInProgress>,
     /// The last switch to new credentials.
     pub last_rotation: Option<LastRotation>,
-    /// When rotation has something to do next.
+    /// When the rotation has something to do next.
     pub next: Option<Timestamp>,
-    /// What the configuration asks of the fence beyond what is there.
+    /// What the configuration asks of the fence and is not in place.
     pub missing: Vec<Deviation>,
-    /// What of the spec is not in place, while everything else is; the first one decides.
+    /// What of the spec is not in place, while everything else is; `Ready` shows the first one.
     pub left: Vec<Problem>,
-    /// Whether a further rotation is asked for, which begins when the former credentials have ended.
+    /// Whether another rotation has been asked for. It begins when the former credentials have ended.
     pub rotation_waits: bool,
 }
 
-/// What would be done.
+/// What a pass would do.
 #[derive(Debug)]
 pub struct Observed {
     /// Steps in the database.
     pub database: usize,
     /// Steps in the vault.
     pub secrets: usize,
-    /// What the configuration asks of the fence beyond what is there.
+    /// What the configuration asks of the fence and is not in place.
     pub missing: Vec<Deviation>,
 }
 
 impl Observed {
-    /// Counts a plan.
+    /// Counts the steps of a plan.
     #[must_use]
     pub fn of(plan: &Plan, missing: Vec<Deviation>) -> Self {
         Self { database: plan.database.len() + plan.dependents.len(), secrets: plan.secrets.len(), missing }
     }
 }
 
-/// Times in Kubernetes objects have whole seconds; with more, the object read back would never equal the one written.
+/// Cuts a time to whole seconds, as Kubernetes objects have them: with a fraction, the object that is read back would
+/// never equal the one that was written.
 #[must_use]
 pub fn whole_second(now: Timestamp) -> Timestamp {
     Timestamp::from_second(now.as_second()).unwrap_or(now)
 }
 
-/// A condition that changed its status or its reason, or other news of it.
+/// News for an event: a condition that changed its status or reason, drift or an adoption.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transition {
     /// Type of the condition.
     pub condition: &'static str,
-    /// Whether that is as it should be.
+    /// Whether it is good news.
     pub good: bool,
     /// Why.
     pub reason: Reason,
-    /// For people.
+    /// The text of the event.
     pub message: String,
 }
 
-/// What follows from a pass.
+/// What is written after a pass.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Next {
-    /// The status. One that is equal to the last must not be written.
+    /// The status. If it equals the last one, it must not be written.
     pub status: RetailTenantStatus,
-    /// What deserves an event.
+    /// What is published as events.
     pub transitions: Vec<Transition>,
-    /// How many differences the history has anew, and how many of them were mended.
+    /// How many differences are new in the history, and how many of those were repaired.
     pub recorded: (usize, usize),
 }
 
-/// Computes the next status and the transitions that deserve an event; `None` where the outcome says nothing about the
-/// tenant.
+/// Computes the next status and the events; `None` where the outcome says nothing about the tenant, as when another
+/// operator works on it.
 #[must_use]
 pub fn next(
     last: Option<&RetailTenantStatus>,
@@ -148,84 +149,25 @@ pub fn next(
 ) -> Option<Next> {
     let mut status = last.cloned().unwrap_or_default();
     let mut writer = Writer { last, conditions: Vec::new(), transitions: Vec::new(), generation, now };
-    let mut suspended = false;
-    match &report.outcome {
-        Outcome::Done(Done {
-            stores,
-            principals,
-            credentials,
-            rotation,
-            last_rotation,
-            next: _,
-            missing,
-            left,
-            rotation_waits,
-        }) => {
-            status.stores = i32::try_from(*stores).ok();
-            status.principals = i32::try_from(*principals).ok();
-            status.credentials = Some(credentials.clone());
-            status.rotation.clone_from(rotation);
-            status.last_rotation.clone_from(last_rotation);
-            let ready = format!("{} and {} are served", count(*stores, "store"), count(*principals, "principal rule"));
-            let of = |area: Area| left.iter().find(|problem| problem.area == area);
-            writer.set_unless(left.first(), READY, &ready);
-            writer.set_unless(of(Area::Database), DATABASE_READY, "logins, stores and context keys are in place");
-            match rotating(credentials, rotation.as_ref(), *rotation_waits) {
-                Some(message) => {
-                    let known = writer.previous(SECRETS_READY).is_some_and(|last| last.message == message);
-                    if *rotation_waits && !known {
-                        writer.tell(SECRETS_READY, true, Reason::RotationInProgress, &message);
-                    }
-                    writer.set(SECRETS_READY, true, Reason::RotationInProgress, &message);
-                }
-                None => {
-                    writer.set_unless(of(Area::Secrets), SECRETS_READY, "the credentials are in Key Vault and work");
-                }
-            }
-            writer.set(POLICY_VERIFIED, true, Reason::Reconciled, &intact(missing));
+    let suspended = match &report.outcome {
+        Outcome::Done(done) => {
+            writer.done(&mut status, done);
+            false
         }
-        Outcome::Observed(Observed { database, secrets, missing }) => {
-            let served = status.credentials.is_some();
-            let differs = |steps: usize| {
-                format!(
-                    "{} would be taken and mode is Observe: see condition Drifted; storefence-operator plan prints them, \
-                     mode Enforce takes them",
-                    count(steps, "step")
-                )
-            };
-            for (condition, steps) in
-                [(READY, database + secrets), (DATABASE_READY, *database), (SECRETS_READY, *secrets)]
-            {
-                match steps {
-                    0 if served => writer.set(condition, true, Reason::Reconciled, "nothing differs from the spec"),
-                    0 => writer.keep(condition, Reason::DriftDetected),
-                    steps => writer.set(condition, false, Reason::DriftDetected, &differs(steps)),
-                }
-            }
-            writer.set(POLICY_VERIFIED, true, Reason::Reconciled, &intact(missing));
+        Outcome::Observed(observed) => {
+            writer.observed(status.credentials.is_some(), observed);
+            false
         }
-        Outcome::Failed(problems) => {
-            let first = problems.iter().find(|problem| problem.class != Class::Contention)?;
-            suspended = first.reason == Reason::Suspended;
-            writer.set(READY, false, first.reason, &first.message);
-            for (condition, area) in
-                [(DATABASE_READY, Area::Database), (SECRETS_READY, Area::Secrets), (POLICY_VERIFIED, Area::Policy)]
-            {
-                match problems.iter().find(|problem| problem.area == area) {
-                    Some(problem) => writer.set(condition, false, problem.reason, &problem.message),
-                    None => writer.keep(condition, first.reason),
-                }
-            }
-        }
+        Outcome::Failed(problems) => writer.failed(problems)?,
         Outcome::Suspended => {
-            suspended = true;
             for condition in [READY, DATABASE_READY, SECRETS_READY, POLICY_VERIFIED] {
                 writer.keep(condition, Reason::Suspended);
             }
+            true
         }
-    }
+    };
     let recorded = writer.drifted(&mut status.drift_history, report);
-    // Its generation tells the next pass whether the spec has been in place.
+    // The generation of `Drifted` shows the next pass whether its spec has been in place before.
     let in_place = match &report.outcome {
         Outcome::Done(_) | Outcome::Observed(_) => true,
         Outcome::Failed(_) => report.found.as_ref().is_some_and(|found| found.outcome == DriftOutcome::Mended),
@@ -259,7 +201,7 @@ fn intact(missing: &[Deviation]) -> String {
     }
 }
 
-/// What to tell of a rotation until the former credentials are disabled.
+/// The message about a rotation, from its beginning until the former credentials are disabled.
 fn rotating(credentials: &Credentials, rotation: Option<&RotationInProgress>, waits: bool) -> Option<String> {
     let Credentials { active_slot, active_kid, slots, .. } = credentials;
     if let Some(RotationInProgress { slot, kid, .. }) = rotation {
@@ -297,7 +239,7 @@ impl Writer<'_> {
         let previous = self.previous(type_);
         let same_status = previous.filter(|previous| previous.status == status);
         let since = same_status.map_or(self.now, |previous| previous.last_transition_time.0);
-        // That nothing has drifted and nothing is suspended is no news of a new tenant.
+        // For a new tenant it is no news that nothing has drifted and nothing is suspended.
         let expected = [DRIFTED, SUSPENDED].contains(&type_) && !value && previous.is_none();
         if !expected && same_status.is_none_or(|previous| previous.reason != reason.as_str()) {
             let good = if type_ == DRIFTED { !value } else { value || type_ == SUSPENDED };
@@ -306,7 +248,7 @@ impl Writer<'_> {
         self.push(type_, status, reason.as_str(), message, since);
     }
 
-    /// True, unless something stands in the way.
+    /// True, unless there is a problem.
     fn set_unless(&mut self, problem: Option<&Problem>, type_: &'static str, message: &str) {
         match problem {
             None => self.set(type_, true, Reason::Reconciled, message),
@@ -314,8 +256,68 @@ impl Writer<'_> {
         }
     }
 
-    /// `Drifted`, its history and its events. Gives the differences that the history has anew, and how many of them were
-    /// mended.
+    fn done(&mut self, status: &mut RetailTenantStatus, done: &Done) {
+        let Done { stores, principals, credentials, rotation, last_rotation, next: _, missing, left, rotation_waits } =
+            done;
+        status.stores = i32::try_from(*stores).ok();
+        status.principals = i32::try_from(*principals).ok();
+        status.credentials = Some(credentials.clone());
+        status.rotation.clone_from(rotation);
+        status.last_rotation.clone_from(last_rotation);
+        let ready = format!("{} and {} are served", count(*stores, "store"), count(*principals, "principal rule"));
+        let of = |area: Area| left.iter().find(|problem| problem.area == area);
+        self.set_unless(left.first(), READY, &ready);
+        self.set_unless(of(Area::Database), DATABASE_READY, "logins, stores and context keys are in place");
+        match rotating(credentials, rotation.as_ref(), *rotation_waits) {
+            Some(message) => {
+                let known = self.previous(SECRETS_READY).is_some_and(|last| last.message == message);
+                if *rotation_waits && !known {
+                    self.announce(SECRETS_READY, true, Reason::RotationInProgress, &message);
+                }
+                self.set(SECRETS_READY, true, Reason::RotationInProgress, &message);
+            }
+            None => self.set_unless(of(Area::Secrets), SECRETS_READY, "the credentials are in Key Vault and work"),
+        }
+        self.set(POLICY_VERIFIED, true, Reason::Reconciled, &intact(missing));
+    }
+
+    fn observed(&mut self, served: bool, observed: &Observed) {
+        let Observed { database, secrets, missing } = observed;
+        let differs = |steps: usize| {
+            format!(
+                "{} would be taken and mode is Observe: see condition Drifted; storefence-operator plan prints them, \
+                 mode Enforce takes them",
+                count(steps, "step")
+            )
+        };
+        for (condition, steps) in [(READY, database + secrets), (DATABASE_READY, *database), (SECRETS_READY, *secrets)]
+        {
+            match steps {
+                0 if served => self.set(condition, true, Reason::Reconciled, "nothing differs from the spec"),
+                0 => self.keep(condition, Reason::DriftDetected),
+                steps => self.set(condition, false, Reason::DriftDetected, &differs(steps)),
+            }
+        }
+        self.set(POLICY_VERIFIED, true, Reason::Reconciled, &intact(missing));
+    }
+
+    /// Returns whether the first problem is that the object is suspended; `None` if contention is the only problem.
+    fn failed(&mut self, problems: &[Problem]) -> Option<bool> {
+        let first = problems.iter().find(|problem| problem.class != Class::Contention)?;
+        self.set(READY, false, first.reason, &first.message);
+        for (condition, area) in
+            [(DATABASE_READY, Area::Database), (SECRETS_READY, Area::Secrets), (POLICY_VERIFIED, Area::Policy)]
+        {
+            match problems.iter().find(|problem| problem.area == area) {
+                Some(problem) => self.set(condition, false, problem.reason, &problem.message),
+                None => self.keep(condition, first.reason),
+            }
+        }
+        Some(first.reason == Reason::Suspended)
+    }
+
+    /// Sets `Drifted`, its history and its events. Returns how many differences are new in the history, and how many of
+    /// those were repaired.
     fn drifted(&mut self, history: &mut Vec<DriftRecord>, report: &Report) -> (usize, usize) {
         let Some(found) = &report.found else {
             self.keep(
@@ -326,12 +328,12 @@ impl Writer<'_> {
         };
         if found.adoption_done && !found.adopted.is_empty() {
             self.record(history, DriftOutcome::Adopted, &found.adopted);
-            self.tell(DATABASE_READY, true, Reason::Adopted, &format!("taken over: {}", listed(&found.adopted)));
+            self.announce(DATABASE_READY, true, Reason::Adopted, &format!("taken over: {}", listed(&found.adopted)));
         }
         let mended = found.mended_changes();
         if !mended.is_empty() {
             self.record(history, DriftOutcome::Mended, mended);
-            self.tell(DRIFTED, true, Reason::DriftMended, &format!("mended: {}", listed(mended)));
+            self.announce(DRIFTED, true, Reason::DriftMended, &format!("mended: {}", listed(mended)));
         }
         let open = found.open_changes();
         if !open.is_empty() {
@@ -350,7 +352,7 @@ impl Writer<'_> {
         let last_mended = |last: &&Condition| last.reason == Reason::DriftMended.as_str() && last.status == "False";
         if mended.is_empty() {
             match self.previous(DRIFTED).filter(last_mended).map(|last| last.message.clone()) {
-                // What was last mended stays to be read.
+                // The last repair stays readable.
                 Some(message) => self.set(DRIFTED, false, Reason::DriftMended, &message),
                 None => self.set(DRIFTED, false, Reason::Reconciled, "nothing differs from the spec"),
             }
@@ -369,12 +371,12 @@ impl Writer<'_> {
         history.truncate(DRIFT_HISTORY_MAX);
     }
 
-    /// News that is no transition.
-    fn tell(&mut self, condition: &'static str, good: bool, reason: Reason, message: &str) {
+    /// Adds an event that is no transition.
+    fn announce(&mut self, condition: &'static str, good: bool, reason: Reason, message: &str) {
         self.transitions.push(Transition { condition, good, reason, message: shorten(message, MESSAGE_MAX) });
     }
 
-    /// A condition that this pass learnt nothing about stays as it was, with the generation that it speaks of.
+    /// Keeps a condition that this pass learnt nothing about, with the generation that it was observed for.
     fn keep(&mut self, type_: &'static str, because: Reason) {
         match self.previous(type_).cloned() {
             Some(previous) if previous.status != "Unknown" => self.conditions.push(previous),
@@ -401,7 +403,7 @@ impl Writer<'_> {
     }
 }
 
-/// The first few, for a message.
+/// The first few changes, for a message.
 fn listed(changes: &[String]) -> String {
     const SHOWN: usize = 5;
     let shown = changes.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join("; ");
@@ -411,7 +413,7 @@ fn listed(changes: &[String]) -> String {
     }
 }
 
-/// As many as the history takes, each as long as it takes.
+/// The changes within the bounds of the history.
 fn bounded(changes: &[String]) -> Vec<String> {
     let mut kept: Vec<String> =
         changes.iter().take(CHANGES_MAX).map(|change| shorten(change, CHANGE_MAX - 4)).collect();

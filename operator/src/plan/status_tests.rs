@@ -49,7 +49,7 @@ fn failed() -> Report {
     Outcome::Failed(vec![problem(Reason::DatabaseNotConfigured, Area::Database, Class::Permanent)]).into()
 }
 
-/// Found, and not to be mended.
+/// Differences that could not be repaired.
 fn stopped(changes: &[&str]) -> Report {
     Report { found: Some(found(changes, DriftOutcome::Failed)), ..failed() }
 }
@@ -137,7 +137,7 @@ fn a_second_equal_outcome_changes_nothing() {
         assert_eq!(first, second);
         assert_eq!(events, [], "{report:?}");
     }
-    // What was mended is told each time it happens, and then stays to be read without another write.
+    // Each repair is announced, and then stays readable without another write.
     let (first, events) = step(None, &drift(DriftOutcome::Mended), 1, 10);
     assert!(reasons(&events).contains(&(DRIFTED, "DriftMended")));
     let (quiet, events) = step(Some(&first), &done(), 1, 20);
@@ -176,7 +176,7 @@ fn a_new_tenant_that_fails_says_what_is_not_known() {
 }
 
 #[test]
-fn contention_is_not_told() {
+fn contention_leaves_the_status_alone() {
     let (ready, _) = step(None, &done(), 1, 10);
     let contention = Outcome::Failed(vec![problem(Reason::LockContention, Area::Elsewhere, Class::Contention)]).into();
     assert_eq!(next(Some(&ready), &contention, Some(2), at(20)), None);
@@ -203,7 +203,7 @@ fn observation_reports_until_the_difference_is_gone_and_tells_each_one_once() {
     let (gone, _) = step(Some(&more), &observed(&[]), 2, 50);
     assert_eq!(find(&gone, DRIFTED).status, "False");
     assert_eq!(find(&gone, READY).status, "True");
-    // The same difference, come back, is news.
+    // The same difference is news when it returns.
     let (back, _) = step(Some(&gone), &observed(&["role x: set NOCREATEDB", "secret y: tag it"]), 2, 60);
     assert_eq!(back.drift_history.len(), 3);
     assert_eq!(back.drift_history[0].time.0, at(60));
@@ -261,7 +261,7 @@ fn suspension_keeps_what_was_and_says_so() {
 }
 
 #[test]
-fn adoption_is_told_once_it_is_done() {
+fn adoption_is_announced_once_it_is_done() {
     let mut adopted = found(&[], DriftOutcome::Mended);
     adopted.adopted = vec!["role x: set the comment that marks its owner".to_owned()];
     let (status, events) = step(None, &done_with(adopted.clone(), Vec::new()), 1, 10);

@@ -1,5 +1,4 @@
-//! What a tenant's rows say of credentials that its status does not tell of: another object made them, or the status is
-//! lost. Pure.
+//! Credentials that the tenant's rows show and its status does not: another object made them, or the status was lost.
 
 use std::collections::BTreeSet;
 
@@ -10,8 +9,8 @@ use storefence_tenancy::{
 
 use super::{desired::Desired, state::DatabaseState};
 
-/// The pair in force: the login that lets somebody in and the newest key without an end. `None` where there is none, so
-/// that the tenant begins with the first ones.
+/// The pair in force: the login that can log in, and the newest key without an end. `None` where there is no such pair:
+/// the tenant then begins with slot a and key 1.
 #[must_use]
 pub fn in_force(desired: &Desired, database: &DatabaseState) -> Option<Credentials> {
     database.fence.as_ref().filter(|row| row.enabled)?;
@@ -27,14 +26,14 @@ pub fn in_force(desired: &Desired, database: &DatabaseState) -> Option<Credentia
     let active_slot = match slots.as_slice() {
         [] => return None,
         [slot] => *slot,
-        // Slots and keys move together, from slot a and key 1 on.
+        // Slots and keys move together, beginning with slot a and key 1.
         _ if active_kid % 2 == 1 => Slot::A,
         _ => Slot::B,
     };
     Some(Credentials { active_slot, active_kid, slots: Vec::new(), context_keys: Vec::new() })
 }
 
-/// Names of the secrets beside the desired ones that the tenant had, or that its next rotation will write.
+/// Names of further secrets that the tenant had, or that its next rotation will write.
 #[must_use]
 pub fn leftovers(desired: &Desired, database: &DatabaseState) -> Vec<String> {
     let wanted: BTreeSet<&str> = desired.secrets().collect();

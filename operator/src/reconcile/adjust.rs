@@ -1,4 +1,5 @@
-//! What a pass wants beyond spec and status, once it has seen the tenant's rows; and what it does before all else.
+//! How the tenant's rows change what a pass wants: credentials that the status does not name, stores that it cannot
+//! have.
 
 use storefence_tenancy::resource::Mode;
 
@@ -21,7 +22,7 @@ use crate::{
 };
 
 impl Pass<'_> {
-    /// Takes stores away that the spec has no longer.
+    /// Takes away the stores that the spec no longer has.
     pub(super) async fn withdraw(&self, lock: &mut TenantLock, state: &DatabaseState) -> Result<(), Failure> {
         let plan = withdrawals(self.desired, state);
         if self.work.tenant.spec.mode == Mode::Enforce && !plan.is_empty() {
@@ -33,8 +34,8 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// The rest of a pass, with what the rows tell of the tenant.
-    pub(super) async fn go_on(
+    /// The rest of a pass, with the desired state adjusted to the rows.
+    pub(super) async fn proceed(
         &self,
         lock: &mut TenantLock,
         state: DatabaseState,
@@ -45,14 +46,14 @@ impl Pass<'_> {
         let pass = Pass { desired: &desired, ..*self };
         let stored = if desired.secrets().eq(self.desired.secrets()) { stored } else { pass.read_secrets().await? };
         match self.work.tenant.spec.mode {
-            Mode::Enforce => pass.mend(lock, state, stored, found, left).await.map(Outcome::Done),
+            Mode::Enforce => pass.enforce(lock, state, stored, found, left).await.map(Outcome::Done),
             Mode::Observe if !left.is_empty() => Err(left.swap_remove(0)),
-            Mode::Observe => pass.tell(state, &stored, found).await.map(Outcome::Observed),
+            Mode::Observe => pass.observe_only(state, &stored, found).await.map(Outcome::Observed),
         }
     }
 
-    /// What is wanted, with the credentials that are in force where the status names none, and without stores that the
-    /// tenant cannot have, which are the failures that are left.
+    /// The desired state, with the credentials in force where the status names none, and without the stores that
+    /// another tenant has. Those are returned as failures.
     pub(super) async fn adjusted(&self, state: &DatabaseState) -> Result<(Desired, Vec<Failure>), Failure> {
         let mut desired = self.desired.clone();
         let credentials = self.work.rotation.view.credentials;
@@ -67,7 +68,7 @@ impl Pass<'_> {
             desired.leftovers = takeover::leftovers(&desired, state);
         }
         let mut left = Vec::new();
-        // A tenant that is served goes on without them; a new one is not made by halves.
+        // A tenant that is served goes on without them. A new one is made whole or not at all.
         if credentials.is_some() {
             let conflicts = conflicting_stores(&desired, state);
             let refusal = |(id, owner): &(_, String)| Refusal::conflicting_store(&desired, *id, owner.clone()).into();

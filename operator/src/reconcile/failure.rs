@@ -21,7 +21,7 @@ pub enum Failure {
     /// The spec does not compile.
     #[error("{}; correct the RetailTenant and apply it again", join(.0))]
     InvalidSpec(Vec<SpecProblem>),
-    /// The stored object does not even parse.
+    /// The stored object cannot be parsed.
     #[error("the stored object cannot be read: {0}; apply it again with the current schema")]
     Malformed(String),
     /// Another `RetailTenant` has the tenantId.
@@ -35,7 +35,7 @@ pub enum Failure {
         /// `namespace/name` of the owner.
         owner: String,
     },
-    /// The object is deleted while the operator may touch nothing of it.
+    /// The object is deleted while it is suspended.
     #[error(
         "the object is to be deleted and spec.suspend is true: set it to false, and the deletion goes on by itself"
     )]
@@ -48,7 +48,7 @@ pub enum Failure {
     LoginDependents {
         /// The login.
         role: String,
-        /// The objects, in words.
+        /// The objects.
         what: String,
     },
     /// Something belongs to somebody else.
@@ -63,7 +63,7 @@ pub enum Failure {
     /// A step that the database refused, while the others were taken.
     #[error(transparent)]
     Unapplied(#[from] Unapplied),
-    /// What a deleted object waits for is away, and may be gone for good.
+    /// A deleted object waits for a backend that may be gone for good.
     #[error(
         "{0}; the object stays until its access is ended there: if that is gone for good, set spec.deletionPolicy to Retain, \
          and the deletion goes on by itself"
@@ -81,10 +81,10 @@ pub enum Failure {
     /// The Kubernetes API.
     #[error("Kubernetes API: {0}")]
     Kubernetes(#[from] kube::Error),
-    /// Somebody else holds the tenant's lock.
+    /// Another operator holds the tenant's lock.
     #[error("another operator works on tenant '{0}'")]
     LockContention(String),
-    /// No random numbers.
+    /// The operating system gave no random numbers.
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
 }
@@ -170,13 +170,13 @@ impl From<Failure> for Problem {
     }
 }
 
-/// The first deviations; a condition's message is not the place for all of them.
+/// The first deviations: a condition's message has no room for all.
 fn summary(deviations: &[Deviation]) -> String {
     let shown: Vec<String> = deviations.iter().take(3).map(ToString::to_string).collect();
     format!("the fence has {} deviation(s): {}", deviations.len(), shown.join(" | "))
 }
 
-/// The first problems: a large spec can have tens of thousands, and `storefence-operator validate` lists all of them.
+/// The first problems: a large spec can have tens of thousands. `storefence-operator validate` lists them all.
 fn join(problems: &[SpecProblem]) -> String {
     const SHOWN: usize = 8;
     let shown = problems.iter().take(SHOWN).map(ToString::to_string).collect::<Vec<_>>().join("; ");

@@ -1,4 +1,5 @@
-//! What happens before a deleted object may go, by its `deletionPolicy`. The tenant's data stays in any case.
+//! What a deleted object's `deletionPolicy` asks for before its finalizer is removed. The tenant's data stays in any
+//! case.
 
 use serde_json::Value;
 use storefence_tenancy::{
@@ -13,9 +14,10 @@ use crate::{backends::Backends, database::Database, reason::Reason, vault::Vault
 /// What to do with a deleted object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// Wait: the object is suspended, so nothing may be touched, and what is its own must not be forgotten either.
+    /// Wait: the object is suspended, so nothing may be touched, and removing the finalizer would leave its access
+    /// behind.
     Hold,
-    /// Let it go and leave everything as it is.
+    /// Release it and leave everything as it is.
     Leave,
     /// End access and keep roles, secrets and rows.
     Revoke,
@@ -30,7 +32,7 @@ impl Ending {
         Self::decide(spec.suspend, spec.mode, spec.deletion_policy)
     }
 
-    /// The same of an object that cannot be read as a whole; what of it cannot be read counts as not given.
+    /// The same for an object that cannot be read as a whole: fields that cannot be read count as absent.
     #[must_use]
     pub fn of_unreadable(object: &Value) -> Self {
         let field = |name: &str| object["spec"][name].clone();
@@ -44,7 +46,7 @@ impl Ending {
     const fn decide(suspend: bool, mode: Mode, policy: DeletionPolicy) -> Self {
         match (suspend, mode, policy) {
             (true, ..) => Self::Hold,
-            // Who only observes has made nothing that would be his to take away.
+            // Mode Observe makes nothing, so there is nothing to take away.
             (_, Mode::Observe, _) | (_, _, DeletionPolicy::Retain) => Self::Leave,
             (_, _, DeletionPolicy::Revoke) => Self::Revoke,
             (_, _, DeletionPolicy::Delete) => Self::Delete,
@@ -52,11 +54,11 @@ impl Ending {
     }
 }
 
-/// Ends what the object owns as `ending` says, and nothing of anybody else's. Can be repeated. Database and vault are
-/// both tried, so that the status names every side that stands in the way.
+/// Ends what the object owns as `ending` says, and nothing that belongs to others. Idempotent. Tries database and vault
+/// both, so that the status names every side that stands in the way.
 ///
 /// # Errors
-/// The finalizer must stay then.
+/// The finalizer must stay.
 pub async fn finalize(backends: &Backends, tenant: &RetailTenant, ending: Ending) -> Result<(), Vec<Failure>> {
     let uid = tenant.metadata.uid.as_deref().unwrap_or_default();
     match ending {
@@ -70,10 +72,10 @@ pub async fn finalize(backends: &Backends, tenant: &RetailTenant, ending: Ending
         Ending::Revoke | Ending::Delete => {}
     }
     let Ok(tenant_id) = tenant.spec.tenant_id.parse::<TenantId>() else {
-        // Such an object has never been more than InvalidSpec.
+        // An object with such a tenantId was never more than InvalidSpec.
         return Ok(());
     };
-    // It cannot have been served from what is not configured, unless the status says so.
+    // A backend that is not configured holds nothing of a tenant that was never served.
     let served = tenant.status.as_ref().is_some_and(|status| status.credentials.is_some());
     let mut failures = Vec::new();
     match backends.database(&tenant.spec.database_ref.name) {
@@ -91,7 +93,8 @@ pub async fn finalize(backends: &Backends, tenant: &RetailTenant, ending: Ending
     if failures.is_empty() { Ok(()) } else { Err(failures) }
 }
 
-/// Keeps the access of a tenant that is let go. A database that is away does not hold the object: it may be gone.
+/// Marks a released tenant, so that its access is kept. A database that cannot be reached does not hold the object
+/// back: it may be gone.
 async fn retained(database: &Database, uid: &str) {
     if database.is_migrated()
         && let Err(error) = database.mark_retained(uid).await
@@ -103,7 +106,8 @@ async fn retained(database: &Database, uid: &str) {
     }
 }
 
-/// Whatever is away may be gone for good: then nothing but a word of the owner's ends the waiting.
+/// A backend that cannot be reached may be gone for good: then only a person can end the wait, and the message says
+/// how.
 fn or_retain(failure: Failure) -> Failure {
     match failure.reason() {
         Reason::DatabaseUnreachable
@@ -119,11 +123,11 @@ fn or_retain(failure: Failure) -> Failure {
     }
 }
 
-/// The same for an object that cannot be read: its UID tells in which database it owns what, and what can be read of
-/// its status which keys it has had.
+/// The same for an object that cannot be read. Its UID finds the tenant in each database; the readable part of its
+/// status names its keys.
 ///
 /// # Errors
-/// The finalizer must stay then.
+/// The finalizer must stay.
 pub async fn finalize_unreadable(
     backends: &Backends,
     uid: &str,
@@ -145,7 +149,7 @@ pub async fn finalize_unreadable(
         for (_, database) in backends.databases() {
             database.ready().await?;
             let Some(tenant_id) = database.tenant_of(uid).await? else { continue };
-            // The vaults first: once the row is gone, nothing tells which tenant it was.
+            // The vaults first: once the row is gone, nothing connects the UID with the tenant.
             for vault in backends.vaults() {
                 end_secrets(vault, &tenant_id, uid, &kids, ending).await?;
             }
@@ -156,7 +160,7 @@ pub async fn finalize_unreadable(
     each.await.map_err(|failure| vec![or_retain(failure)])
 }
 
-/// The keys that a status tells of: those in force, and that of a rotation, which may have got as far as its secret.
+/// Ids of the keys in a status: those in force, and the one that a rotation may have written already.
 fn recorded(tenant: &RetailTenant) -> Vec<u32> {
     let status = || tenant.status.iter();
     let credentials = status().flat_map(|status| &status.credentials);
@@ -164,15 +168,15 @@ fn recorded(tenant: &RetailTenant) -> Vec<u32> {
     keys.chain(status().flat_map(|status| &status.rotation).map(|rotation| rotation.kid)).collect()
 }
 
-/// The same of a status that cannot be read as a whole.
+/// The same for a status that cannot be read as a whole.
 fn recorded_in(status: &Value) -> Vec<u32> {
     let keys = status["credentials"]["contextKeys"].as_array().into_iter().flatten();
     let kid = |of: &Value| of["kid"].as_u64().and_then(|kid| u32::try_from(kid).ok());
     keys.chain([&status["rotation"]]).filter_map(kid).collect()
 }
 
-/// The keys whose secrets may be the object's. Those of finished rotations are disabled already; to delete them, all are
-/// counted up to the newest.
+/// Ids of the keys whose secrets may be the object's. Finished rotations have disabled theirs; `Delete` also deletes
+/// those, so it counts from 1 to the newest.
 fn kids(recorded: Vec<u32>, ending: Ending) -> Vec<u32> {
     let newest = recorded.iter().copied().max().unwrap_or(1);
     let mut kids = if ending == Ending::Delete { (1..=newest).collect() } else { recorded };
@@ -188,7 +192,7 @@ async fn end_access(database: &Database, tenant_id: &TenantId, uid: &str, ending
     let Some(mut lock) = database.lock(tenant_id).await? else {
         return Err(Failure::LockContention(tenant_id.to_string()));
     };
-    // In any case first: whatever stands in the way of a removal, access has ended.
+    // First in any case: if the removal fails, access has ended all the same.
     let mut outcome = database.revoke(&mut lock, tenant_id, uid, &roles).await;
     if outcome.is_ok() && ending == Ending::Delete {
         outcome = database.remove(&mut lock, tenant_id, uid, &roles).await;
@@ -206,7 +210,7 @@ async fn end_secrets(
 ) -> Result<(), Failure> {
     let logins = Slot::ALL.map(|slot| database_secret_name(tenant_id, slot));
     for name in kids.iter().map(|kid| context_secret_name(tenant_id, *kid)).chain(logins) {
-        // Disabled even if it is deleted next: one that is recovered by hand must not let anybody in.
+        // Disabled before it is deleted: one that somebody recovers by hand must not let anybody in.
         vault.disable(&name, uid).await?;
         if ending == Ending::Delete {
             vault.delete(&name, uid).await?;

@@ -1,4 +1,5 @@
-//! What the vault holds of one tenant, read: the values that steps need, and what the diff may know of them.
+//! The secrets of one tenant as they were read: values for the steps, and for the diff what they are without the
+//! values.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,10 +20,10 @@ use crate::{
     vault::{Read, Version},
 };
 
-/// What the vault answered, by secret name.
+/// The vault's answers by secret name.
 pub(super) type Stored = BTreeMap<String, Read>;
 
-/// What was read out of the vault: values, and which version they are.
+/// Usable values, and the versions that they came from.
 #[derive(Default)]
 pub(super) struct Held {
     /// The values.
@@ -33,7 +34,7 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Takes what can be used.
+    /// Picks what can be used: enabled, and of the shape that the operator writes.
     pub fn read(desired: &Desired, endpoint: &Endpoint, stored: &Stored) -> Self {
         let mut held = Self::default();
         let live = |name: &str| match stored.get(name) {
@@ -57,7 +58,7 @@ impl Held {
         held
     }
 
-    /// The state of a secret, for the diff.
+    /// A secret as the diff sees it.
     pub fn state(&self, name: &str, read: &Read) -> SecretState {
         match read {
             Read::Absent => SecretState::Absent,
@@ -73,7 +74,7 @@ impl Held {
     }
 }
 
-/// Secrets whose latest version is one that the status records.
+/// Names of the secrets whose latest version is the one that the status records.
 pub(super) fn recorded(stored: &Stored, credentials: Option<&Credentials>) -> BTreeSet<String> {
     let slots = credentials.iter().flat_map(|credentials| &credentials.slots);
     let keys = credentials.iter().flat_map(|credentials| &credentials.context_keys);
@@ -87,7 +88,7 @@ pub(super) fn recorded(stored: &Stored, credentials: Option<&Credentials>) -> BT
     known.filter(|(name, version)| latest(name, version)).map(|(name, _)| name.clone()).collect()
 }
 
-/// Comparable with what `database::observe` computes of `fence.context_keys`.
+/// The same digest that `database::observe` computes from `fence.context_keys`.
 fn fingerprint(pads: &HmacPads) -> String {
     let digest = Sha256::new().chain_update(pads.inner).chain_update(pads.outer).finalize();
     digest.iter().map(|byte| format!("{byte:02x}")).collect()

@@ -33,7 +33,7 @@ use crate::{
     verify::Deviation,
 };
 
-/// How often a preview asks for the lock of a tenant that the operator is at, and the time between.
+/// How often a preview asks for the lock of a tenant while the operator holds it, and the pause between two tries.
 const PREVIEW_TRIES: u32 = 50;
 const PREVIEW_PAUSE: Duration = Duration::from_millis(100);
 
@@ -45,15 +45,15 @@ pub struct Work<'a> {
     pub tenant: &'a RetailTenant,
     /// All objects that claim its tenantId, itself included.
     pub claimants: &'a [Claimant],
-    /// Counts what is written.
+    /// Counts steps and rotations.
     pub metrics: &'a Metrics,
-    /// Whether passes look at the logins of the tenant that the object with this UID owns.
+    /// Whether passes look after the tenant of the object with this UID, and so after its logins.
     pub looked_after: &'a (dyn Fn(&str) -> bool + Sync),
-    /// Where its rotation stands.
+    /// Where the rotation of its credentials stands.
     pub rotation: Rotation<'a>,
 }
 
-/// Brings database and vault to where the spec wants them, or tells what that would take, as its mode says.
+/// Brings database and vault to the state that the spec asks for; in mode Observe, only reports what that would take.
 pub async fn pass(work: &Work<'_>) -> Report {
     if work.tenant.spec.suspend {
         return Outcome::Suspended.into();
@@ -83,16 +83,16 @@ pub fn failed(failures: Vec<Failure>) -> Outcome {
 
 /// What a pass would do.
 pub struct Preview {
-    /// What is wanted.
+    /// The desired state.
     pub desired: Desired,
-    /// The steps to it.
+    /// The steps that lead to it.
     pub plan: Plan,
 }
 
 /// Observes and compares, and writes nothing. The database must be migrated.
 ///
 /// # Errors
-/// What would end a pass too.
+/// Whatever would fail a pass.
 pub async fn preview(work: &Work<'_>) -> Result<Preview, Failure> {
     let rules = TenantRules::compile(&work.tenant.spec).map_err(Failure::InvalidSpec)?;
     let spec = &work.tenant.spec;
@@ -118,7 +118,7 @@ async fn locked(work: &Work<'_>, rules: &TenantRules, found: &mut Option<Found>)
     let spec = &work.tenant.spec;
     let database = work.backends.database(&spec.database_ref.name);
     let vault = work.backends.vault(&spec.key_vault_ref.name);
-    // Both sides are asked, so that the status names every side that is away.
+    // Both sides are tried, so that the status names every side that is missing.
     let (database, vault) = match (database, vault) {
         (Ok(database), Ok(vault)) => (database, vault),
         (database, vault) => {
@@ -130,7 +130,7 @@ async fn locked(work: &Work<'_>, rules: &TenantRules, found: &mut Option<Found>)
         }
     };
     let mut outcome = attempt(work, rules, found, &database, &vault).await;
-    // A database that was made anew is migrated and filled at once.
+    // A database that was created anew is migrated and filled in the same pass.
     let replaced = |failure: &Failure| matches!(failure, Failure::Database(DatabaseError::Replaced { .. }));
     if outcome.as_ref().is_err_and(|failures| failures.iter().any(replaced)) {
         outcome = attempt(work, rules, found, &database, &vault).await;
@@ -189,12 +189,12 @@ pub(super) fn desired_with(
     })
 }
 
-/// The failure, if another object owns the tenantId.
+/// The failure, if another object owns the tenantId. `recorded` is the owner that the database knows.
 fn in_conflict(work: &Work<'_>, rules: &TenantRules, recorded: Option<&str>) -> Option<Failure> {
     let own = work.tenant.metadata.uid.as_deref().unwrap_or_default();
     let owner = conflict::owner(work.claimants, recorded)?;
     (owner.uid != own)
-        .then(|| Failure::ConflictingTenant { tenant_id: rules.tenant_id().to_string(), owner: owner.place.clone() })
+        .then(|| Failure::ConflictingTenant { tenant_id: rules.tenant_id().to_string(), owner: owner.name.clone() })
 }
 
 pub(super) struct Pass<'a> {
@@ -215,22 +215,22 @@ impl Pass<'_> {
         let (state, stored) = match (state, stored) {
             (Ok(state), Ok(stored)) => (state, stored),
             (Ok(state), Err(failure)) => {
-                // Whatever the vault is needed for: who may no longer see a store does not see it.
+                // Taking a store away needs no vault: callers that lost access to it must not wait for one.
                 let withdrawn = self.withdraw(lock, &state).await.err();
                 return Err(std::iter::once(failure).chain(withdrawn).collect());
             }
             (Err(error), stored) => return Err(std::iter::once(error.into()).chain(stored.err()).collect()),
         };
-        let outcome = self.go_on(lock, state.clone(), stored, found).await;
+        let outcome = self.proceed(lock, state.clone(), stored, found).await;
         if outcome.is_err() {
-            // All or none of the rest; this does not wait for it.
+            // The pass failed as a whole; callers that lost access to a store do not wait for the next one.
             let _ = self.withdraw(lock, &state).await;
         }
         outcome.map_err(|failure| vec![failure])
     }
 
     /// Compares and writes nothing.
-    pub(super) async fn tell(
+    pub(super) async fn observe_only(
         &self,
         state: DatabaseState,
         stored: &Stored,
@@ -243,7 +243,7 @@ impl Pass<'_> {
         Ok(status::Observed::of(&plan, missing))
     }
 
-    /// The fence as a whole; gives what the configuration asks for beyond it.
+    /// Verifies the fence as a whole. Returns what the configuration asks for and is not in place.
     async fn verify_fence(&self, mending: Mending, found: &mut Found) -> Result<Vec<Deviation>, Failure> {
         let (look, mended) = self.database.look_at_fence(mending).await?;
         found.changes.extend(mended);
@@ -251,15 +251,15 @@ impl Pass<'_> {
         if deviations.is_empty() {
             return Ok(look.missing.clone());
         }
-        let words = |deviation: &Deviation| {
+        let text = |deviation: &Deviation| {
             let Deviation { object, found, expected, .. } = deviation;
             format!("{object}: found {found}, expected {expected}")
         };
-        found.stuck.extend(deviations.iter().map(words));
+        found.stuck.extend(deviations.iter().map(text));
         Err(Failure::Fence(deviations))
     }
 
-    /// What is known of the tenant from before.
+    /// What earlier passes left in the status.
     fn before(&self) -> Before<'_> {
         let RetailTenant { metadata, status, .. } = self.work.tenant;
         let drifted = status.iter().flat_map(|status| &status.conditions).find(|found| found.type_ == DRIFTED);
@@ -308,7 +308,7 @@ impl Pass<'_> {
         Ok(plan)
     }
 
-    /// The steps, and the session that the login in use has opened.
+    /// The steps, and the session that the active login opened while its password was tried.
     async fn compare(
         &self,
         mut state: DatabaseState,
@@ -326,7 +326,8 @@ impl Pass<'_> {
         Ok((plan, session))
     }
 
-    pub(super) async fn mend(
+    /// Takes the steps, proves the credentials and goes on with the rotation. `left` has what is known to stay undone.
+    pub(super) async fn enforce(
         &self,
         lock: &mut TenantLock,
         state: DatabaseState,
@@ -338,7 +339,7 @@ impl Pass<'_> {
         let (plan, session) = self.compare(state, &stored, &held).await?;
         let proves = !plan.is_empty() || !self.was_ready();
         let session = match session {
-            // One of before says nothing about a login that is changed now.
+            // A session from before proves nothing about a login that this pass changes.
             Some(session) if !proves || plan.changes_roles() => {
                 self.database.part(session).await;
                 None
@@ -347,23 +348,7 @@ impl Pass<'_> {
         };
         let found = found.insert(Found::of(&plan, self.desired, &self.before()));
         self.write_secrets(&plan, &stored, &mut held).await?;
-        let refused = self.database.apply(lock, self.desired, &plan, &held.material, self.before().served).await?;
-        found.mended();
-        found.refused(refused.iter().map(|unapplied| unapplied.step.clone()).collect());
-        left.extend(refused.into_iter().map(Failure::from));
-        self.work.metrics.steps(plan.database.len(), plan.secrets.len());
-        if plan.database.iter().any(|action| matches!(action, DatabaseAction::CreateRole { .. })) {
-            let names: Vec<&str> = self.desired.roles.values().map(|role| role.name.as_str()).collect();
-            self.database.retire_former(lock, &self.desired.owner_uid, &names).await?;
-        }
-        // Whoever is in there came with a password that is no longer his.
-        for role in self.desired.roles.values().filter(|role| plan.adopted.contains(&role.name)) {
-            self.database.end_sessions(lock, &role.name).await?;
-        }
-        let dependents = plan.dependents.iter();
-        left.extend(
-            dependents.map(|(role, what)| Failure::LoginDependents { role: role.clone(), what: what.join(", ") }),
-        );
+        left.extend(self.take_steps(lock, &plan, &held, found).await?);
         let served = self.before().served;
         if !served && !left.is_empty() {
             return Err(left.swap_remove(0));
@@ -373,7 +358,7 @@ impl Pass<'_> {
             let Desired { active_slot, active_kid, .. } = *self.desired;
             match self.probe(lock, &held.material, active_slot, active_kid, session).await {
                 Ok(()) => {}
-                // What cannot be taken from this login must not keep the next one from taking over.
+                // A login with more than it may have must not keep the next one from taking over.
                 Err(failure) if !left.is_empty() && failure.reason() == Reason::LoginProbeFailed => left.push(failure),
                 Err(failure) => return Err(failure),
             }
@@ -388,6 +373,32 @@ impl Pass<'_> {
             );
         }
         self.done(&held, missing, left)
+    }
+
+    /// Takes the steps in the database. Returns what of the plan is not done.
+    async fn take_steps(
+        &self,
+        lock: &mut TenantLock,
+        plan: &Plan,
+        held: &Held,
+        found: &mut Found,
+    ) -> Result<Vec<Failure>, Failure> {
+        let refused = self.database.apply(lock, self.desired, plan, &held.material, self.before().served).await?;
+        found.mended();
+        found.refused(refused.iter().map(|unapplied| unapplied.step.clone()).collect());
+        self.work.metrics.steps(plan.database.len(), plan.secrets.len());
+        if plan.database.iter().any(|action| matches!(action, DatabaseAction::CreateRole { .. })) {
+            let names: Vec<&str> = self.desired.roles.values().map(|role| role.name.as_str()).collect();
+            self.database.retire_former(lock, &self.desired.owner_uid, &names).await?;
+        }
+        // Their sessions began with a password that is no longer valid.
+        for role in self.desired.roles.values().filter(|role| plan.adopted.contains(&role.name)) {
+            self.database.end_sessions(lock, &role.name).await?;
+        }
+        let dependents = plan.dependents.iter();
+        let dependents =
+            dependents.map(|(role, what)| Failure::LoginDependents { role: role.clone(), what: what.join(", ") });
+        Ok(refused.into_iter().map(Failure::from).chain(dependents).collect())
     }
 
     fn was_ready(&self) -> bool {
@@ -432,7 +443,7 @@ impl Pass<'_> {
         let after =
             View { credentials: Some(&credentials), in_progress: in_progress.as_ref(), last: last.as_ref(), ..*view };
         let rotation_waits = matches!(step, Step::Overlap(_)) && view.is_asked_for();
-        // The database learns the old key's end from the status: by another pass at once, not the one at that end.
+        // The next pass writes the old key's end, which it reads from this status: at once, not when the key ends.
         let next = if matches!(step, Step::Switch(_)) { Some(now) } else { after.next(now) };
         Ok(Done {
             stores: self.desired.stores.len(),

@@ -1,4 +1,4 @@
-//! What a pass does with credentials: it tries passwords, writes secrets, proves a login, and takes the steps of a rotation.
+//! Passwords and keys in a pass: it tries passwords, writes secrets, probes a login, and takes the steps of a rotation.
 
 use sqlx::PgConnection;
 use storefence_runtime::SecretValue;
@@ -29,12 +29,12 @@ use crate::{
 };
 
 impl Pass<'_> {
-    /// What a step of a rotation does beyond the desired state.
+    /// Takes what a step of a rotation does beyond the desired state.
     pub(super) async fn rotate(&self, lock: &mut TenantLock, material: &Material) -> Result<(), Failure> {
         let Desired { tenant_id, active_slot, active_kid, roles, .. } = self.desired;
         match &self.work.rotation.step {
             Step::Wait(_) | Step::Overlap(_) => Ok(()),
-            // What an earlier life of the tenant left there must not be taken for new.
+            // A secret that an earlier tenant of this name left there must not be taken for a new one.
             Step::Begin(RotationInProgress { slot, kid, .. }) => self.disable_secrets(&[*slot], &[*kid]).await,
             Step::Switch(RotationInProgress { slot, kid, .. }) => self.probe(lock, material, *slot, *kid, None).await,
             Step::Retire => {
@@ -43,7 +43,7 @@ impl Pass<'_> {
                 let keys = credentials.iter().flat_map(|credentials| &credentials.context_keys).map(|key| key.kid);
                 let slots: Vec<Slot> = slots.filter(|slot| slot != active_slot).collect();
                 let kids: Vec<u32> = keys.filter(|kid| kid != active_kid).collect();
-                // LOGIN is gone with the pass's own steps; a session that came before would outlive that.
+                // The plan has taken LOGIN away. Sessions that began before would outlive that.
                 for role in slots.iter().filter_map(|slot| roles.get(slot)) {
                     self.database.end_sessions(lock, &role.name).await?;
                 }
@@ -63,7 +63,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Tells for each login whether the vault's password lets it in; gives the session of the one in use.
+    /// Tries the vault's password of each login and records whether it works. Returns the session of the active login.
     pub(super) async fn try_passwords(
         &self,
         state: &mut DatabaseState,
@@ -74,7 +74,7 @@ impl Pass<'_> {
             let (Some(row), Some(password)) = (state.roles.get_mut(&role.name), material.passwords.get(slot)) else {
                 continue;
             };
-            // A smaller limit may keep out whoever has the right password.
+            // A smaller connection limit may refuse even the right password.
             if row.attributes.login && row.connection_limit == CONNECTION_LIMIT {
                 let entry = self.database.try_password(&role.name, password).await?;
                 row.password_works = Some(!matches!(entry, Entry::Refused));
@@ -111,7 +111,7 @@ impl Pass<'_> {
                     if let Some(Read::Live(secret)) = stored.get(name) {
                         self.vault.tag(name, &secret.version.id, uid).await?;
                     } else if let Read::Live(secret) = self.vault.read(name).await? {
-                        // Recovered a moment ago.
+                        // Recovered by a step of this plan.
                         self.vault.tag(name, &secret.version.id, uid).await?;
                     }
                     for owner in owner.iter().map(String::as_str).chain([uid]) {
