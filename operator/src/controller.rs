@@ -1,6 +1,6 @@
 //! The loop around the passes: it watches the objects, runs bounded numbers of passes, and repeats what failed.
 //!
-//! [`queues`] decides when a pass begins, [`step`] what one does with its object, [`retry`] when it comes again.
+//! `queues` decides when a pass begins, `step` what it does with its object, `retry` when it is repeated.
 
 mod api;
 mod facts;

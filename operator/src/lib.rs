@@ -1,7 +1,11 @@
 //! The operator: brings every `RetailTenant` to its database logins, fence rows, context keys and Key Vault secrets.
 //!
-//! Start at [`reconcile`] for what is decided, at [`controller`] for when, at [`database`], [`vault`] and
-//! [`credentials`] for how; [`migrate`], [`seed`], [`embed`] and [`verify`] look after the database as a whole.
+//! Start at [`plan`] for what is decided, at [`controller`] for when, at [`reconcile`] for the I/O around it, and at
+//! [`database`], [`vault`] and [`credentials`] for how; [`migrate`], [`seed`], [`embed`] and [`verify`] look after the
+//! database as a whole.
+//!
+//! Modules depend on each other in one direction: [`reason`], [`backoff`], [`kubernetes`], [`roles`] and [`quote`] use no
+//! other, [`cli`] and [`controller`] may use all.
 
 pub mod backends;
 pub mod backoff;
