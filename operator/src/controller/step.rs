@@ -52,7 +52,7 @@ fn warn(name: &str, problem: &Problem) {
     tracing::warn!(tenant = name, reason = problem.reason.as_str(), "{problem}");
 }
 
-/// One object under the hands of a pass.
+/// The object of a pass, and the way to write to it.
 struct Subject<'a> {
     object: &'a Guarded,
     kubernetes: &'a KubernetesObject,
