@@ -98,7 +98,7 @@ impl ServerHandle {
     /// Stops accepting, lets requests finish for a second, then cuts what is left.
     pub async fn shutdown(mut self) {
         self.stop.cancel();
-        // The accept task bounds its own draining; a panic there has nobody left to tell.
+        // The accept task bounds its own draining; nobody is left to report a panic to.
         let _ = (&mut self.task).await;
     }
 }

@@ -19,7 +19,6 @@ impl Revision {
     /// Both revisions.
     pub const ALL: [Self; 2] = [Self::V2026_07_28, Self::V2025_11_25];
 
-    /// The revision's date.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::V2026_07_28 => "2026-07-28",
@@ -31,9 +30,7 @@ impl Revision {
 /// What came back over HTTP.
 #[derive(Debug)]
 pub struct Answer {
-    /// HTTP status.
     pub status: StatusCode,
-    /// HTTP headers.
     pub headers: header::HeaderMap,
     /// The JSON-RPC message; null where the body was empty or not JSON.
     pub message: Value,

@@ -3,7 +3,7 @@
 //! A test that panics, is interrupted or killed with SIGKILL must not leave a PostgreSQL behind. `Drop` does not
 //! run in the last case, so every child is paired with a watchdog: a small shell that reads from a pipe whose
 //! other end only this process holds. When this process dies, by whatever cause, the kernel closes the pipe, and
-//! the watchdog ends the child and removes the directories that it was told to. The child is a member of the
+//! the watchdog ends the child and removes the directories named to it. The child is a member of the
 //! watchdog's process group from before its first instruction, so there is no moment in which it could be missed.
 
 use std::{
@@ -60,7 +60,7 @@ pub enum Signal {
     Hup,
     /// Kill without a chance to clean up.
     Kill,
-    /// Suspend.
+    /// Suspends the process.
     Stop,
     /// Continue after a suspension.
     Cont,
@@ -83,9 +83,7 @@ impl Signal {
 /// A user and group to run a child as; only root can ask for another than its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct User {
-    /// User ID.
     pub uid: u32,
-    /// Group ID.
     pub gid: u32,
 }
 
@@ -123,14 +121,12 @@ impl Spawn {
         }
     }
 
-    /// Adds one argument.
     #[must_use]
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.args.push(arg.as_ref().to_owned());
         self
     }
 
-    /// Adds arguments.
     #[must_use]
     pub fn args(mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
         self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
@@ -144,7 +140,6 @@ impl Spawn {
         self
     }
 
-    /// Sets environment variables.
     #[must_use]
     pub fn envs<N: AsRef<OsStr>, V: AsRef<OsStr>>(mut self, vars: impl IntoIterator<Item = (N, V)>) -> Self {
         self.env.extend(vars.into_iter().map(|(name, value)| (name.as_ref().to_owned(), value.as_ref().to_owned())));

@@ -21,7 +21,6 @@ use kube::{
 use serde_json::json;
 use storefence_tenancy::RetailTenant;
 
-/// Names the kubeconfig.
 pub const VARIABLE: &str = "STOREFENCE_TEST_KUBECONFIG";
 /// Marks the namespaces that tests make, so that the next suite takes away what a killed one has left.
 pub const LABEL: &str = "storefence.dev/test";

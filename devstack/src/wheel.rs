@@ -13,7 +13,6 @@ use crate::paths;
 pub(crate) struct Wheel<'a> {
     /// Name of the package.
     pub name: &'a str,
-    /// Its version.
     pub version: &'a str,
     /// SHA-256 of the wheel, hexadecimal.
     pub sha256: &'a str,
@@ -30,10 +29,8 @@ pub(crate) struct Wheel<'a> {
 /// A wheel could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum WheelError {
-    /// A program failed.
     #[error("{program} failed: {output}")]
     Program {
-        /// The program's name.
         program: String,
         /// The end of what it wrote.
         output: String,
@@ -43,7 +40,6 @@ pub enum WheelError {
     Io {
         /// What was being done.
         context: String,
-        /// The cause.
         source: io::Error,
     },
 }

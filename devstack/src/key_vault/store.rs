@@ -20,11 +20,9 @@ const MAX_TAG_LENGTH: usize = 512;
 pub struct SecretVersion {
     /// The version's ID: 32 hexadecimal digits.
     pub version: String,
-    /// The value.
     pub value: String,
     /// The content type, a free text.
     pub content_type: Option<String>,
-    /// The tags.
     pub tags: BTreeMap<String, String>,
     /// Whether the value may be read.
     pub enabled: bool,

@@ -11,7 +11,6 @@ pub struct Rule {
     pub api_groups: Vec<String>,
     /// Resources, with subresource where one is meant.
     pub resources: Vec<String>,
-    /// Verbs.
     pub verbs: Vec<String>,
     /// Namespaces; empty for all, cluster scope included.
     pub namespaces: Vec<String>,
@@ -61,16 +60,12 @@ impl Rule {
     }
 }
 
-/// A caller.
 #[derive(Debug, Clone)]
 pub struct User {
     /// Name, as in messages and managed fields.
     pub name: String,
-    /// Bearer token.
     pub token: String,
-    /// Groups.
     pub groups: Vec<String>,
-    /// What is allowed.
     pub rules: Vec<Rule>,
 }
 
@@ -165,9 +160,7 @@ impl User {
 pub struct Access {
     /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`
     pub verb: String,
-    /// API group.
     pub group: String,
-    /// Plural name.
     pub resource: String,
     /// Subresource; empty for none.
     pub subresource: String,

@@ -20,7 +20,7 @@ pub struct Match {
 }
 
 impl Match {
-    /// Every request.
+    /// Matches every request.
     pub fn any() -> Self {
         Self::default()
     }
@@ -39,14 +39,12 @@ impl Match {
         self
     }
 
-    /// An object's name.
     #[must_use]
     pub fn name(mut self, name: &str) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// A user's name.
     #[must_use]
     pub fn user(mut self, user: &str) -> Self {
         self.user = Some(user.into());

@@ -61,10 +61,8 @@ use crate::{
     tls::{self, Authority},
 };
 
-/// The administrator's name.
 pub const ADMIN: &str = "storefence-admin";
 
-/// What to start.
 pub struct KubeApiOptions<'a> {
     /// Where to listen; a free port on loopback by default.
     pub listen: Bind,
@@ -91,7 +89,6 @@ impl<'a> KubeApiOptions<'a> {
         self
     }
 
-    /// Adds a user.
     #[must_use]
     pub fn user(mut self, user: User) -> Self {
         self.users.push(user);
@@ -110,7 +107,6 @@ pub enum KubeApiError {
     Listen(#[from] io::Error),
 }
 
-/// A running server.
 pub struct KubeApi {
     server: Arc<Server>,
     handle: ServerHandle,
@@ -155,7 +151,6 @@ impl KubeApi {
         self.kubeconfig_for(ADMIN).unwrap_or_default()
     }
 
-    /// A user's kubeconfig.
     pub fn kubeconfig_for(&self, user: &str) -> Option<String> {
         let user = self.server.users.iter().find(|u| u.name == user)?;
         let ca = base64::engine::general_purpose::STANDARD.encode(&self.ca);

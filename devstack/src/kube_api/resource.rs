@@ -15,7 +15,6 @@ pub const ALL_VERBS: &[&str] = &["create", "delete", "deletecollection", "get", 
 /// One column of `kubectl get`.
 #[derive(Debug, Clone)]
 pub struct Column {
-    /// Heading.
     pub name: String,
     /// OpenAPI type (`string`, `integer`, `date`, …).
     pub kind: String,
@@ -29,22 +28,16 @@ pub struct Column {
     pub json_path: String,
 }
 
-/// One served kind.
 #[derive(Debug)]
 pub struct Resource {
     /// API group; empty for core.
     pub group: String,
-    /// Version.
     pub version: String,
     /// Plural name, as in the path.
     pub plural: String,
-    /// Singular name.
     pub singular: String,
-    /// Kind.
     pub kind: String,
-    /// List kind.
     pub list_kind: String,
-    /// Short names.
     pub short_names: Vec<String>,
     /// Categories such as `all`.
     pub categories: Vec<String>,

@@ -8,7 +8,6 @@ use super::resource::Resource;
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
 pub struct ApiError {
-    /// HTTP status code.
     pub code: u16,
     /// Machine-readable reason (`NotFound`, `Conflict`, …); empty for none.
     pub reason: &'static str,
@@ -205,7 +204,6 @@ pub fn details(group: &str, kind: &str, name: &str) -> Value {
 /// What is wrong with one field (`k8s.io/apimachinery/pkg/util/validation/field`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FieldErrorKind {
-    /// A missing value.
     Required,
     /// A value that breaks a rule.
     Invalid,
@@ -266,7 +264,6 @@ pub struct FieldError {
     pub kind: FieldErrorKind,
     /// `spec.stores[0].id`; empty for errors that real servers report without a path.
     pub path: String,
-    /// The offending value.
     pub value: Value,
     /// The sentence after the value; may be empty.
     pub detail: String,

@@ -1,7 +1,7 @@
 //! Objects, their versions and their history.
 //!
 //! One counter gives every write in any table its resourceVersion. Each table keeps the last events in a ring;
-//! a watch is a cursor into that ring, so a slow reader costs nothing and a too slow one is told `410 Gone`.
+//! a watch is a cursor into that ring, so a slow reader costs nothing; one that is too slow gets `410 Gone`.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -20,20 +20,15 @@ pub type Key = (String, String);
 /// What happened to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventKind {
-    /// Created.
     Added,
-    /// Changed.
     Modified,
-    /// Removed.
     Deleted,
 }
 
-/// One change.
 #[derive(Debug, Clone)]
 pub struct Event {
     /// The version that the change made.
     pub version: u64,
-    /// What happened.
     pub kind: EventKind,
     /// The object after the change; for a removal its last state.
     pub object: Arc<Value>,
@@ -72,7 +67,6 @@ pub enum CommitError {
     Raced,
 }
 
-/// What to commit.
 pub enum Commit {
     /// A new object, if the name is free.
     Create(Value),
@@ -84,13 +78,11 @@ pub enum Commit {
 
 /// A list and the version at which it was true.
 pub struct Listing {
-    /// The store's version.
     pub version: u64,
     /// Objects by namespace and name.
     pub items: Vec<Arc<Value>>,
 }
 
-/// The store.
 #[derive(Debug, Default)]
 pub struct Store {
     inner: Mutex<Inner>,
@@ -101,12 +93,10 @@ impl Store {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One object.
     pub fn get(&self, table: &str, key: &Key) -> Option<Arc<Value>> {
         self.lock().tables.get(table)?.objects.get(key).cloned()
     }
 
-    /// The newest version.
     pub fn version(&self) -> u64 {
         self.lock().version
     }

@@ -13,9 +13,7 @@ use super::{
 pub enum Include {
     /// Nothing.
     None,
-    /// The object's metadata.
     Metadata,
-    /// The whole object.
     Object,
 }
 
@@ -75,7 +73,6 @@ fn column(name: &str, kind: &str, format: &str, description: &str, priority: i64
     json!({"name": name, "type": kind, "format": format, "description": description, "priority": priority})
 }
 
-/// One row.
 pub fn row(resource: &Resource, object: &Value, include: Include) -> Value {
     let mut row = json!({"cells": cells(resource, object)});
     match include {

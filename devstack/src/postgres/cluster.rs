@@ -23,7 +23,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(60);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Address space of a server process in KiB, unless told otherwise.
+/// Address space of a server process in KiB, by default.
 const ADDRESS_SPACE: u64 = 4 * 1024 * 1024;
 /// Sets it, where the system knows such a limit, and becomes the server.
 const LIMITED: &str = r#"ulimit -v "$1" 2>/dev/null; shift; exec "$@""#;
@@ -159,7 +159,6 @@ impl Cluster {
         &self.server.directory
     }
 
-    /// The server's log.
     pub fn log_path(&self) -> PathBuf {
         self.server.log()
     }

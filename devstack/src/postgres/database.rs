@@ -15,7 +15,6 @@ pub enum AdminKind {
 /// A database and how its administrator gets in.
 #[derive(Clone, Debug)]
 pub struct Database {
-    /// The database's name.
     pub name: String,
     /// The administrator's role, made for this database alone.
     pub admin: String,

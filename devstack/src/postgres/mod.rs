@@ -26,7 +26,6 @@ pub enum Error {
     /// A server program failed.
     #[error("{program} failed: {output}")]
     Program {
-        /// The program's name.
         program: String,
         /// The end of what it wrote.
         output: String,
@@ -39,7 +38,6 @@ pub enum Error {
     Io {
         /// What was being done.
         context: String,
-        /// The cause.
         source: io::Error,
     },
     /// The server refused a statement.

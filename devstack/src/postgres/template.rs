@@ -22,7 +22,6 @@ pub(super) struct Template {
     pub(super) password: String,
 }
 
-/// The superuser's name.
 pub(super) const SUPERUSER: &str = "postgres";
 
 /// The file, included by `postgresql.conf`, that a cluster's own settings go to.

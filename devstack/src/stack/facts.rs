@@ -1,4 +1,4 @@
-//! `stack.json`: what a running stack tells about itself. Others rely on the keys.
+//! `stack.json`: what a running stack reports about itself. Other programs rely on the keys.
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +26,6 @@ pub struct StackFacts {
     pub issuer_url: String,
     /// The database as administrator.
     pub database_url: String,
-    /// The Key Vault.
     pub key_vault_url: String,
     /// The embeddings stand-in, unless it was left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -54,12 +53,7 @@ pub enum NoStack {
     Ended(PathBuf),
     /// The file cannot be read.
     #[error("cannot read {}: {source}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Unreadable { path: PathBuf, source: io::Error },
 }
 
 impl StackFacts {

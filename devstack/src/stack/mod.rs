@@ -111,12 +111,10 @@ impl Stack {
         self.cluster.as_ref()
     }
 
-    /// The gateway's process.
     pub fn gateway(&self) -> &Child {
         &self.gateway
     }
 
-    /// The operator's process.
     pub fn operator(&self) -> &Child {
         &self.operator
     }

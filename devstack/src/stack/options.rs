@@ -14,7 +14,6 @@ use crate::postgres::AdminKind;
 pub enum DatabaseSource {
     /// An existing one, as its administrator (CREATEROLE and owner of the database).
     Url(String),
-    /// A throw-away cluster.
     Start {
         /// Major version; whatever is found if not given.
         version: Option<u32>,
@@ -26,7 +25,6 @@ pub enum DatabaseSource {
 /// Which Kubernetes API to use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClusterSource {
-    /// The stand-in.
     StandIn,
     /// The current context of `KUBECONFIG`.
     Current,
@@ -37,7 +35,6 @@ pub enum ClusterSource {
 /// Ports that must be these; free ones where not given.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ports {
-    /// The gateway.
     pub gateway: Option<u16>,
     /// The gateway's metrics and health.
     pub admin: Option<u16>,
@@ -50,9 +47,7 @@ pub struct StackOptions {
     pub directory: PathBuf,
     /// Where the product's binaries are.
     pub bin_dir: PathBuf,
-    /// The database.
     pub database: DatabaseSource,
-    /// The Kubernetes API.
     pub cluster: ClusterSource,
     /// Fixed ports.
     pub ports: Ports,
@@ -89,7 +84,6 @@ impl StackOptions {
         })
     }
 
-    /// The repository's examples.
     pub fn examples() -> Result<Vec<(String, String)>> {
         ["zava", "contoso"]
             .into_iter()

@@ -28,7 +28,6 @@ use crate::{
 
 /// The operator's application. Fixed, since compose files name it; no secret belongs to it.
 pub const OPERATOR_CLIENT_ID: &str = "9d0f6c1e-4b7a-4c38-8e52-1a6f3d9b0c74";
-/// The gateway's application.
 pub const GATEWAY_CLIENT_ID: &str = "c4a81b5d-7e29-4f60-9b13-58d2e0a7f6c1";
 /// Federated tokens live an hour.
 const TOKEN_REFRESH: Duration = Duration::from_secs(600);
@@ -52,7 +51,6 @@ pub struct ServeOptions {
     pub hosts: Vec<String>,
     /// The address to listen on.
     pub listen: IpAddr,
-    /// The Kubernetes API.
     pub kubernetes: Kubernetes,
     /// Port of the authority.
     pub entra_port: u16,
@@ -68,7 +66,7 @@ pub struct ServeOptions {
     pub database: String,
     /// Base URL of the gateway, for `stack.json`.
     pub gateway_url: String,
-    /// Manifests, by name.
+    /// Pairs of name and manifest.
     pub manifests: Vec<(String, String)>,
 }
 
@@ -83,7 +81,6 @@ pub(super) fn admin_url(password: &str, address: &str) -> String {
     format!("postgresql://postgres:{password}@{address}/retail?sslmode=disable")
 }
 
-/// The running stand-ins.
 pub struct Served {
     entra: Entra,
     // They serve as long as they are held.

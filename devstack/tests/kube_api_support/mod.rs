@@ -117,7 +117,6 @@ impl Cluster {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// Creates a shelf.
     pub async fn shelf(&self, name: &str) -> Shelf {
         let shelf = Shelf::new(name, ShelfSpec { code: "oak".into(), ..ShelfSpec::default() });
         self.shelves().create(&PostParams::default(), &shelf).await.expect("shelf")

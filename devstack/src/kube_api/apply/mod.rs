@@ -182,7 +182,6 @@ pub fn track_update(old: Option<&Value>, new: &mut Value, resource: &Resource, m
 pub struct Apply<'a> {
     /// The configuration as sent.
     pub config: Value,
-    /// Who applies.
     pub manager: &'a Manager,
     /// Whether conflicts are taken over.
     pub force: bool,
@@ -276,7 +275,7 @@ fn conflict(conflicts: &[Conflict]) -> ApiError {
         if !manager.subresource.is_empty() {
             who.push_str(&format!(" with subresource {:?}", manager.subresource));
         }
-        // Updaters are told apart by version, appliers by name alone.
+        // Updaters are identified by name and version, appliers by name alone.
         if !apply {
             who.push_str(&format!(" using {version}"));
         }

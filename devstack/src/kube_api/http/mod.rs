@@ -35,15 +35,10 @@ const MAX_BODY: usize = 3 * 1024 * 1024;
 /// Everything a request handler needs.
 #[derive(Debug)]
 pub struct Server {
-    /// Objects and kinds.
     pub cluster: Arc<Cluster>,
-    /// Who may call.
     pub users: Vec<User>,
-    /// Injected faults.
     pub faults: Faults,
-    /// Request counts.
     pub counters: Counters,
-    /// Ends the watches.
     pub stop: CancellationToken,
 }
 

@@ -16,9 +16,7 @@ use crate::kube_api::{
 pub struct ResourceRequest {
     /// Verb, group, resource, namespace, name.
     pub access: Access,
-    /// API version.
     pub version: String,
-    /// Query parameters.
     pub query: Query,
 }
 
@@ -43,7 +41,6 @@ impl Query {
         matches!(self.get(name), Some("true" | "1" | "t"))
     }
 
-    /// A number.
     pub fn number(&self, name: &str) -> Result<Option<u64>, ApiError> {
         let Some(text) = self.get(name) else { return Ok(None) };
         text.parse().map(Some).map_err(|_| {

@@ -79,7 +79,7 @@ pub fn serve(
     };
     tokio::spawn(async move {
         let deadline = tokio::time::Instant::now() + timeout;
-        // A client that went away ends its watch; there is nobody to tell.
+        // A client that went away ends its watch; no error can be reported to it.
         let _ = watch.run(start, deadline).await;
     });
     Response::builder()

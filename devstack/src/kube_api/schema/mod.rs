@@ -45,7 +45,6 @@ impl Type {
         })
     }
 
-    /// The OpenAPI name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Object => "object",
@@ -147,7 +146,6 @@ pub struct Schema {
 pub struct SchemaError {
     /// JSON path inside the schema.
     pub path: String,
-    /// What is wrong.
     pub why: String,
     /// The value at fault.
     pub value: Value,

@@ -21,22 +21,18 @@ use super::{
 /// Objects and kinds: the whole state behind the server.
 #[derive(Debug, Default)]
 pub struct Cluster {
-    /// Objects.
     pub store: Store,
-    /// Kinds.
     pub registry: Registry,
 }
 
 /// What a request is about.
 #[derive(Debug, Clone)]
 pub struct Target {
-    /// The kind.
     pub resource: Arc<Resource>,
     /// Empty for cluster-scoped kinds.
     pub namespace: String,
     /// Empty for POST.
     pub name: String,
-    /// The endpoint.
     pub endpoint: Endpoint,
 }
 
@@ -128,14 +124,13 @@ enum Origin {
 }
 
 impl Cluster {
-    /// One object.
     pub fn get(&self, target: &Target) -> Result<Arc<Value>, ApiError> {
         self.store
             .get(&target.resource.table, &target.key())
             .ok_or_else(|| ApiError::not_found(&target.resource, &target.name))
     }
 
-    /// POST.
+    /// Answers a POST.
     pub fn create(&self, target: &Target, body: Value, options: &WriteOptions) -> Result<Written, ApiError> {
         let mut target = target.clone();
         let mut object = metadata::decode(body, &target)?;
@@ -173,7 +168,7 @@ impl Cluster {
         Ok(Written { object, created: true, warnings })
     }
 
-    /// PUT.
+    /// Answers a PUT.
     pub fn update(&self, target: &Target, body: Value, options: &WriteOptions) -> Result<Written, ApiError> {
         let object = metadata::decode(body, target)?;
         metadata::check_name(&object, target)?;

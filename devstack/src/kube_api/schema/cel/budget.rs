@@ -26,7 +26,6 @@ pub const CRD_LIMIT: u64 = 100_000_000;
 pub struct RuleCost {
     /// Where it stands: `….x-kubernetes-validations[0].rule`.
     pub path: String,
-    /// The rule's text.
     pub rule: String,
     /// What it can cost at most.
     pub cost: u64,

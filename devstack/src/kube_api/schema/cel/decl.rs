@@ -9,7 +9,6 @@ use crate::kube_api::schema::{Additional, Schema, Type};
 /// Largest request that the API server reads: what no limit bounds cannot be larger.
 pub const MAX_REQUEST: u64 = 3 * 1024 * 1024;
 
-/// A CEL type.
 #[derive(Debug, Clone)]
 pub enum Ty {
     /// Anything; checked when it is evaluated.

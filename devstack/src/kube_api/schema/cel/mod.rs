@@ -36,7 +36,6 @@ use crate::kube_api::status::{FieldError, FieldErrorKind as Kind};
 /// What the rules of one object may cost together.
 const OBJECT_LIMIT: u64 = 10_000_000;
 
-/// A compiled rule.
 #[derive(Debug)]
 pub struct Rule {
     text: String,
