@@ -10,7 +10,7 @@ const library =
 
 const GOOD = { postgresql_query: "SELECT count(*) AS n FROM orders" };
 
-// What was agreed to is not told by every line of the SDK, so it is read off the wire.
+// Not every release line of the SDK reports the agreed revision, so it is read from the wire.
 let version = "";
 const fetched = globalThis.fetch;
 globalThis.fetch = async (url, init) => {

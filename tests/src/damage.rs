@@ -17,9 +17,7 @@ const TRUSTING: &str =
 
 /// One way to damage the fence.
 pub struct Damage {
-    /// In words.
     pub what: &'static str,
-    /// The statement.
     pub statement: String,
     /// What makes the fence whole again.
     pub repair: String,

@@ -55,7 +55,8 @@ fn same_shape(shown: &Value, real: &Value, path: &str) -> Result<()> {
     Ok(())
 }
 
-/// Calls what the blocks of a language in docs/tools.md call, as the manager of Seattle, and tells which tools those were.
+/// Makes the tool calls in the blocks of one language in docs/tools.md, as the manager of Seattle, and returns the names
+/// of the tools called.
 ///
 /// # Errors
 /// A call does not work, or is answered in another shape.

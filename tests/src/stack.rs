@@ -19,7 +19,6 @@ use tempfile::TempDir;
 
 /// A running stack and the administrator's view of its database.
 pub struct Shared {
-    /// The stack.
     pub stack: Stack,
     /// The database as administrator who may read every row.
     pub database: tokio_postgres::Client,
@@ -31,9 +30,7 @@ pub struct Shared {
 /// An answer of `execute_sales_query`.
 #[derive(Debug)]
 pub struct Answered {
-    /// Column names.
     pub columns: Vec<String>,
-    /// Rows as JSON.
     pub rows: Vec<Vec<Value>>,
     /// Whether rows were cut.
     pub truncated: bool,
@@ -94,7 +91,6 @@ impl Shared {
         Ok(Self { stack, database, directory, _turn: turn })
     }
 
-    /// Stops the stack.
     pub async fn stop(self) {
         self.stack.stop().await;
         drop(self.directory);

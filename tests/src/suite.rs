@@ -63,7 +63,6 @@ impl<S: Send + Sync + 'static> Suite<S> {
         Self { failed, ..self }
     }
 
-    /// Adds a test.
     #[must_use]
     pub fn test<F>(mut self, name: &str, body: impl FnOnce(Arc<S>) -> F + Send + 'static) -> Self
     where

@@ -127,7 +127,7 @@ async fn a_broken_fence_is_noticed() -> Result<()> {
         admin.batch_execute(repair).await.context(what)?;
         ensure!(noticed > 0, "{what}: not noticed");
     }
-    // Where no answer tells, the run ends with what does.
+    // Damage that no answer shows is found by `verify`, with which every run ends.
     whole(&shared).await?;
     for Damage { what, statement, repair } in unseen_in_rows(&admin).await? {
         admin.batch_execute(&statement).await.context(what)?;
@@ -168,7 +168,7 @@ async fn shared(version: u32, admin: AdminKind) -> Result<Shared> {
             }
             *manifest = manifest.replace("statementTimeout: 5s", "statementTimeout: 1s");
         }
-        // The fence is damaged here on purpose, and not to be mended meanwhile.
+        // The fence is damaged here on purpose; the operator must not repair it meanwhile.
         options.operator_env.push(("STOREFENCE_RESYNC".into(), "24h".into()));
         // "The same connection" is the only one.
         options.gateway_env.push(("STOREFENCE_POOL_PER_TENANT".into(), "1".into()));
@@ -245,7 +245,8 @@ async fn corpus(version: u32, admin: AdminKind) -> Result<()> {
     Ok(())
 }
 
-/// What a run shows, it shows of the fence that ships: one that differs anywhere fails the run, also where no row told.
+/// Fails a run whose fence differs from the one that ships, even where no row shows the difference: what the run shows
+/// would say nothing about the fence that ships.
 async fn whole(shared: &Shared) -> Result<()> {
     let verified = shared.stack.run_operator(&["verify", "--database", "retail"]).await;
     verified.map(drop).context("the fence differs from the one that ships")

@@ -82,7 +82,7 @@ async fn manifests_are_accepted_as_they_stand() {
     api.shutdown().await;
 }
 
-/// What is wrong with a Mermaid diagram, as far as that can be told without its renderer.
+/// What is wrong with a Mermaid diagram, as far as can be checked without its renderer.
 fn diagram(text: &str) -> Result<(), String> {
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("%%"));
     let first = lines.next().ok_or("it is empty")?;

@@ -1,5 +1,5 @@
 //! A fence that was damaged on purpose: `verify` names it, the operator takes the tenants' readiness, and the gateway answers
-//! nobody until it is mended. The operator mends policies and grants itself, unless it is to observe only; and a login that
+//! nobody until it is repaired. The operator repairs policies and grants itself, unless it is to observe only; and a login that
 //! was given too much.
 
 use std::time::Duration;
@@ -61,7 +61,7 @@ async fn a_damaged_fence_is_named_and_nobody_is_served_until_it_is_mended() -> R
         }
         Ok(())
     };
-    // Damage that stays until somebody mends it.
+    // Damage that stays until somebody repairs it.
     mode("Observe").await?;
     for (what, damage, repair) in &damages {
         admin.batch_execute(damage).await.context(*what)?;

@@ -14,7 +14,6 @@ mod infra {
 
 use std::path::PathBuf;
 
-/// The checkout.
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the checkout").to_owned()
 }

@@ -119,14 +119,14 @@ async fn greedy_statements_end_in_time_and_others_are_served() -> Result<()> {
     Ok(())
 }
 
-/// Temporary files of one session, where the administrator may limit them: told with the code of the limit, and nothing is
-/// left behind for the next call.
+/// Temporary files of one session, where the administrator may limit them: the error has the code of the limit, and
+/// nothing is left behind for the next call.
 #[tokio::test(flavor = "multi_thread")]
 async fn temporary_files_are_limited_where_the_administrator_may() -> Result<()> {
     let shared = Shared::start(|options| {
         options.database = DatabaseSource::Start { version: Some(18), admin: AdminKind::Superuser };
         options.manifests = StackOptions::examples()?;
-        // The limit is lowered here by hand, and not to be mended meanwhile.
+        // The limit is lowered here by hand; the operator must not restore it meanwhile.
         options.operator_env.push(("STOREFENCE_RESYNC".into(), "24h".into()));
         Ok(())
     })

@@ -1,4 +1,4 @@
-//! Tables of the chain's own behind the fence: listed in the operator's configuration while everything runs, readable
+//! A customer's own tables behind the fence: listed in the operator's configuration while everything runs, readable
 //! through the gateway by store, and by nobody when they are not listed.
 
 use std::time::Duration;
@@ -50,7 +50,7 @@ async fn stores_read(shared: &Shared, principal: &str) -> Result<Vec<String>> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listed_table_is_read_by_store_and_an_unlisted_one_by_nobody() -> Result<()> {
     let shared = Shared::with_examples().await?;
-    // A table as the chain makes it: another owner, granted to everybody, rows of every store of both tenants.
+    // A table as the customer creates it: another owner, granted to everybody, rows of every store of both tenants.
     let (admin, connection) =
         tokio_postgres::connect(&shared.stack.facts().database_url, tokio_postgres::NoTls).await?;
     let connection = tokio::spawn(connection);
@@ -150,7 +150,7 @@ async fn a_listed_table_is_read_by_store_and_an_unlisted_one_by_nobody() -> Resu
     // Its neighbour is not listed.
     refused(&shared, "head-office", "SELECT text FROM chain.complaints").await?;
 
-    // Damaged by hand: mended at the next look, because the configuration asks for it.
+    // Damaged by hand: the operator repairs it at the next pass, because the configuration asks for it.
     admin.batch_execute("ALTER POLICY fence_read ON chain.returns USING (true)").await?;
     list(
         &shared,

@@ -62,7 +62,7 @@ impl Tally {
     }
 }
 
-/// Calls at a fixed rate until told to stop, round the principals.
+/// Calls at a fixed rate until stopped, one principal after another.
 async fn load(
     clients: Vec<(McpClient, usize)>,
     pause: Duration,
@@ -103,7 +103,7 @@ async fn load(
     Ok(Arc::into_inner(tally).context("a call is still running")?.into_inner())
 }
 
-/// Where the gateway's connections are, twice a second, until told to stop.
+/// Where the gateway's connections are, twice a second, until stopped.
 async fn connections(
     http: reqwest::Client,
     url: String,

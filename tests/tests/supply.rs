@@ -1,4 +1,4 @@
-//! `deny.toml` holds for the lock file, as far as that can be told without cargo-deny: licences, bans and sources. What it
+//! `deny.toml` holds for the lock file, as far as can be checked without cargo-deny: licences, bans and sources. What it
 //! says of advisories needs a database from outside.
 
 use std::{collections::BTreeMap, fs, path::Path, process::Command};

@@ -9,7 +9,6 @@ use anyhow::{Context, Result, ensure};
 
 use super::{digest, installed, kept, or_skipped, patiently, run};
 
-/// A virtual environment.
 #[derive(Clone, Debug)]
 pub struct Python {
     directory: PathBuf,

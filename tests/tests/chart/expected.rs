@@ -66,7 +66,7 @@ fn pods_prove_who_they_are_by_workload_identity() {
     }
 }
 
-/// An ingress that ends TLS speaks HTTP to what is behind it unless told otherwise.
+/// An ingress that terminates TLS speaks HTTP to its backend by default.
 #[test]
 fn an_ingress_speaks_tls_to_a_gateway_that_does() {
     if !available() {

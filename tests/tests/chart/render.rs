@@ -28,7 +28,6 @@ with zipfile.ZipFile(sys.argv[1]) as wheel:
 pub const RELEASE: &str = "storefence";
 pub const NAMESPACE: &str = "shop";
 
-/// The repository.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }

@@ -116,7 +116,7 @@ pub async fn schema() -> Result<()> {
     Ok(())
 }
 
-/// docs/monitoring.md tells of every alert and every dashboard.
+/// docs/monitoring.md describes every alert and every dashboard.
 pub async fn page() -> Result<()> {
     if !available() {
         return Ok(());

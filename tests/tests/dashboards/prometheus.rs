@@ -120,7 +120,7 @@ impl Prometheus {
         let begun = Instant::now();
         loop {
             let both = self.query("count(up == 1)").await?.first().is_some_and(|(_, up)| *up >= 2.0);
-            // Less than has passed: what was scraped before tells nothing of what has happened since.
+            // The window begins after the start: earlier scrapes say nothing about what happened since.
             let window = begun.elapsed().as_millis().max(1);
             let expression = format!("min(count_over_time(up[{window}ms]) and min_over_time(up[{window}ms]) == 1)");
             let often = self.query(&expression).await?.first().is_some_and(|(_, n)| *n >= f64::from(times));

@@ -31,7 +31,7 @@ async fn world(version: u32) -> Result<World> {
     let shared = Shared::start(|options| {
         options.database = DatabaseSource::Start { version: Some(version), admin: AdminKind::CreateRole };
         options.seed = false;
-        // The fence is damaged here on purpose, and not to be mended meanwhile.
+        // The fence is damaged here on purpose; the operator must not repair it meanwhile.
         options.operator_env.push(("STOREFENCE_RESYNC".into(), "24h".into()));
         // Few connections for many callers, and for many calls of one: what the interleaving test is about.
         for name in ["STOREFENCE_POOL_PER_TENANT", "STOREFENCE_POOL_PER_PRINCIPAL"] {
@@ -44,7 +44,8 @@ async fn world(version: u32) -> Result<World> {
     Ok(World { shared, tenants, seed })
 }
 
-/// What a run shows, it shows of the fence that ships: one that differs anywhere fails the run, also where no row told.
+/// Fails a run whose fence differs from the one that ships, even where no row shows the difference: what the run shows
+/// would say nothing about the fence that ships.
 async fn whole(world: &World) -> Result<()> {
     let verified = world.shared.stack.run_operator(&["verify", "--database", "retail"]).await;
     verified.map(drop).context("the fence differs from the one that ships")

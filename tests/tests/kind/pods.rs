@@ -22,7 +22,6 @@ pub struct Kubelet {
     pub client: Client,
     /// Of the objects that the stand-ins publish.
     pub namespace: String,
-    /// The chart's objects.
     pub objects: Vec<Value>,
     /// Where files are mounted, and logs written.
     pub directory: PathBuf,

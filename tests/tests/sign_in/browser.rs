@@ -116,7 +116,6 @@ impl Browser {
         self.text("/url").await
     }
 
-    /// The page's title.
     pub async fn title(&self) -> Result<String> {
         self.text("/title").await
     }
@@ -142,7 +141,6 @@ impl Browser {
         self.text(&format!("/element/{element}/{what}")).await
     }
 
-    /// Clicks an element.
     pub async fn click(&self, element: &str) -> Result<()> {
         self.send(&format!("/element/{element}/click"), Some(json!({}))).await.map(drop)
     }

@@ -64,7 +64,7 @@ pub fn oauth_endpoint(gateway_url: &str) -> Result<String> {
     filled(&server.url, &BTreeMap::from([("gateway".to_owned(), gateway_url.to_owned())]))
 }
 
-/// Each server of the file answers as whom its name says, with the token that its input's description tells how to get.
+/// Each server of the file answers as the principal in its name, with a token got as its input's description says.
 pub async fn servers(shared: &Shared) -> Result<()> {
     let file = file()?;
     let mut inputs = BTreeMap::new();
@@ -91,7 +91,7 @@ pub async fn servers(shared: &Shared) -> Result<()> {
         ensure!(server.kind == "http", "{name}");
         let url = filled(&server.url, &inputs)?;
         let Some(header) = server.headers.get("Authorization") else {
-            // Signs in: what it asks for first tells it where.
+            // This client signs in: the answer to its first request says where.
             let answer =
                 McpClient::new(shared.stack.http().clone(), url, None, Revision::V2025_11_25).initialize().await?;
             ensure!(answer.status == 401 && answer.headers.contains_key("www-authenticate"), "{name}: {answer:?}");

@@ -107,7 +107,7 @@ pub async fn timeout(shared: &Shared) -> Result<()> {
     Ok(())
 }
 
-/// An answer of the database that the gateway cannot read is the gateway's own error, and tells nothing of what was read.
+/// A database answer that the gateway cannot read is the gateway's own error, which reveals nothing of what was read.
 pub async fn unreadable(shared: &Shared) -> Result<()> {
     let item = "SELECT i.order_item_id, i.total_amount::text FROM retail.order_items i JOIN retail.orders o USING (store_id, order_id)
                 JOIN retail.stores s USING (store_id) JOIN retail.tenants t USING (tenant_key)

@@ -78,7 +78,7 @@ pub async fn catalog(shared: &Shared) -> Result<()> {
     Ok(())
 }
 
-/// Counting stops where it would cost more than it tells.
+/// Counting stops where it would cost more than the count is worth.
 pub async fn many(shared: &Shared) -> Result<()> {
     let (owner, connection) =
         tokio_postgres::connect(&shared.stack.facts().database_url, tokio_postgres::NoTls).await?;

@@ -137,7 +137,7 @@ pub async fn by_scope(shared: &Shared) -> Result<()> {
     Ok(())
 }
 
-/// Nobody but the caller may keep it; clients of the older revision are told nothing.
+/// Only the caller may cache the result; for clients of the older revision the field is absent.
 fn private(result: &Value, revision: Revision) -> Result<()> {
     let expected = if revision == Revision::V2026_07_28 { json!("private") } else { Value::Null };
     ensure!(result["cacheScope"] == expected, "{}", result["cacheScope"]);
