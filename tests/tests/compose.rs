@@ -1,5 +1,5 @@
 //! compose.yaml without Docker: the same programs with the same arguments and variables as processes, other addresses put
-//! in the place of the services' names.
+//! instead of the services' names.
 
 use std::{
     fs,

@@ -18,7 +18,7 @@ use storefence_devstack::{
 use storefence_tenancy::{RetailTenant, resource::ROTATE_ANNOTATION};
 use storefence_tests::{Shared, wait_until};
 
-/// Stands in statements, and in no other place.
+/// Occurs in statements and nowhere else.
 const STATEMENT: &str = "a_word_of_a_statement";
 /// All, and by name, with longer names than what stays quiet has, what would show bodies, headers and statements.
 const FINEST: &str = "trace,rmcp::transport=trace,rmcp::service=trace,rmcp::handler=trace,hyper::proto=trace,\

@@ -228,7 +228,7 @@ fn build() -> Builtin {
     Builtin { kinds, components, schemas }
 }
 
-/// Puts definitions in the place of references. JSONSchemaProps refers to itself and is left open.
+/// Replaces references by their definitions. JSONSchemaProps refers to itself and is left open.
 fn resolve(node: &Value, components: &Map<String, Value>) -> Value {
     match node {
         Value::Object(map) => {

@@ -136,7 +136,7 @@ impl Stack {
         Ok(std::fs::read_to_string(&out)?)
     }
 
-    /// A user token of a directory with these claims, beside those that every token has.
+    /// A user token of a directory with these claims in addition to the claims of every token.
     ///
     /// # Errors
     /// The stand-in cannot sign.

@@ -99,7 +99,7 @@ impl Prometheus {
         bail!("{}: {} {}", answer["errorType"], answer["error"], self.child.log_tail(3));
     }
 
-    /// The series that an expression gives now, with their values; those that are not a number are left out.
+    /// The series that an expression gives now, with their values; values that are not numbers are left out.
     pub async fn query(&self, expression: &str) -> Result<Vec<(Value, f64)>> {
         let data = self.api("query", &[("query", expression)]).await.with_context(|| expression.to_owned())?;
         let series = data["result"].as_array().context("no result")?;

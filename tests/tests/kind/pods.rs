@@ -25,7 +25,7 @@ pub struct Kubelet {
     pub objects: Vec<Value>,
     /// Where files are mounted, and logs written.
     pub directory: PathBuf,
-    /// A kubeconfig for each pod, in the place of its service account.
+    /// A kubeconfig for each pod, instead of its service account.
     pub kubeconfig: PathBuf,
     /// Addresses of the cluster, and what they are here.
     pub replacements: Vec<(String, String)>,

@@ -46,7 +46,7 @@ pub async fn question(shared: &Shared) -> Result<()> {
         }
         rankings.push(names);
     }
-    // The catalogue is the tenant's: who asks changes the stock, not the ranking.
+    // The catalogue belongs to the tenant: a different caller sees other stock but the same ranking.
     ensure!(rankings.iter().all(|names| *names == rankings[0]), "{rankings:?}");
     Ok(())
 }

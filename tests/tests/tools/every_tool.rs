@@ -128,7 +128,7 @@ pub async fn counted(shared: &Shared, tool: &str, code: &str) -> Result<f64> {
     Ok(text.lines().find_map(|line| line.strip_prefix(&name)?.trim().parse().ok()).unwrap_or(0.0))
 }
 
-/// Each error counts under its tool and code, and under no word that a caller chose.
+/// Each error is counted under its tool and code, never under a label that a caller chose.
 pub async fn by_code(shared: &Shared) -> Result<()> {
     let query = "execute_sales_query";
     let endless = "SELECT count(*) FROM generate_series(1,1000000) a, generate_series(1,1000000) b";

@@ -189,7 +189,7 @@ pub fn merge(live: &Value, applied: &Value, schema: Option<&Schema>) -> Value {
     }
 }
 
-/// The applied list's order wins; items that only the live list has keep their place before their successors.
+/// The applied list's order wins; items that only the live list has keep their position before their successors.
 fn merge_lists(
     live: &[Value],
     applied: &[Value],

@@ -76,7 +76,7 @@ struct Walk {
     costs: Vec<RuleCost>,
 }
 
-/// What is known of a place in the schema.
+/// What is known of a position in the schema.
 #[derive(Clone)]
 struct Place<'a> {
     path: String,
