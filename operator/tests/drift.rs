@@ -19,6 +19,7 @@ const RESYNC: [&str; 2] = ["--resync", "200ms"];
 
 fn zava(change: &Value) -> Value {
     let mut spec = spec("zava", &[("Seattle", store(1, 1))]);
+    spec["gateway"] = json!({"connectionLimit": 30});
     for (field, value) in change.as_object().unwrap() {
         spec[field] = value.clone();
     }
@@ -67,7 +68,7 @@ async fn spoil(world: &World) -> Vec<(String, &'static str)> {
         (format!("ALTER ROLE {login} SET search_path = evil"), "reset search_path"),
         (format!("ALTER ROLE {login} NOLOGIN"), "set LOGIN"),
         (format!("ALTER ROLE {login} PASSWORD 'changed'"), "set the password"),
-        (format!("ALTER ROLE {login} CONNECTION LIMIT 0"), "CONNECTION LIMIT 100"),
+        (format!("ALTER ROLE {login} CONNECTION LIMIT 0"), "CONNECTION LIMIT 30"),
         (format!("REVOKE fence_login FROM {login} GRANTED BY {maker}"), "member of fence_login"),
         (
             format!("CREATE ROLE mallory; SET ROLE {maker}; GRANT {login} TO mallory; RESET ROLE"),
@@ -431,4 +432,51 @@ async fn a_changed_policy_or_grant_is_mended_and_told_and_only_told_by_who_obser
         world.text("SELECT count(*) FROM pg_policy WHERE polname = 'fence_read'").await
     })
     .await;
+}
+
+async fn connection_limit(world: &World) -> i32 {
+    let login = world.login("zava").await;
+    let limit = "SELECT rolconnlimit FROM pg_roles WHERE rolname = $1";
+    world.sql().await.query_one(limit, &[&login]).await.unwrap().get(0)
+}
+
+/// PostgreSQL's limit is a remedy for administrators: what they set stays unless the spec names a limit, and a login whose
+/// sessions are all in use is no broken one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_limit_stays_as_it_was_set_and_may_be_reached() {
+    let (world, operator) = ready().await;
+    assert_eq!(connection_limit(&world).await, 30);
+    let login = world.login("zava").await;
+    apply(&world, json!({"gateway": {"connectionLimit": 3}})).await;
+    let changed = poll(async || (connection_limit(&world).await == 3).then_some(()));
+    assert!(changed.await.is_some(), "{}", operator.log());
+
+    // Without the field a limit that is set by hand is nobody's business.
+    apply(&world, json!({"gateway": {}})).await;
+    passes(&operator, 2.0).await;
+    assert_eq!(connection_limit(&world).await, 3, "the last one stays");
+    world.execute(&format!("ALTER ROLE {login} CONNECTION LIMIT 2")).await;
+    passes(&operator, 2.0).await;
+    assert_eq!(connection_limit(&world).await, 2);
+    assert_eq!(history(&tenant(&world).await), [], "no change of a limit was drift");
+
+    // All of them in use, as by gateways: still Ready, after passes that found no session left.
+    let held = [world.log_in("zava").await.unwrap(), world.log_in("zava").await.unwrap()];
+    assert!(world.log_in("zava").await.is_err());
+    passes(&operator, 2.0).await;
+    let zava = tenant(&world).await;
+    let ready = condition_of(&zava, "Ready").unwrap();
+    assert_eq!(ready.status, "True", "{}", ready.message);
+    drop(held);
+
+    // None may log in, and none is in: that is a fault, and the message names the limit.
+    world.execute(&format!("ALTER ROLE {login} CONNECTION LIMIT 0")).await;
+    let named = poll(async || {
+        let zava = tenant(&world).await;
+        let ready = condition_of(&zava, "Ready")?;
+        (ready.status == "False" && ready.message.contains("CONNECTION LIMIT")).then_some(())
+    });
+    assert!(named.await.is_some(), "{:?}", condition_of(&tenant(&world).await, "Ready"));
+    apply(&world, json!({"gateway": {"connectionLimit": 30}})).await;
+    world.ready("retail", "zava").await;
 }

@@ -1,6 +1,6 @@
 //! The login probe: does the gateway's way into the database work, and does it lead nowhere else?
 
-use sqlx::{ConnectOptions, Connection, PgConnection};
+use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgDatabaseError};
 use storefence_tenancy::{
     TenantId,
     context::{self, Ticket},
@@ -53,6 +53,15 @@ pub enum ProbeError {
         /// In the spec.
         expected: usize,
     },
+    /// No session of the login is left, and none is in use either.
+    #[error(
+        "login {login} may open no session: its CONNECTION LIMIT is reached; raise spec.gateway.connectionLimit, or \
+         ALTER ROLE {login} CONNECTION LIMIT -1"
+    )]
+    Full {
+        /// The role.
+        login: String,
+    },
     /// The database is away.
     #[error(transparent)]
     Database(#[from] DatabaseError),
@@ -75,6 +84,8 @@ pub enum Entry {
     Session(PgConnection),
     /// The password is right, and the login may not enter this database.
     NotHere,
+    /// The password is right, and as many sessions of the login are open as its `CONNECTION LIMIT` allows.
+    Full,
     /// The login or its password is refused.
     Refused,
 }
@@ -101,6 +112,7 @@ impl Database {
             Ok(session) => Ok(Entry::Session(session)),
             // Let in, and then not into this database: CONNECT comes with the membership, which may have been revoked.
             Err(ProbeError::Database(DatabaseError::InsufficientPrivileges { .. })) => Ok(Entry::NotHere),
+            Err(ProbeError::Full { .. }) => Ok(Entry::Full),
             Err(ProbeError::Database(error)) => Err(error),
             Err(_) => Ok(Entry::Refused),
         }
@@ -120,11 +132,15 @@ impl Database {
         session: Option<PgConnection>,
     ) -> Result<(), ProbeError> {
         let login = credentials.login;
+        let administrator = lock.connection()?;
         let mut session = match session {
             Some(session) => session,
-            None => self.connect(login, credentials.password).await?,
+            None => match self.connect(login, credentials.password).await {
+                Ok(session) => session,
+                Err(full @ ProbeError::Full { .. }) => return self.probe_full(administrator, login, full).await,
+                Err(error) => return Err(error),
+            },
         };
-        let administrator = lock.connection()?;
         let outcome = self.within("probe", async {
             if let Some(deviation) = deviation(administrator, login).await? {
                 return Ok(Err(ProbeError::Deviation { login: login.to_owned(), deviation }));
@@ -145,6 +161,25 @@ impl Database {
         outcome
     }
 
+    /// What can be said of a login that has all its sessions in use: the gateway's calls go through them, and the password
+    /// was right, which PostgreSQL checks before it counts.
+    async fn probe_full(
+        &self,
+        administrator: &mut PgConnection,
+        login: &str,
+        full: ProbeError,
+    ) -> Result<(), ProbeError> {
+        let outcome = self.within("probe", async {
+            if let Some(deviation) = deviation(administrator, login).await? {
+                return Ok(Err(ProbeError::Deviation { login: login.to_owned(), deviation }));
+            }
+            let used = "SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_activity WHERE usename = $1)";
+            let used: bool = sqlx::query_scalar(used).bind(login).fetch_one(administrator).await?;
+            Ok(if used { Ok(()) } else { Err(full) })
+        });
+        outcome.await.map_err(ProbeError::from).flatten()
+    }
+
     /// Ends a login's session: a courtesy to the server's log.
     pub async fn part(&self, session: PgConnection) {
         let _ = tokio::time::timeout(self.deadline(), session.close()).await;
@@ -160,6 +195,9 @@ impl Database {
                 Err(sqlx::Error::Database(error)) if matches!(error.code().as_deref(), Some("28P01" | "28000")) => {
                     Ok(Err(refused(error.message().to_owned())))
                 }
+                Err(sqlx::Error::Database(error)) if is_full(&*error) => {
+                    Ok(Err(ProbeError::Full { login: login.to_owned() }))
+                }
                 Err(error) => Err(error),
             }
         });
@@ -172,6 +210,13 @@ impl Database {
             error => ProbeError::Fence { login: login.to_owned(), problem: error.to_string() },
         }
     }
+}
+
+/// Whether the login's own limit refuses the session. 53300 is also the code of a server that is full; what tells them apart
+/// in every language is the function of PostgreSQL that reports it (`src/backend/utils/init/miscinit.c`).
+fn is_full(error: &dyn sqlx::error::DatabaseError) -> bool {
+    let routine = error.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::routine);
+    error.code().as_deref() == Some("53300") && routine == Some("InitializeSessionUserId")
 }
 
 /// The first thing that a tenant's login must not be or have. Asked for by the administrator, whose session has planned the

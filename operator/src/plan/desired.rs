@@ -24,7 +24,7 @@ const TEMP_FILE_LIMIT: &str = "1GB";
 const WORK_MEM: &str = "16MB";
 /// The statements are short: compiling them costs more than running them.
 const JIT: &str = "off";
-/// Sessions of one login: several gateway replicas, each with a pool.
+/// Sessions of one login where the spec names no limit: several gateway replicas, each with a pool.
 pub const CONNECTION_LIMIT: i32 = 100;
 
 /// The desired state of one tenant.
@@ -82,6 +82,8 @@ pub struct DesiredRole {
     pub secret: String,
     /// Role settings by parameter.
     pub settings: BTreeMap<String, String>,
+    /// `CONNECTION LIMIT`; none where whatever the role has stays.
+    pub connection_limit: Option<i32>,
 }
 
 /// Settings that not every administrator may give to a role: set where the database permits it.
@@ -95,6 +97,8 @@ pub struct Input<'a> {
     pub display_name: Option<&'a str>,
     /// `spec.gateway.statementTimeout`.
     pub statement_timeout: Duration,
+    /// `spec.gateway.connectionLimit`.
+    pub connection_limit: Option<u32>,
     /// `metadata.uid`.
     pub owner_uid: &'a str,
     /// `spec.adoptionPolicy` is `Adopt`.
@@ -111,7 +115,17 @@ impl Desired {
     /// Computes the desired state.
     #[must_use]
     pub fn compute(input: &Input<'_>) -> Self {
-        let Input { rules, display_name, statement_timeout, owner_uid, adopt, credentials, step, role_salt } = input;
+        let Input {
+            rules,
+            display_name,
+            statement_timeout,
+            connection_limit,
+            owner_uid,
+            adopt,
+            credentials,
+            step,
+            role_salt,
+        } = input;
         let tenant_id = rules.tenant_id().clone();
         let active_slot = credentials.map_or(Slot::A, |credentials| credentials.active_slot);
         let active_kid = credentials.map_or(FIRST_KID, |credentials| credentials.active_kid);
@@ -122,6 +136,8 @@ impl Desired {
             login: pairs.slots.contains(&slot),
             secret: database_secret_name(&tenant_id, slot),
             settings: settings(*statement_timeout),
+            // The schema's maximum fits.
+            connection_limit: connection_limit.and_then(|limit| i32::try_from(limit).ok()),
         };
         Self {
             owner_uid: (*owner_uid).to_owned(),

@@ -283,7 +283,7 @@ fn login_role(
         None => plan.database.push(DatabaseAction::CreateRole {
             role: role.clone(),
             attributes: to,
-            connection_limit: CONNECTION_LIMIT,
+            connection_limit: wanted.connection_limit.unwrap_or(CONNECTION_LIMIT),
         }),
         Some(row) => {
             let owner = row.comment.as_deref().and_then(comment_owner);
@@ -294,7 +294,7 @@ fn login_role(
             if stranger || owners.adopted && owner != Some(owners.own) {
                 plan.adopted.insert(role.clone());
             }
-            let connection_limit = (row.connection_limit != CONNECTION_LIMIT).then_some(CONNECTION_LIMIT);
+            let connection_limit = wanted.connection_limit.filter(|limit| *limit != row.connection_limit);
             if row.attributes != to || connection_limit.is_some() {
                 let from = row.attributes;
                 plan.database.push(DatabaseAction::AlterRole { role: role.clone(), from, to, connection_limit });

@@ -40,6 +40,19 @@ fn stores_may_swap_names_and_take_the_name_of_a_removed_one() {
 }
 
 #[test]
+fn a_connection_limit_stays_unless_the_spec_names_one() {
+    let mut wanted = desired();
+    wanted.roles.values_mut().for_each(|role| role.connection_limit = None);
+    let mut observed = converge(&wanted, &Observed::default());
+    let limits =
+        |observed: &Observed| observed.database.roles.values().map(|row| row.connection_limit).collect::<Vec<_>>();
+    assert_eq!(limits(&observed), [CONNECTION_LIMIT; 2]);
+    observed.database.roles.values_mut().for_each(|row| row.connection_limit = 5);
+    assert_eq!(diff(&wanted, &observed).unwrap().database, []);
+    assert_eq!(limits(&converge(&desired(), &observed)), [20; 2]);
+}
+
+#[test]
 fn a_deleted_secret_of_ours_is_recovered_and_written_anew() {
     let mut observed = converge(&desired(), &Observed::default());
     observed.secrets.insert("sf-zava-db-a".into(), SecretState::SoftDeleted { owner: Some(UID.into()) });

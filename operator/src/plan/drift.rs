@@ -182,6 +182,7 @@ fn of_the_spec(action: &DatabaseAction) -> bool {
         | DatabaseAction::VacateFenceStore { .. }
         | DatabaseAction::RenameFenceStore { .. } => true,
         DatabaseAction::SetRoleSetting { name, .. } => name == SPEC_SETTING,
+        DatabaseAction::AlterRole { from, to, connection_limit, .. } => from == to && connection_limit.is_some(),
         _ => false,
     }
 }

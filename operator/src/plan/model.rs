@@ -27,6 +27,7 @@ pub fn desired_with(stores: &[(u128, &str)], active: Slot, kid: u32) -> Desired 
         name: format!("sf_000000000000_{slot}"),
         login: slot == active,
         secret: format!("sf-zava-db-{slot}"),
+        connection_limit: Some(20),
         settings: [
             ("statement_timeout".to_owned(), "5000ms".to_owned()),
             ("temp_file_limit".to_owned(), "1GB".to_owned()),

@@ -68,6 +68,7 @@ impl World {
             rules: &self.rules,
             display_name: None,
             statement_timeout: Duration::from_secs(5),
+            connection_limit: None,
             adopt: false,
             owner_uid: UID,
             credentials: self.status.credentials.as_ref(),

@@ -181,6 +181,7 @@ pub(super) fn desired_with(
         rules,
         display_name: spec.display_name.as_deref(),
         statement_timeout: spec.gateway.timeout(),
+        connection_limit: spec.gateway.connection_limit,
         owner_uid: metadata.uid.as_deref().unwrap_or_default(),
         adopt: spec.adoption_policy == AdoptionPolicy::Adopt,
         credentials,
@@ -337,7 +338,8 @@ impl Pass<'_> {
     ) -> Result<Done, Failure> {
         let mut held = Held::read(self.desired, self.database.endpoint(), &stored);
         let (plan, session) = self.compare(state, &stored, &held).await?;
-        let proves = !plan.is_empty() || !self.was_ready();
+        // Without a session the active login has all of its own in use: by gateways, or it has none.
+        let proves = !plan.is_empty() || !self.was_ready() || session.is_none();
         let session = match session {
             // A session from before proves nothing about a login that this pass changes.
             Some(session) if !proves || plan.changes_roles() => {

@@ -21,7 +21,7 @@ use crate::{
     },
     plan::{
         action::{Plan, SecretAction},
-        desired::{CONNECTION_LIMIT, Desired},
+        desired::Desired,
         rotation::Step,
         state::DatabaseState,
     },
@@ -74,14 +74,13 @@ impl Pass<'_> {
             let (Some(row), Some(password)) = (state.roles.get_mut(&role.name), material.passwords.get(slot)) else {
                 continue;
             };
-            // A smaller connection limit may refuse even the right password.
-            if row.attributes.login && row.connection_limit == CONNECTION_LIMIT {
+            if row.attributes.login {
                 let entry = self.database.try_password(&role.name, password).await?;
                 row.password_works = Some(!matches!(entry, Entry::Refused));
                 match entry {
                     Entry::Session(session) if *slot == self.desired.active_slot => in_use = Some(session),
                     Entry::Session(session) => self.database.part(session).await,
-                    Entry::NotHere | Entry::Refused => {}
+                    Entry::NotHere | Entry::Full | Entry::Refused => {}
                 }
             }
         }

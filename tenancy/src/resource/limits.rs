@@ -56,6 +56,12 @@ pub struct GatewayLimits {
     #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('1h')")
         .message("cacheTtl must be 1s to 1h"))]
     pub cache_ttl: Option<String>,
+
+    /// Most sessions of each of the tenant's two logins in the database, over all gateway replicas: PostgreSQL's
+    /// `CONNECTION LIMIT`. Where absent, a login starts with 100, and a limit that an administrator sets stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 2, max = 10_000))]
+    pub connection_limit: Option<u32>,
 }
 
 impl Default for GatewayLimits {
@@ -69,6 +75,7 @@ impl Default for GatewayLimits {
             tenant_requests_per_minute: None,
             tenant_concurrent_calls: default_tenant_concurrent_calls(),
             cache_ttl: None,
+            connection_limit: None,
         }
     }
 }
