@@ -1,9 +1,10 @@
 //! Arguments of a tool: taken as models write them, and checked so that an error names the field, the value and the allowed form.
 
 use rmcp::model::{JsonObject, Tool as Definition};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{Code, ToolError, ToolOutput};
+use super::{Code, ToolError, ToolOutput, schema_of::FORM};
 
 /// Most names of ignored arguments that an answer repeats, and most characters of each.
 const NAMED: (usize, usize) = (10, 64);
@@ -63,84 +64,146 @@ impl Ignored {
     }
 }
 
-/// The tool's own arguments of one call, read as liberally as they can be understood.
+/// An argument's type, with its bounds.
 #[derive(Debug)]
-pub struct Fields(JsonObject);
+enum Kind {
+    Text,
+    Choice(Vec<String>),
+    /// From, to.
+    Whole(u32, u32),
+    /// At most so many strings.
+    Texts(usize),
+}
 
-impl Fields {
-    /// Takes the arguments.
-    pub const fn new(arguments: JsonObject) -> Self {
-        Self(arguments)
-    }
+/// One argument of a tool.
+#[derive(Debug)]
+struct Field {
+    name: String,
+    kind: Kind,
+    /// The allowed form, for errors.
+    form: String,
+    required: bool,
+}
 
-    /// The value of a field. What means "nothing" is left out: null, and what models write for it.
-    fn take(&mut self, field: &str) -> Option<Value> {
-        let value = self.0.remove(field)?;
-        let is_nothing = match &value {
-            Value::Null => true,
-            Value::String(text) => {
-                let text = text.trim();
-                text.is_empty() || ["null", "none", "undefined"].iter().any(|word| text.eq_ignore_ascii_case(word))
-            }
-            Value::Array(items) => items.is_empty(),
-            Value::Object(members) => members.is_empty(),
-            _ => false,
-        };
-        (!is_nothing).then_some(value)
-    }
+/// The arguments of a tool, from their derived schema: how they are read as liberally as they can be understood.
+#[derive(Debug)]
+pub struct Shape(Vec<Field>);
 
-    /// A string; `form` says which ones are allowed.
-    pub fn text(&mut self, field: &str, form: &str) -> Result<Option<String>, ToolError> {
-        match self.take(field) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(Value::Array(mut items)) if matches!(items.as_slice(), [Value::String(_)]) => {
-                Ok(items.pop().and_then(|item| item.as_str().map(str::to_owned)))
-            }
-            Some(other) => Err(malformed(field, &other, form)),
-        }
-    }
-
-    /// A string that must be there.
-    pub fn required(&mut self, field: &str, form: &str) -> Result<String, ToolError> {
-        self.text(field, form)?.ok_or_else(|| invalid(format!("{field} is missing; {form} is expected")))
-    }
-
-    /// One of a few words, in any case and with any separator.
-    pub fn choice<T: Copy>(&mut self, field: &str, choices: &[(&str, T)]) -> Result<Option<T>, ToolError> {
-        let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
-        let form = format!("one of {}", words.join(", "));
-        let Some(given) = self.text(field, &form)? else { return Ok(None) };
-        let plain = given.trim().to_lowercase().replace([' ', '-'], "_");
-        let known = choices.iter().find(|(word, _)| *word == plain).map(|(_, value)| *value);
-        known.map(Some).ok_or_else(|| malformed(field, &Value::String(given), &form))
-    }
-
-    /// A whole number within bounds, or `default`. `"5"` is one, too.
-    pub fn whole(&mut self, field: &str, bounds: (u32, u32), default: u32) -> Result<u32, ToolError> {
-        let Some(value) = self.take(field) else { return Ok(default) };
-        let read = value.as_str().and_then(|text| serde_json::from_str(text.trim()).ok()).filter(Value::is_number);
-        let number = read.as_ref().unwrap_or(&value);
-        let number = number.as_u64().and_then(|number| u32::try_from(number).ok()).or_else(|| integral(number));
-        number
-            .filter(|number| (bounds.0..=bounds.1).contains(number))
-            .ok_or_else(|| malformed(field, &value, &format!("a whole number from {} to {}", bounds.0, bounds.1)))
-    }
-
-    /// An array of 1 to `most` strings; also as a text that holds one, or with commas between.
-    pub fn texts(&mut self, field: &str, most: usize) -> Result<Option<Vec<String>>, ToolError> {
-        let Some(value) = self.take(field) else { return Ok(None) };
-        let texts: Option<Vec<String>> = match &value {
-            Value::Array(items) => items.iter().map(|item| item.as_str().map(str::to_owned)).collect(),
-            Value::String(text) => Some(written(text)),
-            _ => None,
-        };
-        let texts = texts.map(|texts| {
-            texts.iter().map(|text| text.trim()).filter(|text| !text.is_empty()).map(str::to_owned).collect()
+impl Shape {
+    /// The arguments of this schema.
+    #[must_use]
+    pub fn of(schema: &JsonObject) -> Self {
+        let required = schema.get("required").and_then(Value::as_array);
+        let required = |name: &str| required.is_some_and(|names| names.iter().any(|known| known == name));
+        let fields = schema.get("properties").and_then(Value::as_object).into_iter().flatten();
+        let fields = fields.map(|(name, field)| {
+            let bound = |keyword: &str, default: u32| {
+                field[keyword].as_u64().and_then(|bound| u32::try_from(bound).ok()).unwrap_or(default)
+            };
+            let (kind, form) = match (field["type"].as_str(), field["enum"].as_array()) {
+                (Some("integer"), _) => {
+                    let (least, most) = (bound("minimum", 0), bound("maximum", u32::MAX));
+                    (Kind::Whole(least, most), format!("a whole number from {least} to {most}"))
+                }
+                (Some("array"), _) => {
+                    let most = bound("maxItems", u32::MAX);
+                    (Kind::Texts(most as usize), format!("an array of 1 to {most} strings"))
+                }
+                (_, Some(words)) => {
+                    let words: Vec<_> = words.iter().filter_map(Value::as_str).map(str::to_owned).collect();
+                    let form = format!("one of {}", words.join(", "));
+                    (Kind::Choice(words), form)
+                }
+                _ => (Kind::Text, field[FORM].as_str().unwrap_or("a string").to_owned()),
+            };
+            Field { name: name.clone(), kind, form, required: required(name) }
         });
-        let texts: Option<Vec<String>> = texts.filter(|texts: &Vec<String>| (1..=most).contains(&texts.len()));
-        texts.map(Some).ok_or_else(|| malformed(field, &value, &format!("an array of 1 to {most} strings")))
+        Self(fields.collect())
     }
+
+    /// The arguments of one call.
+    ///
+    /// # Errors
+    /// `VALIDATION_ERROR` that names the field, the value and the allowed form.
+    pub fn read<T: DeserializeOwned>(&self, mut given: JsonObject) -> Result<T, ToolError> {
+        let mut read = JsonObject::new();
+        for field in &self.0 {
+            match take(&mut given, &field.name) {
+                Some(value) => drop(read.insert(field.name.clone(), field.read(value)?)),
+                None if field.required => {
+                    return Err(invalid(format!("{} is missing; {} is expected", field.name, field.form)));
+                }
+                None => {}
+            }
+        }
+        serde_json::from_value(Value::Object(read)).map_err(|error| {
+            tracing::error!(%error, "arguments do not fit the schema that was derived from them");
+            ToolError::new(Code::Internal, "the arguments could not be read")
+        })
+    }
+}
+
+impl Field {
+    /// A value in the form that the argument's type deserializes from.
+    fn read(&self, value: Value) -> Result<Value, ToolError> {
+        let read = match &self.kind {
+            Kind::Text => text(&value).map(Value::from),
+            Kind::Choice(words) => text(&value).and_then(|text| {
+                let plain = text.trim().to_lowercase().replace([' ', '-'], "_");
+                words.iter().find(|word| **word == plain).cloned().map(Value::from)
+            }),
+            Kind::Whole(least, most) => {
+                whole(&value).filter(|number| (least..=most).contains(&number)).map(Value::from)
+            }
+            Kind::Texts(most) => texts(&value).filter(|texts| (1..=*most).contains(&texts.len())).map(Value::from),
+        };
+        read.ok_or_else(|| malformed(&self.name, &value, &self.form))
+    }
+}
+
+/// Takes the value of a field. What means "nothing" is left out: null, and what models write for it.
+fn take(given: &mut JsonObject, field: &str) -> Option<Value> {
+    let value = given.remove(field)?;
+    let is_nothing = match &value {
+        Value::Null => true,
+        Value::String(text) => {
+            let text = text.trim();
+            text.is_empty() || ["null", "none", "undefined"].iter().any(|word| text.eq_ignore_ascii_case(word))
+        }
+        Value::Array(items) => items.is_empty(),
+        Value::Object(members) => members.is_empty(),
+        _ => false,
+    };
+    (!is_nothing).then_some(value)
+}
+
+/// A string, or a list of one.
+fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::String(text) => Some(text),
+        Value::Array(items) => match items.as_slice() {
+            [Value::String(text)] => Some(text),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// A whole number. `"5"` is one, too.
+fn whole(value: &Value) -> Option<u32> {
+    let read = value.as_str().and_then(|text| serde_json::from_str(text.trim()).ok()).filter(Value::is_number);
+    let number = read.as_ref().unwrap_or(value);
+    number.as_u64().and_then(|number| u32::try_from(number).ok()).or_else(|| integral(number))
+}
+
+/// Strings; also as a text that holds a list, or with commas between.
+fn texts(value: &Value) -> Option<Vec<String>> {
+    let texts: Vec<String> = match value {
+        Value::Array(items) => items.iter().map(|item| item.as_str().map(str::to_owned)).collect::<Option<_>>()?,
+        Value::String(text) => written(text),
+        _ => return None,
+    };
+    Some(texts.iter().map(|text| text.trim()).filter(|text| !text.is_empty()).map(str::to_owned).collect())
 }
 
 /// A list that was written as a text: as JSON, in Python's quotes, or with commas between.
@@ -174,25 +237,69 @@ fn shown(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use rmcp::model::{JsonObject, Tool as Definition};
+    use schemars::JsonSchema;
+    use serde::Deserialize;
     use serde_json::{Value, json};
 
-    use super::{Fields, Ignored, ToolError, ToolOutput, part};
-    use crate::tools::{Code, definition, fields as schema, kind};
+    use super::{Ignored, Shape, ToolError, ToolOutput, part};
+    use crate::tools::{Code, schema_of};
 
-    fn fields(value: Value) -> Fields {
-        Fields::new(value.as_object().expect("object").clone())
+    #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq)]
+    #[serde(rename_all = "snake_case")]
+    enum Word {
+        A,
+        BC,
+    }
+
+    fn three() -> u32 {
+        3
+    }
+
+    #[derive(Debug, Deserialize, JsonSchema, PartialEq)]
+    struct Sample {
+        q: Option<String>,
+        k: Option<Word>,
+        #[serde(default = "three")]
+        #[schemars(range(min = 1, max = 5))]
+        n: u32,
+        #[schemars(length(min = 1, max = 2))]
+        t: Option<Vec<String>>,
+    }
+
+    #[derive(Debug, Deserialize, JsonSchema, PartialEq)]
+    struct Needed {
+        #[schemars(extend("x-form" = "a word"))]
+        q: String,
+    }
+
+    fn object(value: &Value) -> JsonObject {
+        value.as_object().expect("object").clone()
+    }
+
+    fn sample(value: &Value) -> Result<Sample, ToolError> {
+        Shape::of(&schema_of::arguments::<Sample>()).read(object(value))
+    }
+
+    fn refused(value: &Value) -> String {
+        sample(value).expect_err("refused").message
     }
 
     #[test]
     fn problems_name_field_value_and_form() {
-        let text = |value: Value| fields(value).required("q", "a string");
+        let text = |value: Value| {
+            let needed: Result<Needed, _> = Shape::of(&schema_of::arguments::<Needed>()).read(object(&value));
+            needed.map(|needed| needed.q)
+        };
         assert_eq!(text(json!({"q": "x"})).as_deref(), Ok("x"));
         assert_eq!(text(json!({"q": ["x"]})).as_deref(), Ok("x"));
         for (arguments, words) in [
-            (json!({}), ["q is missing", "a string"]),
-            (json!({"q": null}), ["q is missing", "a string"]),
-            (json!({"q": 7}), ["q is 7", "a string"]),
-            (json!({"q": ["x", "y"]}), ["q is [", "a string"]),
+            (json!({}), ["q is missing", "a word is expected"]),
+            (json!({"q": null}), ["q is missing", "a word is expected"]),
+            (json!({"q": 7}), ["q is 7", "a word is expected"]),
+            (json!({"q": ["x", "y"]}), ["q is [", "a word is expected"]),
         ] {
             let error = text(arguments).expect_err("refused");
             assert!(words.iter().all(|word| error.message.contains(word)), "{error}");
@@ -204,24 +311,21 @@ mod tests {
         for nothing in
             [json!(null), json!(""), json!(" "), json!("null"), json!("None"), json!("undefined"), json!([]), json!({})]
         {
-            let mut given = fields(json!({"a": nothing, "b": nothing, "c": nothing, "d": nothing}));
-            assert_eq!(given.text("a", "a string"), Ok(None), "{nothing}");
-            assert_eq!(given.whole("b", (1, 5), 3), Ok(3), "{nothing}");
-            assert_eq!(given.texts("c", 5), Ok(None), "{nothing}");
-            assert_eq!(given.choice("d", &[("a", 1)]), Ok(None), "{nothing}");
+            let read = sample(&json!({"q": nothing, "k": nothing, "n": nothing, "t": nothing}));
+            assert_eq!(read, Ok(Sample { q: None, k: None, n: 3, t: None }), "{nothing}");
         }
     }
 
     #[test]
     fn numbers_words_and_lists() {
-        let whole = |value: Value| fields(value).whole("n", (1, 5), 3);
-        assert_eq!((whole(json!({})), whole(json!({"n": 5}))), (Ok(3), Ok(5)));
-        assert_eq!(fields(json!({"n": -0.0})).whole("n", (0, 5), 3), Ok(0));
+        let whole = |value: Value| sample(&json!({"n": value})).map(|sample| sample.n);
+        assert_eq!(whole(json!(5)), Ok(5));
         for four in [json!(4.0), json!("4"), json!(" 4 "), json!("4.0")] {
-            assert_eq!(whole(json!({"n": four})), Ok(4), "{four}");
+            assert_eq!(whole(four.clone()), Ok(4), "{four}");
         }
         for bad in [
             json!(0),
+            json!(-0.0),
             json!(6),
             json!(-1),
             json!(1.5),
@@ -233,29 +337,26 @@ mod tests {
             json!(true),
             json!(4_294_967_297_u64),
         ] {
-            let error = whole(json!({"n": bad})).expect_err("refused");
-            assert_eq!(error.message, format!("n is {bad}; a whole number from 1 to 5 is expected"));
+            assert_eq!(refused(&json!({"n": bad})), format!("n is {bad}; a whole number from 1 to 5 is expected"));
         }
-        let choice = |value: Value| fields(value).choice("k", &[("a", 1), ("b_c", 2)]);
         for b in ["b_c", "B_C", "b c", "B-c", " b_c "] {
-            assert_eq!(choice(json!({"k": b})), Ok(Some(2)), "{b}");
+            assert_eq!(sample(&json!({"k": b})).map(|sample| sample.k), Ok(Some(Word::BC)), "{b}");
         }
-        assert_eq!(choice(json!({})), Ok(None));
-        assert_eq!(choice(json!({"k": "c"})).expect_err("refused").message, "k is \"c\"; one of a, b_c is expected");
-        let texts = |value: Value| fields(json!({"t": value})).texts("t", 2);
+        assert_eq!(refused(&json!({"k": "c"})), "k is \"c\"; one of a, b_c is expected");
+        let texts = |value: &Value| sample(&json!({"t": value})).map(|sample| sample.t);
         for one in [json!(["x"]), json!("x"), json!("[\"x\"]"), json!("['x']"), json!("x,"), json!([" x "])] {
-            assert_eq!(texts(one.clone()), Ok(Some(vec!["x".to_owned()])), "{one}");
+            assert_eq!(texts(&one), Ok(Some(vec!["x".to_owned()])), "{one}");
         }
-        assert_eq!(texts(json!("x, y")), Ok(Some(vec!["x".to_owned(), "y".to_owned()])));
+        assert_eq!(texts(&json!("x, y")), Ok(Some(vec!["x".to_owned(), "y".to_owned()])));
         for bad in [json!(["a", "b", "c"]), json!([1]), json!(7), json!("a,b,c"), json!([""])] {
-            assert!(texts(bad).is_err_and(|error| error.message.contains("an array of 1 to 2 strings")));
+            assert!(refused(&json!({"t": bad})).contains("an array of 1 to 2 strings"));
         }
     }
 
     #[test]
     fn what_a_tool_does_not_have_is_named_and_fails_nothing() {
-        let tool =
-            definition("t", "T", "", schema([("time_period", kind("string")), ("n", kind("integer"))]), schema([]));
+        let schema = object(&json!({"properties": {"time_period": {"type": "string"}, "n": {"type": "integer"}}}));
+        let tool = Definition::new("t", "", Arc::new(schema));
         let given = json!({"timePeriod": "7d", "n": 1, "N": 2, "sessionId": "s", "action": null});
         let (own, ignored) = part(&tool, given.as_object().expect("object").clone());
         assert_eq!(Value::Object(own), json!({"time_period": "7d", "n": 1}));

@@ -1,41 +1,33 @@
-//! `get_current_utc_date`.
+//! `get_current_utc_date`: what "today" means.
 
-use futures::future::BoxFuture;
 use jiff::Timestamp;
-use rmcp::model::{JsonObject, Tool as Definition};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use super::{Caller, Services, Tool, ToolError, ToolOutput, definition, fields, kind};
+use super::{Caller, Services, ToolError, typed::TypedTool};
 
-/// Tells models what "today" means.
-pub struct CurrentDate(Definition);
+/// Returns the date.
+pub struct CurrentDate;
 
-impl Default for CurrentDate {
-    fn default() -> Self {
-        Self(definition(
-            "get_current_utc_date",
-            "Current UTC date",
-            "Returns the current date and time in UTC. Call it before resolving words such as today, this month or last quarter.",
-            fields([]),
-            fields([("date", kind("string")), ("dateTime", kind("string"))]),
-        ))
-    }
+#[derive(Deserialize, JsonSchema)]
+pub struct Arguments {}
+
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Now {
+    date: String,
+    date_time: String,
 }
 
-impl Tool for CurrentDate {
-    fn definition(&self) -> &Definition {
-        &self.0
-    }
+impl TypedTool for CurrentDate {
+    const NAME: &'static str = "get_current_utc_date";
+    const TITLE: &'static str = "Current UTC date";
+    const DESCRIPTION: &'static str = "Returns the current date and time in UTC. Call it before resolving words such as today, this month or last quarter.";
+    type Answer = Now;
+    type Arguments = Arguments;
 
-    fn call<'a>(
-        &'a self,
-        _: &'a Services,
-        _: &'a Caller,
-        _: JsonObject,
-    ) -> BoxFuture<'a, Result<ToolOutput, ToolError>> {
-        Box::pin(async move {
-            let now = format!("{:.3}", Timestamp::now());
-            let date = &now[..10];
-            Ok(ToolOutput { structured: format!(r#"{{"date":"{date}","dateTime":"{now}"}}"#), text: now.clone() })
-        })
+    async fn run(&self, _: &Services, _: &Caller, _: Arguments) -> Result<Now, ToolError> {
+        let date_time = format!("{:.3}", Timestamp::now());
+        Ok(Now { date: date_time[..10].to_owned(), date_time })
     }
 }

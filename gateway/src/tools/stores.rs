@@ -1,57 +1,57 @@
 //! `list_stores`.
 
-use futures::future::BoxFuture;
-use rmcp::model::{JsonObject, Tool as Definition};
-use serde_json::json;
-use storefence_tenancy::{names::folded, rules::StoreEntry};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use storefence_tenancy::{names::folded, resource::Role, rules::StoreEntry};
 use uuid::Uuid;
 
-use super::{Caller, Code, Services, Tool, ToolError, ToolOutput, definition, fields, kind, list};
+use super::{Caller, Code, Services, ToolError, typed::TypedTool};
 
 /// Names the stores that the caller answers for.
-pub struct ListStores(Definition);
+pub struct ListStores;
 
-impl Default for ListStores {
-    fn default() -> Self {
-        Self(definition(
-            "list_stores",
-            "Stores you answer for",
-            "Lists the stores whose rows you can see, with name and store_id. Use the store_id to filter tables in execute_sales_query; rows of other stores are never visible.",
-            fields([]),
-            fields([
-                ("tenantId", kind("string")),
-                ("tenantName", kind("string")),
-                ("role", kind("string")),
-                ("stores", list("object")),
-            ]),
-        ))
-    }
+#[derive(Deserialize, JsonSchema)]
+pub struct Arguments {}
+
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Stores {
+    tenant_id: String,
+    tenant_name: String,
+    #[schemars(with = "String")]
+    role: Role,
+    stores: Vec<Store>,
 }
 
-impl Tool for ListStores {
-    fn definition(&self) -> &Definition {
-        &self.0
-    }
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct Store {
+    name: String,
+    display_name: String,
+    #[schemars(with = "String")]
+    store_id: Uuid,
+}
 
-    fn call<'a>(
-        &'a self,
-        _: &'a Services,
-        caller: &'a Caller,
-        _: JsonObject,
-    ) -> BoxFuture<'a, Result<ToolOutput, ToolError>> {
-        Box::pin(async move {
-            let (tenant, scope) = (&caller.tenant, &caller.scope);
-            let stores = in_scope(caller);
-            let lines: Vec<_> = stores.iter().map(|(id, store)| format!("{}\t{id}", store.name)).collect();
-            let stores: Vec<_> = stores
-                .iter()
-                .map(|(id, store)| json!({"storeId": id, "name": store.name, "displayName": store.display_name}))
-                .collect();
-            let structured = json!({
-                "tenantId": tenant.id().as_str(), "tenantName": tenant.display_name, "role": scope.role(), "stores": stores,
-            });
-            let text = format!("{} ({})\nname\tstore_id\n{}", tenant.display_name, scope.role(), lines.join("\n"));
-            Ok(ToolOutput { structured: structured.to_string(), text })
+impl TypedTool for ListStores {
+    const NAME: &'static str = "list_stores";
+    const TITLE: &'static str = "Stores you answer for";
+    const DESCRIPTION: &'static str = "Lists the stores whose rows you can see, with name and store_id. Use the store_id to filter tables in execute_sales_query; rows of other stores are never visible.";
+    const REST: &'static str = "execute_sales_query pages through retail.stores";
+    type Answer = Stores;
+    type Arguments = Arguments;
+
+    async fn run(&self, _: &Services, caller: &Caller, _: Arguments) -> Result<Stores, ToolError> {
+        let (tenant, scope) = (&caller.tenant, &caller.scope);
+        let stores = in_scope(caller).into_iter().map(|(id, store)| Store {
+            name: store.name.to_string(),
+            display_name: store.display_name.to_string(),
+            store_id: *id,
+        });
+        Ok(Stores {
+            tenant_id: tenant.id().as_str().to_owned(),
+            tenant_name: tenant.display_name.to_string(),
+            role: scope.role(),
+            stores: stores.collect(),
         })
     }
 }

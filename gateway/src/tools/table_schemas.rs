@@ -2,24 +2,22 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 
-use futures::future::BoxFuture;
-use rmcp::model::{JsonObject, Tool as Definition};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
+use storefence_tenancy::resource::ToolName;
 
 use super::{
-    Caller, Code, Services, Tool, ToolError, ToolOutput,
-    arguments::Fields,
-    commented, definition, fields, kind, list, own,
+    Caller, Code, Services, ToolError, ToolOutput,
+    budget::Budget,
+    own,
     schema::{Common, Schema, Schemas, Table, VERSION, nearest},
+    typed::{Answer, TypedTool},
 };
 
-/// Most names in one call.
-const MOST: usize = 20;
 /// Rows are counted up to here: the answer helps to choose a statement, and counting millions would cost more than it.
 const COUNTED: u32 = 100_000;
-const NAME: &str = "get_multiple_table_schemas";
-const TABLES: &str = "table_names";
+const NAME: &str = ToolName::GetMultipleTableSchemas.as_str();
 
 /// What to know about a table beyond its columns.
 const HINTS: [(&str, &str); 8] = [
@@ -45,27 +43,50 @@ const HINTS: [(&str, &str); 8] = [
     ("stores", "Row-level security shows your stores only; no filter is needed to exclude others."),
 ];
 
-/// What the tables look like, with the values that this caller's rows hold.
+/// Says what the tables look like, with the values that this caller's rows hold.
 pub struct TableSchemas {
-    definition: Definition,
     schemas: Arc<Schemas>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+pub struct Arguments {
+    #[schemars(
+        description = "Names such as orders or retail.orders; leave it out for all tables",
+        length(min = 1, max = 20)
+    )]
+    table_names: Option<Vec<String>>,
+}
+
+/// Tables with the values of the caller's rows. The parts that are the same for every caller are written once.
+#[derive(JsonSchema)]
+pub struct Described {
+    #[schemars(skip)]
+    schema: Arc<Schema>,
+    /// Positions in the schema.
+    #[schemars(with = "Vec<BTreeMap<String, String>>")]
+    tables: Vec<usize>,
+    #[schemars(rename = "validValues", with = "BTreeMap<String, String>")]
+    seen: Seen,
+}
+
+impl Described {
+    fn both(&self) -> ToolOutput {
+        let tables: Vec<_> = self.tables.iter().filter_map(|at| self.schema.tables.get(*at)).collect();
+        ToolOutput { structured: structured(&tables, &self.seen), text: text(&tables, &self.seen) }
+    }
+}
+
+impl Answer for Described {
+    fn output(self, budget: Budget, rest: &str) -> Result<ToolOutput, ToolError> {
+        let unwritten = |_| ToolError::new(Code::Internal, "the answer could not be written");
+        budget.keep(self.both(), rest).map_err(unwritten)
+    }
 }
 
 impl TableSchemas {
     /// Looks tables up here.
-    pub fn new(schemas: Arc<Schemas>) -> Self {
-        let mut names = commented(list("string"), "Names such as orders or retail.orders; leave it out for all tables");
-        (names["minItems"], names["maxItems"]) = (json!(1), json!(MOST));
-        let definition = definition(
-            NAME,
-            "Table schemas",
-            "Describes tables of the schema retail: columns with type and meaning, keys, relationships for joins, how many rows \
-             you can see, hints for queries, and the valid values of stores, categories, product types and years as they \
-             stand in your rows. Call it before you write SQL.",
-            fields([(TABLES, names)]),
-            fields([("tables", list("object")), ("validValues", kind("object"))]),
-        );
-        Self { definition, schemas }
+    pub const fn new(schemas: Arc<Schemas>) -> Self {
+        Self { schemas }
     }
 }
 
@@ -80,35 +101,39 @@ struct Seen {
     rows: BTreeMap<String, u32>,
 }
 
-impl Tool for TableSchemas {
-    fn definition(&self) -> &Definition {
-        &self.definition
-    }
+impl TypedTool for TableSchemas {
+    const NAME: &'static str = NAME;
+    const TITLE: &'static str = "Table schemas";
+    const DESCRIPTION: &'static str = "Describes tables of the schema retail: columns with type and meaning, keys, relationships for joins, how many rows \
+         you can see, hints for queries, and the valid values of stores, categories, product types and years as they \
+         stand in your rows. Call it before you write SQL.";
+    const REST: &'static str = "name fewer tables in table_names, or SELECT the values with execute_sales_query";
+    const IS_CACHED: bool = true;
+    type Answer = Described;
+    type Arguments = Arguments;
 
-    fn is_kept(&self) -> bool {
-        true
-    }
-
-    fn call<'a>(
-        &'a self,
-        services: &'a Services,
-        caller: &'a Caller,
-        arguments: JsonObject,
-    ) -> BoxFuture<'a, Result<ToolOutput, ToolError>> {
-        Box::pin(async move {
-            let names = Fields::new(arguments).texts(TABLES, MOST)?;
-            described(&self.schemas, services, caller, names.as_deref()).await
-        })
+    async fn run(&self, services: &Services, caller: &Caller, arguments: Arguments) -> Result<Described, ToolError> {
+        describe(&self.schemas, services, caller, arguments.table_names.as_deref()).await
     }
 }
 
-/// Describes tables, all of them where no names are given. One round trip once the schema is known.
+/// Describes tables, all of them where no names are given.
 pub async fn described(
     schemas: &Schemas,
     services: &Services,
     caller: &Caller,
     names: Option<&[String]>,
 ) -> Result<ToolOutput, ToolError> {
+    Ok(describe(schemas, services, caller, names).await?.both())
+}
+
+/// One round trip once the schema is known.
+async fn describe(
+    schemas: &Schemas,
+    services: &Services,
+    caller: &Caller,
+    names: Option<&[String]>,
+) -> Result<Described, ToolError> {
     let mut schema = schemas.of(services, caller).await?;
     let mut fresh = false;
     loop {
@@ -122,7 +147,7 @@ pub async fn described(
             }
             Err(error) => return Err(error),
         };
-        let seen = own::document(services, caller, NAME, &statement(&tables)).await;
+        let seen = own::document(services, caller, NAME, &statement(&schema, &tables)).await;
         let stale = match &seen {
             Ok(seen) => seen["version"] != json!(schema.version),
             Err(error) => error.code == Code::Database,
@@ -136,13 +161,14 @@ pub async fn described(
             ToolError::new(Code::Internal, "the values of the tables could not be read")
         })?;
         tracing::debug!(version = seen.version, "tables described");
-        return Ok(ToolOutput { structured: structured(&tables, &seen), text: text(&tables, &seen) });
+        return Ok(Described { schema, tables, seen });
     }
 }
 
-/// The tables asked for. Names that do not exist and names that may not be seen get the same answer.
-fn chosen<'a>(schema: &'a Schema, names: Option<&[String]>) -> Result<Vec<&'a Table>, ToolError> {
-    let Some(names) = names else { return Ok(schema.tables.iter().collect()) };
+/// Positions of the tables asked for. Names that do not exist and names that may not be seen get the same answer.
+fn chosen(schema: &Schema, names: Option<&[String]>) -> Result<Vec<usize>, ToolError> {
+    let all = 0..schema.tables.len();
+    let Some(names) = names else { return Ok(all.collect()) };
     let unknown: Vec<_> = names.iter().filter(|name| schema.table(name).is_none()).collect();
     if let Some(first) = unknown.first() {
         let shown: Vec<String> = unknown.iter().map(|name| name.chars().take(64).collect()).collect();
@@ -151,12 +177,13 @@ fn chosen<'a>(schema: &'a Schema, names: Option<&[String]>) -> Result<Vec<&'a Ta
         let suggestions = nearest::tables(schema, first);
         return Err(ToolError { suggestions, ..ToolError::new(Code::Validation, message) });
     }
-    Ok(schema.tables.iter().filter(|table| names.iter().any(|name| schema.table(name) == Some(table))).collect())
+    let named = |table: &Table| names.iter().any(|name| schema.table(name) == Some(table));
+    Ok(all.filter(|at| named(&schema.tables[*at])).collect())
 }
 
-fn statement(tables: &[&Table]) -> String {
+fn statement(schema: &Schema, tables: &[usize]) -> String {
     let mut rows = String::new();
-    for (i, table) in tables.iter().enumerate() {
+    for (i, table) in tables.iter().filter_map(|at| schema.tables.get(*at)).enumerate() {
         let comma = if i == 0 { "" } else { ", " };
         let name = own::identifier(&table.name);
         let label = table.name.replace('\'', "''");

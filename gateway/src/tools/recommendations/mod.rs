@@ -2,36 +2,33 @@
 
 mod sql;
 
-use std::fmt::Write as _;
-
-use futures::future::BoxFuture;
 use jiff::Timestamp;
-use rmcp::model::{JsonObject, Tool as Definition};
-use serde::Deserialize;
-use serde_json::{Value, json, value::RawValue};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{json, value::RawValue};
+use storefence_tenancy::resource::ToolName;
 
 use super::{
-    Caller, Code, Services, Tool, ToolError, ToolOutput,
-    arguments::{Fields, malformed},
-    choice, commented, definition,
+    Caller, Code, Services, ToolError,
+    arguments::malformed,
     failure::{self, Author},
-    fields, kind, list, own,
+    own,
     semantic_search::{Product, Row},
-    text, whole,
+    typed::TypedTool,
 };
 use crate::{db::flight::Search, performance::Statement};
 
-const NAME: &str = "get_product_recommendations";
+const NAME: &str = ToolName::GetProductRecommendations.as_str();
 const PRODUCT_FORM: &str = "the name, SKU or product_id of a product as a string";
-/// Least and most products, and how many where left out.
-const RESULTS: (u32, u32, u32) = (1, 50, 10);
 /// Longest product name that is looked for.
 const PRODUCT_MAX: usize = 200;
 
 /// What makes a product worth recommending.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// Its description means about the same; without vectors: same type or category, and about the same price.
+    #[default]
     Similar,
     /// It stands in the same orders.
     BoughtTogether,
@@ -39,47 +36,71 @@ pub enum Kind {
     Trending,
 }
 
-const KINDS: [(&str, Kind); 3] =
-    [("similar", Kind::Similar), ("bought_together", Kind::BoughtTogether), ("trending", Kind::Trending)];
+#[derive(Deserialize, JsonSchema)]
+pub struct Arguments {
+    #[schemars(
+        description = "Name, SKU or product_id; part of a name will do if only one product has it. May be left out with kind trending",
+        extend("x-form" = PRODUCT_FORM)
+    )]
+    product: Option<String>,
+    #[serde(default)]
+    #[schemars(description = "similar where left out")]
+    kind: Kind,
+    #[serde(default = "ten")]
+    #[schemars(description = "Most products of the answer", range(min = 1, max = 50))]
+    max_results: u32,
+}
+
+const fn ten() -> u32 {
+    10
+}
+
+#[derive(Serialize, JsonSchema)]
+pub struct Answer {
+    kind: Kind,
+    #[schemars(skip)]
+    product: Option<Meant>,
+    recommendations: Vec<Recommendation>,
+}
+
+/// The product that recommendations are for.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Meant {
+    product_id: String,
+    sku: String,
+    name: String,
+}
+
+/// In the order of the text's columns.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct Recommendation {
+    score: f64,
+    name: String,
+    sku: String,
+    stock: i64,
+    reason: String,
+    price: f64,
+    category: String,
+    #[serde(rename = "type")]
+    kind: String,
+    product_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    similarity_percent: Option<f64>,
+}
 
 /// Least cosine of the descriptions of similar products. Below it they have no more in common than any two products.
 const ALIKE: f64 = 0.3;
 
 /// Products that go with one, with score and reason.
-pub struct Recommendations(Definition);
-
-impl Default for Recommendations {
-    fn default() -> Self {
-        Self(definition(
-            NAME,
-            "Product recommendations",
-            "Products that go with a product: similar (in what they are for; by type, category and price where descriptions have \
-             not been compared), bought_together (in the same \
-             orders of your stores) or trending (sold more in your stores in the last 30 days than in the 30 before, in the \
-             product's category). Each with a score, the reason in words, and the stock in your stores.",
-            fields([
-                (
-                    "product",
-                    text(
-                        "Name, SKU or product_id; part of a name will do if only one product has it. May be left out with kind trending",
-                    ),
-                ),
-                ("kind", choice(&KINDS.map(|(word, _)| word), "similar where left out")),
-                ("max_results", whole("Most products of the answer", RESULTS)),
-            ]),
-            commented(
-                fields([("kind", kind("string")), ("recommendations", list("object"))]),
-                "With product: the one that was meant, or null",
-            ),
-        ))
-    }
-}
+pub struct Recommendations;
 
 /// What the statement answers.
 #[derive(Debug, Default, Deserialize)]
 struct Found {
     /// The product meant, where exactly one is.
-    product: Option<Value>,
+    product: Option<Meant>,
     /// Its type, price and stored vector.
     #[serde(rename = "type")]
     kind: Option<String>,
@@ -148,63 +169,61 @@ impl Item {
         }
     }
 
-    fn json(&self) -> Value {
-        let mut json = json!({
-            "productId": self.product_id, "sku": self.sku, "name": self.name, "category": self.category, "type": self.kind,
-            "price": self.price, "stock": self.stock, "score": self.score, "reason": self.reason(),
-        });
-        if let Some(similarity) = self.similarity {
-            json["similarityPercent"] = json!(similarity);
+    fn recommended(self) -> Recommendation {
+        Recommendation {
+            reason: self.reason(),
+            score: self.score,
+            name: self.name,
+            sku: self.sku,
+            stock: self.stock,
+            price: self.price,
+            category: self.category,
+            kind: self.kind,
+            product_id: self.product_id,
+            similarity_percent: self.similarity,
         }
-        json
     }
 }
 
-impl Tool for Recommendations {
-    fn definition(&self) -> &Definition {
-        &self.0
-    }
+impl TypedTool for Recommendations {
+    const NAME: &'static str = NAME;
+    const TITLE: &'static str = "Product recommendations";
+    const DESCRIPTION: &'static str = "Products that go with a product: similar (in what they are for; by type, category and price where descriptions have \
+         not been compared), bought_together (in the same \
+         orders of your stores) or trending (sold more in your stores in the last 30 days than in the 30 before, in the \
+         product's category). Each with a score, the reason in words, and the stock in your stores.";
+    const ANSWER: &'static str = "With product: the one that was meant, or null";
+    const REST: &'static str = "ask for fewer with max_results";
+    const IS_CACHED: bool = true;
+    type Answer = Answer;
+    type Arguments = Arguments;
 
-    fn is_kept(&self) -> bool {
-        true
-    }
-
-    fn call<'a>(
-        &'a self,
-        services: &'a Services,
-        caller: &'a Caller,
-        arguments: JsonObject,
-    ) -> BoxFuture<'a, Result<ToolOutput, ToolError>> {
-        Box::pin(async move {
-            let mut fields = Fields::new(arguments);
-            let kind = fields.choice("kind", &KINDS)?.unwrap_or(Kind::Similar);
-            let most = fields.whole("max_results", (RESULTS.0, RESULTS.1), RESULTS.2)?;
-            let product = fields.text("product", PRODUCT_FORM)?.map(|text| text.trim().to_owned());
-            let acceptable = |text: &String| !text.is_empty() && text.len() <= PRODUCT_MAX && !text.contains('\0');
-            if let Some(text) = product.as_ref().filter(|text| !acceptable(text)) {
-                let form = format!("{PRODUCT_FORM} of at most {PRODUCT_MAX} bytes");
-                return Err(malformed("product", &json!(text), &form));
-            }
-            if product.is_none() && kind != Kind::Trending {
-                let message = format!("product is missing; {PRODUCT_FORM} is expected");
-                return Err(ToolError::new(Code::Validation, message));
-            }
-            let statement = sql::statement(kind, product.as_deref(), most, Timestamp::now());
-            let document = own::document(services, caller, NAME, &statement).await?;
-            let mut found: Found = serde_json::from_value(document).map_err(|error| {
-                tracing::error!(correlation_id = %caller.correlation, %error, "recommendations cannot be read");
-                ToolError::new(Code::Internal, "the recommendations could not be read")
-            })?;
-            match (product, &found.product) {
-                (Some(asked), None) => Err(not_one(&asked, &found.candidates)),
-                _ => {
-                    if let Some(stored) = found.vector.take() {
-                        by_meaning(services, caller, stored, &mut found, most).await?;
-                    }
-                    Ok(render(kind, &found))
-                }
-            }
-        })
+    async fn run(&self, services: &Services, caller: &Caller, arguments: Arguments) -> Result<Answer, ToolError> {
+        let Arguments { product, kind, max_results: most } = arguments;
+        let product = product.map(|text| text.trim().to_owned());
+        let acceptable = |text: &String| !text.is_empty() && text.len() <= PRODUCT_MAX && !text.contains('\0');
+        if let Some(text) = product.as_ref().filter(|text| !acceptable(text)) {
+            let form = format!("{PRODUCT_FORM} of at most {PRODUCT_MAX} bytes");
+            return Err(malformed("product", &json!(text), &form));
+        }
+        if product.is_none() && kind != Kind::Trending {
+            let message = format!("product is missing; {PRODUCT_FORM} is expected");
+            return Err(ToolError::new(Code::Validation, message));
+        }
+        let statement = sql::statement(kind, product.as_deref(), most, Timestamp::now());
+        let document = own::document(services, caller, NAME, &statement).await?;
+        let mut found: Found = serde_json::from_value(document).map_err(|error| {
+            tracing::error!(correlation_id = %caller.correlation, %error, "recommendations cannot be read");
+            ToolError::new(Code::Internal, "the recommendations could not be read")
+        })?;
+        if let (Some(asked), None) = (product, &found.product) {
+            return Err(not_one(&asked, &found.candidates));
+        }
+        if let Some(stored) = found.vector.take() {
+            by_meaning(services, caller, stored, &mut found, most).await?;
+        }
+        let recommendations = found.items.into_iter().map(Item::recommended).collect();
+        Ok(Answer { kind, product: found.product, recommendations })
     }
 }
 
@@ -225,7 +244,7 @@ async fn by_meaning(
         tracing::error!(correlation_id = %caller.correlation, %error, "the fence's answer to a search cannot be read");
         ToolError::new(Code::Internal, format!("{NAME} could not read the database's answer"))
     })?;
-    let own = found.product.as_ref().and_then(|product| product["productId"].as_str()).unwrap_or_default().to_owned();
+    let own = found.product.as_ref().map(|product| product.product_id.clone()).unwrap_or_default();
     let near = near.into_iter().map(Product::from).filter(|product| product.product_id != own);
     let items: Vec<_> = near.map(|product| alike(product, found.kind.as_deref(), found.price)).collect();
     *found = Found { items: merged(items, std::mem::take(&mut found.items), most), ..std::mem::take(found) };
@@ -274,21 +293,6 @@ fn not_one(asked: &str, candidates: &[String]) -> ToolError {
         names => format!("product is {asked:?}, which several products match; name one of {}", names.join(", ")),
     };
     ToolError::new(Code::Validation, message)
-}
-
-fn render(kind: Kind, found: &Found) -> ToolOutput {
-    let word = KINDS.iter().find(|(_, known)| *known == kind).map_or("", |(word, _)| word);
-    let items: Vec<_> = found.items.iter().map(Item::json).collect();
-    let structured = json!({"product": found.product, "kind": word, "recommendations": items});
-    let product = found.product.as_ref().and_then(|product| product["name"].as_str()).unwrap_or("the whole catalogue");
-    let mut text = format!("{word} for {product}\nscore\tname\tsku\tstock\treason");
-    for item in &found.items {
-        let _ = write!(text, "\n{}\t{}\t{}\t{}\t{}", item.score, item.name, item.sku, item.stock, item.reason());
-    }
-    if found.items.is_empty() {
-        text.push_str("\n(none)");
-    }
-    ToolOutput { structured: structured.to_string(), text }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The figures as the database counts them, and what follows from them.
 
-use serde::Deserialize;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 /// Counts and sums of one window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
@@ -33,34 +33,58 @@ pub struct Windows {
 }
 
 /// A store, product or category with what it sold.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Seller {
     /// Its name.
     pub name: String,
     /// What it sold in the period.
     pub revenue: f64,
-    /// And in the one before.
+    /// Of a store: its orders.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub orders: Option<u64>,
+    /// Of a product or category: units sold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub units: Option<i64>,
+    /// What it sold in the period before.
     pub previous_revenue: f64,
+    /// And a year before, where the answer has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub year_before_revenue: Option<f64>,
+    /// Of a store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store_id: Option<String>,
+    /// Of a product.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sku: Option<String>,
 }
 
 /// One UTC day.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct Day {
     /// The day.
     pub date: String,
     /// Its revenue.
     pub revenue: f64,
+    /// Its orders.
+    pub orders: u64,
+    /// Revenue of the day in the same position of the period before.
+    pub previous_revenue: f64,
+    /// The same a year before.
+    pub year_before_revenue: f64,
 }
 
-/// Something that is out of stock.
-#[derive(Debug, Deserialize)]
+/// A product that is out of stock in a store.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StockOut {
     /// Where.
     pub store: String,
     /// What.
     pub name: String,
+    /// Its SKU.
+    pub sku: String,
     /// Units of it that the store sold in the period.
     pub units_sold: u64,
 }
@@ -130,37 +154,82 @@ impl Figures {
 
     /// For the answer.
     #[must_use]
-    pub fn json(&self) -> Value {
-        json!({
-            "revenue": round(self.revenue), "orders": self.orders, "customers": self.customers, "units": self.units,
-            "averageOrder": self.average_order(), "margin": round(self.revenue - self.cost),
-            "marginPercent": self.margin_percent(), "returningCustomers": self.returning,
-            "returningPercent": self.returning_percent(),
-        })
+    pub fn shown(&self) -> Shown {
+        Shown {
+            revenue: round(self.revenue),
+            orders: self.orders,
+            customers: self.customers,
+            units: self.units,
+            average_order: self.average_order(),
+            margin: round(self.revenue - self.cost),
+            margin_percent: self.margin_percent(),
+            returning_customers: self.returning,
+            returning_percent: self.returning_percent(),
+        }
     }
 
     /// Changes of shares against another window, in percentage points.
     #[must_use]
-    pub fn points(&self, before: &Self) -> Value {
+    pub fn points(&self, before: &Self) -> Points {
         let change = |now: Option<f64>, before: Option<f64>| now.zip(before).map(|(now, before)| round(now - before));
-        json!({
-            "marginPercent": change(self.margin_percent(), before.margin_percent()),
-            "returningPercent": change(self.returning_percent(), before.returning_percent()),
-        })
+        Points {
+            margin_percent: change(self.margin_percent(), before.margin_percent()),
+            returning_percent: change(self.returning_percent(), before.returning_percent()),
+        }
     }
 
     /// Changes against another window, in percent.
     #[must_use]
     #[allow(clippy::cast_precision_loss)]
-    pub fn against(&self, before: &Self) -> Value {
+    pub fn against(&self, before: &Self) -> Changes {
         let average = self.average_order().zip(before.average_order()).and_then(|(now, before)| change(now, before));
-        json!({
-            "revenue": change(self.revenue, before.revenue), "orders": change(self.orders as f64, before.orders as f64),
-            "customers": change(self.customers as f64, before.customers as f64),
-            "units": change(self.units as f64, before.units as f64), "averageOrder": average,
-            "margin": change(self.revenue - self.cost, before.revenue - before.cost),
-        })
+        Changes {
+            revenue: change(self.revenue, before.revenue),
+            orders: change(self.orders as f64, before.orders as f64),
+            customers: change(self.customers as f64, before.customers as f64),
+            units: change(self.units as f64, before.units as f64),
+            average_order: average,
+            margin: change(self.revenue - self.cost, before.revenue - before.cost),
+        }
     }
+}
+
+/// Figures as the answer has them.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)] // the fields are those of [`Figures`]
+pub struct Shown {
+    pub revenue: f64,
+    pub orders: u64,
+    pub customers: u64,
+    pub units: u64,
+    pub average_order: Option<f64>,
+    pub margin: f64,
+    pub margin_percent: Option<f64>,
+    pub returning_customers: u64,
+    pub returning_percent: Option<f64>,
+}
+
+/// Changes of shares, in percentage points.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)] // as above
+pub struct Points {
+    pub margin_percent: Option<f64>,
+    pub returning_percent: Option<f64>,
+}
+
+/// Changes in percent.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)] // as above
+pub struct Changes {
+    pub revenue: Option<f64>,
+    pub orders: Option<f64>,
+    pub customers: Option<f64>,
+    pub units: Option<f64>,
+    pub average_order: Option<f64>,
+    pub margin: Option<f64>,
 }
 
 #[cfg(test)]
@@ -174,8 +243,9 @@ mod tests {
         let none = Figures::default();
         let some = Figures { customers: 4, returning: 1, revenue: 10.0, cost: 5.0, ..none };
         let less = Figures { customers: 4, returning: 3, revenue: 10.0, cost: 7.5, ..none };
-        assert_eq!(some.points(&less), serde_json::json!({"marginPercent": 25.0, "returningPercent": -50.0}));
-        assert_eq!(some.points(&none)["marginPercent"], serde_json::Value::Null);
+        let points = some.points(&less);
+        assert_eq!((points.margin_percent, points.returning_percent), (Some(25.0), Some(-50.0)));
+        assert_eq!(some.points(&none).margin_percent, None);
         assert_eq!((none.average_order(), none.returning_percent(), none.margin_percent()), (None, None, None));
     }
 }

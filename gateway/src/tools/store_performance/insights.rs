@@ -1,5 +1,7 @@
 //! What stands out, in words, each with the figures behind it. Only what the figures say: no causes.
 
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::figures::{Report, Seller, change, percent, round};
@@ -7,9 +9,19 @@ use super::figures::{Report, Seller, change, percent, round};
 /// A change of less than this many percent is not worth a sentence.
 const NOTABLE: f64 = 1.0;
 
+/// A sentence.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Insight {
+    /// The sentence.
+    pub text: String,
+    /// The figures that it follows from.
+    #[schemars(with = "std::collections::BTreeMap<String, f64>")]
+    pub figures: Value,
+}
+
 /// The sentences, the most important first.
 #[must_use]
-pub fn insights(report: &Report) -> Vec<Value> {
+pub fn insights(report: &Report) -> Vec<Insight> {
     let now = &report.windows.current;
     if now.orders == 0 {
         return vec![insight("There are no orders in this period.", json!({"orders": 0}))];
@@ -49,8 +61,8 @@ pub fn insights(report: &Report) -> Vec<Value> {
     found
 }
 
-fn insight(text: &str, figures: Value) -> Value {
-    json!({"text": text, "figures": figures})
+fn insight(text: &str, figures: Value) -> Insight {
+    Insight { text: text.to_owned(), figures }
 }
 
 fn moved(percent: f64) -> String {
@@ -63,7 +75,7 @@ fn moved(percent: f64) -> String {
 
 /// Whether more orders or larger ones moved the revenue.
 #[allow(clippy::cast_precision_loss)]
-fn orders_or_size(report: &Report) -> Option<Value> {
+fn orders_or_size(report: &Report) -> Option<Insight> {
     let (now, before) = (&report.windows.current, &report.windows.previous);
     let orders = change(now.orders as f64, before.orders as f64)?;
     let (size, size_before) = (now.average_order()?, before.average_order()?);
@@ -73,7 +85,7 @@ fn orders_or_size(report: &Report) -> Option<Value> {
     Some(insight(&text, figures))
 }
 
-fn leader(what: &str, sellers: &[Seller], total: f64) -> Option<Value> {
+fn leader(what: &str, sellers: &[Seller], total: f64) -> Option<Insight> {
     let first = sellers.first().filter(|first| first.revenue > 0.0)?;
     let share = percent(first.revenue, total)?;
     let text = format!("{} is the strongest {what} with {share} % of the revenue.", first.name);
@@ -81,7 +93,7 @@ fn leader(what: &str, sellers: &[Seller], total: f64) -> Option<Value> {
 }
 
 /// What to say of the one whose revenue moved most.
-fn mover(what: &str, most: &Seller) -> Option<Value> {
+fn mover(what: &str, most: &Seller) -> Option<Insight> {
     let how = match change(most.revenue, most.previous_revenue) {
         Some(change) if change.abs() < NOTABLE => return None,
         Some(change) => moved(change),
@@ -97,7 +109,7 @@ fn plural(what: &str) -> &str {
     if what == "category" { "categories" } else { "stores" }
 }
 
-fn stock(report: &Report) -> Option<Value> {
+fn stock(report: &Report) -> Option<Insight> {
     let first = report.stock_outs.first()?;
     let count = report.stock_out_count;
     let noun = if count == 1 { "product is" } else { "products are" };
@@ -114,20 +126,21 @@ fn stock(report: &Report) -> Option<Value> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::{Report, insights};
 
     fn report(orders: u64) -> Report {
         let window = |orders: u64, revenue: f64| json!({"orders": orders, "customers": orders, "returning": 1, "revenue": revenue, "units": orders, "cost": 1});
         let seller = |name: &str, revenue: f64, before: f64| json!({"name": name, "revenue": revenue, "previousRevenue": before});
+        let day = |date: &str, revenue: f64| json!({"date": date, "revenue": revenue, "orders": 1, "previousRevenue": 0, "yearBeforeRevenue": 0});
         serde_json::from_value(json!({
             "windows": {"current": window(orders, 120.0), "previous": window(8, 100.0), "yearBefore": window(0, 0.0)},
             "stores": [seller("Seattle", 120.0, 100.0)],
             "products": [],
             "categories": [seller("A", 80.0, 20.0), seller("B", 40.0, 80.0)],
             "categoryMover": seller("A", 80.0, 20.0),
-            "days": [{"date": "2026-01-01", "revenue": 20.0, "orders": 1}, {"date": "2026-01-02", "revenue": 100.0, "orders": 3}],
+            "days": [day("2026-01-01", 20.0), day("2026-01-02", 100.0)],
             "stockOutCount": 2,
             "stockOuts": [{"store": "Seattle", "name": "Drill", "sku": "x", "unitsSold": 3}],
         }))
@@ -137,7 +150,7 @@ mod tests {
     #[test]
     fn sentences_follow_from_the_figures() {
         let found = insights(&report(4));
-        let texts: Vec<_> = found.iter().filter_map(|insight| insight["text"].as_str()).collect();
+        let texts: Vec<_> = found.iter().filter_map(|insight| Some(insight.text.as_str())).collect();
         assert_eq!(
             texts,
             [
@@ -150,7 +163,7 @@ mod tests {
                 "2 products are out of stock, counted per store; Drill in Seattle sold most of them (3 units in this period).",
             ]
         );
-        assert_eq!(found[0]["figures"], json!({"revenue": 120.0, "before": 100.0, "changePercent": 20.0}));
+        assert_eq!(found[0].figures, json!({"revenue": 120.0, "before": 100.0, "changePercent": 20.0}));
     }
 
     #[test]
@@ -163,7 +176,7 @@ mod tests {
             let found = insights(&report);
             found
                 .iter()
-                .filter_map(|insight| insight["text"].as_str())
+                .filter_map(|insight| Some(insight.text.as_str()))
                 .find(|text| text.contains("moved most"))
                 .map(str::to_owned)
         };
@@ -177,8 +190,8 @@ mod tests {
     fn nothing_sold_is_one_sentence() {
         let found = insights(&report(0));
         assert_eq!(
-            found.iter().map(|insight| insight["text"].clone()).collect::<Vec<Value>>(),
-            [json!("There are no orders in this period.")]
+            found.iter().map(|insight| insight.text.as_str()).collect::<Vec<_>>(),
+            ["There are no orders in this period."]
         );
     }
 }
