@@ -23,6 +23,7 @@ use crate::{
     run,
     server::tls::Files,
     telemetry::{self, otlp::TraceSettings},
+    tools::budget::{self, Budget},
 };
 
 /// Wrong usage or configuration.
@@ -200,6 +201,10 @@ struct RunArgs {
     /// Milliseconds from which a statement counts as slow: it is logged, by its SHA-256 and that of its plan
     #[arg(long, env = "STOREFENCE_SLOW_AFTER", value_name = "MILLISECONDS", default_value_t = 1000)]
     slow_after: u64,
+
+    /// Most tokens of an answer, counted as three bytes each; what is left out is said, and how to get it
+    #[arg(long, env = "STOREFENCE_ANSWER_TOKENS", value_name = "NUMBER", default_value_t = budget::TOKENS, value_parser = clap::value_parser!(u32).range(1_000..=100_000_000))]
+    answer_tokens: u32,
 
     #[command(flatten)]
     azure: AzureOptions,
@@ -415,6 +420,7 @@ fn settings(args: RunArgs, log_format: LogFormat) -> Result<run::Settings, CliEr
         keep_alive,
         cache_bytes,
         slow_after,
+        answer_tokens,
         azure,
     } = args;
     let audit = if audit_file.as_os_str() == "-" { audit::Target::Stdout } else { audit::Target::File(audit_file) };
@@ -476,6 +482,7 @@ fn settings(args: RunArgs, log_format: LogFormat) -> Result<run::Settings, CliEr
         keep_alive: Duration::from_secs(keep_alive),
         cache_bytes,
         slow_after: Duration::from_millis(slow_after),
+        budget: Budget::new(answer_tokens),
         azure,
     })
 }

@@ -54,7 +54,7 @@ use crate::{
         directory::Directory,
         watch::{self, Tenants},
     },
-    tools::{Catalogue, Services},
+    tools::{Catalogue, Services, budget::Budget},
 };
 
 /// Longest wait for one answer of Key Vault: a caller waits behind it.
@@ -125,6 +125,8 @@ pub struct Settings {
     pub cache_bytes: u64,
     /// Statements that take this long are logged.
     pub slow_after: Duration,
+    /// How much of an answer a model can hold.
+    pub budget: Budget,
     /// How long clients may take for headers, and again for a body.
     pub client_timeout: Duration,
     /// How long a connection is kept between two requests.
@@ -234,6 +236,7 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
         log_format,
         cache_bytes,
         slow_after,
+        budget,
         client_timeout,
         keep_alive,
         azure,
@@ -265,7 +268,7 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     let questions = Questions::new(provider, metrics.clone());
     let audit = Arc::new(Audit::open(&audit, metrics.clone())?);
     let redis = redis.map(|url| Redis::new(url, azure.ca_file.as_deref(), metrics.clone())).transpose()?;
-    let (tools, quotas) = (Catalogue::default(), Limiter::new(redis.clone()));
+    let (tools, quotas) = (Catalogue::new(budget), Limiter::new(redis.clone()));
     let answers = Answers::new(cache_bytes, redis.clone(), metrics.clone());
     let performance = Arc::new(Monitor::new(slow_after, metrics.clone()));
     let services = Services { tools, data, questions, quotas, answers, performance, audit, metrics: metrics.clone() };

@@ -20,7 +20,7 @@ const ROUND: Duration = Duration::from_millis(700);
 
 pub async fn run(world: &World, settings: Settings, report: &mut Report) -> Result<()> {
     let tenant = Tenant::of(&world.stack, "zava")?;
-    let mut gateway = world.gateway("large", &[])?;
+    let mut gateway = world.gateway("large", &["--answer-tokens", "100000000"])?;
     gateway.ready(Duration::from_secs(10)).await?;
     let token = world.token("head-office")?;
     // The pool and the caches are there before memory is looked at.

@@ -407,6 +407,8 @@ embeddings:
   value: {{ int64 .Values.gateway.cacheBytes | quote }}
 - name: STOREFENCE_SLOW_AFTER
   value: {{ int64 .Values.gateway.slowAfterMilliseconds | quote }}
+- name: STOREFENCE_ANSWER_TOKENS
+  value: {{ int64 .Values.gateway.answerTokens | quote }}
 {{- with .Values.gateway.redisUrlSecret }}
 - name: STOREFENCE_REDIS_URL
   valueFrom:

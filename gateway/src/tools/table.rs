@@ -195,6 +195,15 @@ fn rows(table: &[Vec<(&str, &Node<'_>)>], out: &mut String) {
     }
 }
 
+/// What some readers take for the end of a line, and JSON does not escape.
+const SEPARATORS: [char; 3] = ['\u{85}', '\u{2028}', '\u{2029}'];
+
+/// Whether a text has one of [`SEPARATORS`].
+#[must_use]
+pub fn has_separators(text: &str) -> bool {
+    !text.is_ascii() && text.contains(SEPARATORS)
+}
+
 /// A text as JSON.
 #[must_use]
 pub fn quoted(text: &str) -> String {
@@ -204,14 +213,14 @@ pub fn quoted(text: &str) -> String {
 /// One cell: a string without its quotes where that is unambiguous, `NULL`, or JSON. JSON escapes tabs and line breaks, and
 /// the line separators of Unicode are escaped here: no value can look like the end of its cell or of its row.
 pub fn push_cell(out: &mut String, json: &str) {
-    const SEPARATORS: [char; 3] = ['\u{85}', '\u{2028}', '\u{2029}'];
     match json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
-        _ if !json.is_ascii() && json.contains(SEPARATORS) => {
-            let escaped = json.chars().map(|c| match c {
-                c if SEPARATORS.contains(&c) => Cow::Owned(format!("\\u{:04x}", u32::from(c))),
-                c => Cow::Owned(c.to_string()),
-            });
-            escaped.for_each(|piece| out.push_str(&piece));
+        _ if has_separators(json) => {
+            for c in json.chars() {
+                match SEPARATORS.contains(&c) {
+                    true => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+                    false => out.push(c),
+                }
+            }
         }
         Some(inner) if !inner.is_empty() && inner != "NULL" && !inner.contains(['\\', '"']) => out.push_str(inner),
         _ if json == "null" => out.push_str("NULL"),

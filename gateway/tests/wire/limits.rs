@@ -127,7 +127,9 @@ async fn readers(world: Arc<World>) -> Result<()> {
             Some(json!({"statementTimeout": "2s", "maxRows": 1000, "maxResultBytes": 1_000_000})),
         )
         .await?;
-    let gateway = world.another_gateway("readers", &["--client-timeout", "1", "--keep-alive", "2"]).await?;
+    let gateway = world
+        .another_gateway("readers", &["--client-timeout", "1", "--keep-alive", "2", "--answer-tokens", "1000000"])
+        .await?;
     let shed = async || world.metric(&gateway, "storefence_slow_clients_total{waiting_for=\"answer\"}").await;
     let open = async || world.metric(&gateway, "storefence_client_connections").await;
 
@@ -223,7 +225,9 @@ fn rapid_reset(requests: u32) -> Vec<u8> {
 }
 
 async fn http2(world: Arc<World>) -> Result<()> {
-    let gateway = world.another_gateway("http2", &["--client-timeout", "1", "--keep-alive", "2"]).await?;
+    let gateway = world
+        .another_gateway("http2", &["--client-timeout", "1", "--keep-alive", "2", "--answer-tokens", "1000000"])
+        .await?;
     let token = world.token("head-office")?;
     let request = || -> Result<http::Request<()>> {
         let request = http::Request::post(format!("{}/mcp", gateway.url))
@@ -290,7 +294,9 @@ async fn ask(world: &World, stream: &mut TcpStream) -> Result<()> {
 }
 
 async fn kept(world: Arc<World>) -> Result<()> {
-    let gateway = world.another_gateway("kept", &["--client-timeout", "1", "--keep-alive", "4"]).await?;
+    let gateway = world
+        .another_gateway("kept", &["--client-timeout", "1", "--keep-alive", "4", "--answer-tokens", "1000000"])
+        .await?;
     let slow = async || world.metric(&gateway, "storefence_slow_clients_total{waiting_for=\"headers\"}").await;
     let mut quiet = TcpStream::connect(address(&gateway)?).await?;
     let mut half = TcpStream::connect(address(&gateway)?).await?;

@@ -15,6 +15,7 @@ pub fn tests(tests: &mut Tests) {
     tests.add("rows_of_the_callers_stores_in_both_revisions", own_rows);
     tests.add("columns_are_named_and_numbers_exact", shapes);
     tests.add("answers_are_cut_at_rows_and_bytes", cuts);
+    tests.add("answers_are_cut_to_what_a_model_can_hold", budget);
     tests.add("errors_concern_the_callers_statement_only", errors);
     tests.add("details_hints_and_contexts_stay_inside", details);
     tests.add("the_gate_refuses_and_names_the_word", gate);
@@ -76,7 +77,7 @@ async fn shapes(world: Arc<World>) -> Result<()> {
         let request = client
             .request("tools/call", json!({"name": "execute_sales_query", "arguments": {"postgresql_query": sql}}));
         let text = request.send().await?.text().await?;
-        ensure!(text.contains(r#"[9007199254740993,12345678901234567890.123456789012345678,"NaN","Infinity",[1,2],{"k": [1,  2]},true,"tab\t\"quote\"","[1,2]"]"#), "{text}");
+        ensure!(text.contains(r#"["9007199254740993","12345678901234567890.123456789012345678","NaN","Infinity",[1,2],{"k": [1,  2]},true,"tab\t\"quote\"","[1,2]"]"#), "{text}");
         let value: Value = serde_json::from_str(&text)?;
         let columns = names(&value["result"]["structuredContent"]);
         ensure!(columns[0] == json!({"name": "a", "type": "int8"}) && columns[1]["name"] == "a", "{columns:?}");
@@ -97,6 +98,51 @@ async fn cuts(world: Arc<World>) -> Result<()> {
     ensure!(bytes["truncated"] == json!(true) && bytes["rowCount"] == json!(2), "{}", bytes["rowCount"]);
     let exact = world.query("head-office", "SELECT g FROM generate_series(1, 50) g").await?;
     ensure!(exact.structured()["truncated"] == json!(false));
+    Ok(())
+}
+
+/// Rows that a model cannot hold are left out of both forms, which say how many and how to get them; vectors and binary are
+/// shortened unless cast to text.
+async fn budget(world: Arc<World>) -> Result<()> {
+    const TOKENS: usize = 2_000;
+    let gateway = world.another_gateway("answer-tokens", &["--answer-tokens", &TOKENS.to_string()]).await?;
+    let client = world.client_of(&gateway, "head-office")?;
+    let ask = async |sql: &str| client.call_tool("execute_sales_query", json!({"postgresql_query": sql})).await;
+    let answer = ask("SELECT g, repeat('x', 250) AS x FROM generate_series(1, 40) g").await?;
+    let (said, text) = (answer.structured(), answer.result()["content"][0]["text"].as_str().unwrap_or_default());
+    let count = said["rowCount"].as_u64().context("a count")?;
+    ensure!((10..30).contains(&count) && said["truncated"] == json!(true), "{said}");
+    ensure!(said["rows"].as_array().is_some_and(|rows| rows.len() as u64 == count), "{said}");
+    ensure!(said["leftOut"]["rows"] == json!(40 - count), "{said}");
+    let note = said["note"].as_str().context("a note")?;
+    let due = format!("{} rows are left out", 40 - count);
+    ensure!(
+        note.contains(&due) && note.contains("LIMIT") && text.ends_with(&format!("({count} rows; {note})")),
+        "{text}"
+    );
+    ensure!(
+        said.to_string().len().max(text.len()) <= TOKENS * 3,
+        "{} and {} bytes",
+        said.to_string().len(),
+        text.len()
+    );
+    ensure!(text.lines().count() as u64 == count + 2, "{text}");
+
+    let vector = "array_fill(0.5::real, ARRAY[1536])::vector";
+    let shown = ask(&format!("SELECT {vector} AS v, decode(repeat('ab', 500), 'hex') AS b")).await?;
+    let row = shown.structured()["rows"][0].clone();
+    ensure!(row[0] == "[0.5,0.5,0.5,… 1536 elements, cast to text for all]", "{row}");
+    ensure!(row[1].as_str().is_some_and(|text| text.ends_with("… 500 bytes, cast to text for all")), "{row}");
+    let cast =
+        ask("SELECT array_fill(0.5::real, ARRAY[100])::vector::text AS v, decode(repeat('ab', 500), 'hex')::text AS b");
+    let row = cast.await?.structured()["rows"][0].clone();
+    ensure!(
+        row[0].as_str().is_some_and(|text| text.len() == 401) && row[1].as_str().is_some_and(|text| text.len() == 1002),
+        "{row}"
+    );
+    let cells = ask("SELECT E'a\\tb' AS a, E'c\\nd\\u2028e' AS b").await?;
+    let text = cells.result()["content"][0]["text"].as_str().unwrap_or_default();
+    ensure!(text == "a\tb\n\"a\\tb\"\t\"c\\nd\\u2028e\"\n(1 row)", "{text}");
     Ok(())
 }
 

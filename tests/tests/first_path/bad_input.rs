@@ -98,7 +98,7 @@ pub async fn truncated(shared: &Shared) -> Result<()> {
     let wide = shared
         .ask("head-office", Revision::V2026_07_28, "SELECT repeat('x', 400000) FROM generate_series(1, 9)")
         .await?;
-    ensure!(wide.truncated && wide.rows.len() == 2, "{} rows of 400 kB", wide.rows.len());
+    ensure!(wide.truncated && wide.rows.is_empty(), "{} rows of 400 kB, which no model can hold", wide.rows.len());
     Ok(())
 }
 

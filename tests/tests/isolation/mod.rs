@@ -37,6 +37,8 @@ async fn world(version: u32) -> Result<World> {
         for name in ["STOREFENCE_POOL_PER_TENANT", "STOREFENCE_POOL_PER_PRINCIPAL"] {
             options.gateway_env.push((name.into(), "4".into()));
         }
+        // Every row is compared.
+        options.gateway_env.push(("STOREFENCE_ANSWER_TOKENS".into(), "100000000".into()));
         Ok(())
     })
     .await?;

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use super::super::{
     ToolOutput,
     budget::Budget,
-    table::{push_cell, quoted},
+    table::{has_separators, push_cell, quoted},
 };
 use crate::db::{QueryResult, flight::Column};
 
@@ -51,7 +51,7 @@ pub fn render(answer: QueryResult, budget: Budget) -> ToolOutput {
     let names = names.join("\t");
     let beside = heads.len().max(names.len()) + 100;
     let fits = rows.json.len().max(rows.text.len()) + beside <= budget.bytes();
-    let (mut structured, mut text, count) = match fits && pass_unchanged(&columns) {
+    let (mut structured, mut text, count) = match fits && pass_unchanged(&columns) && !has_separators(&rows.text) {
         true => (rows.json, rows.text, rows.count),
         false => changed(&rows.json, &columns, budget.bytes_beside_a_note().saturating_sub(beside)),
     };
