@@ -90,7 +90,9 @@ pub async fn names(shared: &Shared) -> Result<()> {
         let tables = sqlstate == "42P01"
             && text.contains("does not exist; the tables are ")
             && text.contains("get_multiple_table_schemas");
-        ensure!(tables || text.ends_with("does not exist"), "{sql}: {said}");
+        let columns = sqlstate == "42703"
+            && text.ends_with("does not exist; get_multiple_table_schemas has the columns of each table");
+        ensure!(tables || columns, "{sql}: {said}");
     }
     Ok(())
 }

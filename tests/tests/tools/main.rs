@@ -10,6 +10,7 @@ mod products;
 mod questions;
 mod schemas;
 mod surface;
+mod wrong_calls;
 
 use std::process::ExitCode;
 
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         .test("a_new_column_shows_at_once", |s| async move { schemas::migrated(&s).await })
         .test("whoami_tells_role_stores_rules_and_limits", |s| async move { surface::whoami(&s).await })
         .test("wrong_arguments_name_field_value_and_form", |s| async move { errors::arguments(&s).await })
+        .test("typical_wrong_calls_say_what_to_do_next", |s| async move { wrong_calls::answered(&s).await })
         .test("every_argument_of_every_tool_is_checked", |s| async move { every_tool::arguments(&s).await })
         .test("errors_are_counted_by_tool_and_code", |s| async move { every_tool::by_code(&s).await })
         .test("foreign_and_unknown_stores_answer_alike", |s| async move { errors::stores(&s).await })

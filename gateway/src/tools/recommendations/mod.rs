@@ -289,7 +289,10 @@ fn merged(mut near: Vec<Item>, rest: Vec<Item>, most: u32) -> Vec<Item> {
 fn not_one(asked: &str, candidates: &[String]) -> ToolError {
     let asked: String = asked.chars().take(64).collect();
     let message = match candidates {
-        [] => format!("product is {asked:?}; no product of the tenant has that name, SKU or product_id"),
+        [] => format!(
+            "product is {asked:?}; no product of the tenant has that name, SKU or product_id. Find its name with \
+             execute_sales_query, for example WHERE product_name ILIKE '%connector%'"
+        ),
         names => format!("product is {asked:?}, which several products match; name one of {}", names.join(", ")),
     };
     ToolError::new(Code::Validation, message)

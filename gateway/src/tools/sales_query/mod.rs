@@ -1,5 +1,6 @@
 //! `execute_sales_query`.
 
+mod advice;
 mod rows;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -130,8 +131,12 @@ impl TypedTool for SalesQuery {
             Err(error) => {
                 let mut error = failure::told(caller, error, Author::Caller(sql));
                 error.suggestions = self.suggestions(services, caller, &error, sql).await;
-                if error.sqlstate.as_deref() == Some("42P01") {
-                    error.message.push_str(&self.tables(services, caller).await);
+                match error.sqlstate.as_deref() {
+                    Some("42P01") => error.message.push_str(&self.tables(services, caller).await),
+                    Some(sqlstate) if error.code == Code::Database => {
+                        error.message = format!("{}; {}", error.message, advice::next(sqlstate));
+                    }
+                    _ => {}
                 }
                 Err(error)
             }
