@@ -98,7 +98,7 @@ impl Services {
     }
 }
 
-/// What a tool gives: raw JSON for `structuredContent`, and the same as compact text.
+/// What a tool answers: raw JSON for `structuredContent`, and the same as compact text.
 #[derive(Debug)]
 pub struct ToolOutput {
     /// Raw JSON, an object.
@@ -107,9 +107,9 @@ pub struct ToolOutput {
     pub text: String,
 }
 
-/// One tool, as the registry holds it; [`typed::TypedTool`] is how one is written.
+/// One tool, as the registry holds it; `TypedTool` is how one is written.
 pub trait Tool: Send + Sync {
-    /// What clients are told.
+    /// What `tools/list` has of it.
     fn definition(&self) -> &Definition;
 
     /// Its name.
@@ -117,13 +117,13 @@ pub trait Tool: Send + Sync {
         &self.definition().name
     }
 
-    /// Whether its answers may be kept for callers of the same scope: they come from rows, and neither from the token nor
+    /// Whether its answers may be cached for callers of the same scope: they come from rows, and neither from the token nor
     /// from the clock alone.
     fn is_kept(&self) -> bool {
         false
     }
 
-    /// Whether these arguments ask for something that moves with the clock or by chance, which is not kept.
+    /// Whether these arguments ask for something that moves with the clock or by chance, which is not cached.
     fn is_momentary(&self, _arguments: &JsonObject) -> bool {
         false
     }

@@ -32,7 +32,7 @@ pub struct Period {
     pub year_before: Window,
 }
 
-/// The words of a period in lower case: `last_4_weeks` and `last4weeks` are `last`, `4`, `weeks`, and `7d` is `7`, `d`.
+/// The parts of a period's name in lower case: `last_4_weeks` and `last4weeks` are `last`, `4`, `weeks`, and `7d` is `7`, `d`.
 fn words(name: &str) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     let mut last = ' ';
@@ -43,7 +43,7 @@ fn words(name: &str) -> Vec<String> {
                 _ => words.push(c.to_string()),
             }
         } else if !matches!(c, ' ' | '_' | '-') || (c == '-' && !last.is_alphanumeric()) {
-            // No word that anybody means: it makes the whole unknown.
+            // A sign that is in no name of a period makes the whole unknown.
             words.push(c.to_string());
         }
         last = c;

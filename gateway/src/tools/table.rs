@@ -1,4 +1,5 @@
-//! The text of an answer, from its structured content: the same data in fewer tokens. No tool writes a text of its own.
+//! The text of an answer, from its structured content: the same data in fewer tokens. Tools do not write texts of their own,
+//! apart from the rows of SQL and the description of tables, which are large and written once.
 //!
 //! A field is a line (`role: StoreManager`), an object a table of one row, a list of objects a table with its count. Numbers
 //! pass as they were written, to the last digit.

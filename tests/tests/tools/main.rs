@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         .test("a_timeout_quotes_the_statement", |s| async move { errors::timeout(&s).await })
         .test("the_examples_keep_answers_for_five_minutes", |_| async { surface::examples_keep_answers() })
         .test("definitions_describe_themselves", |s| async move { surface::definitions(&s).await })
+        .test("text_and_structured_content_are_the_same_data", |s| async move { surface::same_data(&s).await })
         .test("prompts_resources_and_completions_by_scope", |s| async move { surface::by_scope(&s).await })
         .test("the_documents_examples_work", |s| async move { documented::examples(&s).await })
         .run(Shared::stop)

@@ -78,6 +78,44 @@ pub async fn definitions(shared: &Shared) -> Result<()> {
     cost(shared).await
 }
 
+/// A model that is shown the text alone knows as much as a program: every figure and name of the structured content is in it.
+pub async fn same_data(shared: &Shared) -> Result<()> {
+    fn leaves(value: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::String(text) => found.push(json!(text).to_string().trim_matches('"').to_owned()),
+            Value::Number(number) => found.push(number.to_string()),
+            Value::Array(items) => items.iter().for_each(|item| leaves(item, found)),
+            Value::Object(members) => members.values().for_each(|member| leaves(member, found)),
+            Value::Null | Value::Bool(_) => {}
+        }
+    }
+    let client = shared.client("puget-sound-regional", Revision::V2026_07_28)?;
+    let sql = "SELECT order_id, store_id, order_date, E'a\\tb' AS t, 9007199254740993 AS n FROM retail.orders LIMIT 20";
+    for (tool, arguments) in [
+        ("execute_sales_query", json!({"postgresql_query": sql})),
+        ("get_store_performance", json!({"time_period": "qtd"})),
+        ("get_product_recommendations", json!({"kind": "trending"})),
+        ("get_multiple_table_schemas", json!({})),
+        ("whoami", json!({})),
+        ("list_stores", json!({})),
+        ("get_current_utc_date", json!({})),
+    ] {
+        let answer = client.call_tool(tool, arguments).await?;
+        ensure!(answer.status == 200 && !answer.is_tool_error(), "{tool}: {}", answer.message);
+        let text = answer.result()["content"][0]["text"].as_str().context("a text")?;
+        let mut structured = answer.structured().clone();
+        if tool == "execute_sales_query" {
+            // The text has the columns' names, and how long it took is of no use to a model.
+            structured = json!([structured["rows"], structured["rowCount"]]);
+        }
+        let mut found = Vec::new();
+        leaves(&structured, &mut found);
+        let missing: Vec<_> = found.iter().filter(|leaf| !text.contains(*leaf)).collect();
+        ensure!(found.len() > 1 && missing.is_empty(), "{tool}: the text lacks {missing:?}:\n{text}");
+    }
+    Ok(())
+}
+
 /// Bytes of a token: what tokenizers make of English and JSON, as a rule of thumb. None of them can be had offline.
 const BYTES_PER_TOKEN: usize = 4;
 const TOKENS_MAX: usize = 2_500;

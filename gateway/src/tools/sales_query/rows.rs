@@ -1,6 +1,6 @@
 //! The rows of a statement as an answer: what a model can hold of them, in both forms.
 
-use std::{borrow::Cow, fmt::Write as _, sync::Arc};
+use std::{borrow::Cow, fmt::Write as _};
 
 use serde_json::value::RawValue;
 
@@ -33,8 +33,10 @@ const AS_THEY_ARE: [&str; 19] = [
     "uuid",
     "varchar",
 ];
+/// Types of numbers that PostgreSQL writes without an exponent.
+const NUMBERS: [&str; 4] = ["int8", "numeric", "int8[]", "numeric[]"];
 /// Vectors: numbers that mean nothing one by one.
-const VECTORS: [&str; 4] = ["vector", "halfvec", "sparsevec", "bit"];
+const VECTORS: [&str; 3] = ["vector", "halfvec", "sparsevec"];
 /// Elements of a vector that are shown, and from how many on it is shortened.
 const ELEMENTS: (usize, usize) = (3, 8);
 /// The same for the characters of binary, `\\x` and two digits a byte.
@@ -51,10 +53,11 @@ pub fn render(answer: QueryResult, budget: Budget) -> ToolOutput {
     let names = names.join("\t");
     let beside = heads.len().max(names.len()) + 100;
     let fits = rows.json.len().max(rows.text.len()) + beside <= budget.bytes();
-    let (mut structured, mut text, count) = match fits && pass_unchanged(&columns) && !has_separators(&rows.text) {
-        true => (rows.json, rows.text, rows.count),
-        false => changed(&rows.json, &columns, budget.bytes_beside_a_note().saturating_sub(beside)),
-    };
+    let (mut structured, mut text, count) =
+        match fits && pass_unchanged(&columns, &rows.json) && !has_separators(&rows.text) {
+            true => (rows.json, rows.text, rows.count),
+            false => changed(&rows.json, &columns, budget.bytes_beside_a_note().saturating_sub(beside)),
+        };
     let left_out = rows.count.saturating_sub(count);
     let note = note(count, left_out, truncated, budget);
     structured.insert_str(0, &format!(r#"{{"columns":{heads},"rows":["#));
@@ -91,11 +94,25 @@ fn note(count: u32, left_out: u32, truncated: bool, budget: Budget) -> Option<St
     }
 }
 
-fn pass_unchanged(columns: &Arc<Vec<Column>>) -> bool {
-    columns.iter().all(|column| AS_THEY_ARE.contains(&column.kind.as_str()))
+/// Whether no value has to be shortened or written as a string. Most answers have a count or a sum, few a number that is long.
+fn pass_unchanged(columns: &[Column], rows: &str) -> bool {
+    let of = |kinds: &[&str], column: &Column| kinds.contains(&column.kind.as_str());
+    let plain = |column: &Column| of(&AS_THEY_ARE, column);
+    columns.iter().all(plain)
+        || columns.iter().all(|column| plain(column) || of(&NUMBERS, column)) && !has_long_number(rows)
 }
 
-/// Rows in both forms, as many as fit into so many bytes, each value as [`value`] has it. `rows` is the inside of an array of
+/// Whether a number may be longer than every double of that length holds. A date or an identifier may look like one, which
+/// costs a second look.
+fn has_long_number(json: &str) -> bool {
+    let mut length = 0;
+    json.bytes().any(|byte| {
+        length = if matches!(byte, b'0'..=b'9' | b'-' | b'.') { length + 1 } else { 0 };
+        length > DIGITS
+    })
+}
+
+/// Rows in both forms, as many as fit into so many bytes, each value shortened and exact. `rows` is the inside of an array of
 /// arrays.
 fn changed(rows: &str, columns: &[Column], most: usize) -> (String, String, u32) {
     let (mut structured, mut text, mut count) = (String::new(), String::new(), 0);
@@ -137,7 +154,8 @@ fn shortened<'a>(json: &'a str, kind: &str) -> Cow<'a, str> {
                 return json.into();
             }
             let first: Vec<_> = inner.split(',').take(ELEMENTS.0).collect();
-            format!("\"{},… {count} elements, cast to text for all]\"", first.join(",")).into()
+            let end = if inner.starts_with('[') { "]" } else { "" };
+            format!("\"{},… {count} elements, cast to text for all{end}\"", first.join(",")).into()
         }
         Some(inner) if kind == "bytea" && inner.len() > BINARY.1 => {
             let bytes = inner.trim_start_matches(['\\', 'x']).len() / 2;

@@ -55,8 +55,8 @@ fn used<'a>(schema: &'a Schema, sql: &str) -> Vec<&'a Table> {
     schema.tables.iter().filter(|table| words.contains(&table.name)).collect()
 }
 
-/// How far apart two names are, where they are near enough to be taken for each other: edits, or no more than the words
-/// that one has and the other lacks (`revenue` is not near `total_amount`, `date` is near `order_date`).
+/// How far apart two names are, where one may be meant by the other: edits, or as many as the parts that one has and the other
+/// lacks (`revenue` is not near `total_amount`, `date` is near `order_date`).
 fn distance(wrong: &str, valid: &str) -> Option<usize> {
     let wrong = wrong.to_lowercase();
     let shorter = wrong.len().min(valid.len());

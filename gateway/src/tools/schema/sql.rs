@@ -18,7 +18,7 @@ pub const VERSION: &str = "(SELECT encode(sha256(convert_to(string_agg(v, ',' OR
 ) s (v))";
 
 /// Tables, columns, keys and relationships: of what the runner may read, as the table behind it says. A key or relationship is
-/// told where all its columns are in the view. In a database that is not migrated yet the table is read itself.
+/// described where all its columns are in the view. In a database that is not migrated yet the table is read itself.
 const TABLES: &str = "(SELECT coalesce(json_agg(json_build_object(
     'name', v.relname,
     'comment', obj_description(c.oid, 'pg_class'),
