@@ -65,9 +65,7 @@ impl SalesQuery {
     pub const fn new(schemas: Arc<Schemas>) -> Self {
         Self { schemas }
     }
-}
 
-impl SalesQuery {
     /// The nearest valid names where a column or table does not exist. The schema is as a rule known already.
     async fn suggestions(&self, services: &Services, caller: &Caller, error: &ToolError, sql: &str) -> Vec<String> {
         if !matches!(error.sqlstate.as_deref(), Some("42703" | "42P01")) {

@@ -40,7 +40,7 @@ const VECTORS: [&str; 3] = ["vector", "halfvec", "sparsevec"];
 /// Elements of a vector that are shown, and from how many on it is shortened.
 const ELEMENTS: (usize, usize) = (3, 8);
 /// The same for the characters of binary, `\\x` and two digits a byte.
-const BINARY: (usize, usize) = (36, 132);
+const BINARY: (usize, usize) = (35, 131);
 /// Digits of a decimal number that every double holds.
 const DIGITS: usize = 15;
 
