@@ -16,9 +16,9 @@ use http::{StatusCode, header};
 use crate::{
     doctor::{self, Doctor},
     identity::jwks::KeyStore,
+    mcp::Gateway,
     metrics::Metrics,
     tenants::watch::Tenants,
-    tools::Services,
 };
 
 /// What health is made of.
@@ -30,7 +30,7 @@ pub struct Admin {
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// What serves calls.
-    pub services: Arc<Services>,
+    pub gateway: Arc<Gateway>,
     /// Looks at what calls need.
     pub doctor: Doctor,
     /// SIGTERM came.
@@ -73,19 +73,19 @@ async fn ready(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> Re
     };
     let verbose = query.is_some_and(|query| query.split('&').any(|part| matches!(part, "verbose" | "verbose=true")));
     if verbose {
-        let findings = admin.doctor.recent(&admin.services.questions).await;
+        let findings = admin.doctor.recent(&admin.gateway.services.questions).await;
         text.push_str(&doctor::report(&findings).0);
     }
     (status, text).into_response()
 }
 
 async fn performance(State(admin): State<Arc<Admin>>) -> Response {
-    axum::Json(admin.services.performance.json()).into_response()
+    axum::Json(admin.gateway.services.performance.json()).into_response()
 }
 
 async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
     admin.metrics.jwks_age.set(admin.keys.oldest().map_or(0.0, |age| age.as_secs_f64()));
-    let kept = admin.services.answers.bytes().await;
+    let kept = admin.gateway.answers.bytes().await;
     admin.metrics.answer_cache_bytes.set(i64::try_from(kept).unwrap_or(i64::MAX));
     match admin.metrics.render() {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),

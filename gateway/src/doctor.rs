@@ -20,8 +20,9 @@ use crate::{
     db::{
         connection::{Connection, OpenError},
         credentials::{CredentialsError, Loaded, Loader},
-        flight::{Bounds, Call, Flight, fly},
+        flight::{Flight, fly},
         life::Span,
+        query::{Bounds, Call},
     },
     identity::jwks::KeyStore,
     metrics::Metrics,

@@ -12,17 +12,13 @@ use hdrhistogram::Histogram;
 use jiff::Timestamp;
 use moka::sync::Cache;
 use serde_json::{Value, json};
-use storefence_tenancy::Scope;
 use tokio::sync::Semaphore;
-use uuid::Uuid;
 
 use crate::{
     audit::chain,
-    db::{Asker, Data, QueryError},
-    identity::PrincipalId,
+    caller::Caller,
+    db::{Data, QueryError},
     metrics::Metrics,
-    tenants::Tenant,
-    tools::Caller,
 };
 
 /// Statements that are remembered; those asked most stay.
@@ -185,10 +181,7 @@ impl Monitor {
                 elapsed,
                 outcome,
                 text: statement.text().map(str::to_owned),
-                principal: caller.principal.id(),
-                tenant: caller.tenant.clone(),
-                scope: caller.scope.clone(),
-                correlation: caller.correlation,
+                caller: caller.clone(),
             };
             self.tell(data, slow);
         }
@@ -205,7 +198,7 @@ impl Monitor {
                 locked(&slow.times).plan = Some(plan.to_string());
             }
             tracing::warn!(
-                correlation_id = %slow.correlation, tenant = %slow.tenant.id(), tool = slow.key.0,
+                correlation_id = %slow.caller.correlation, tenant = %slow.caller.tenant.id(), tool = slow.key.0,
                 statement_sha256 = slow.key.1, plan_sha256 = plan.as_deref().unwrap_or("unknown"),
                 elapsed_ms = slow.elapsed.as_millis(), outcome = slow.outcome, "slow statement"
             );
@@ -218,15 +211,14 @@ impl Monitor {
         }
         let text = slow.text.as_deref()?;
         let _one = self.asking.try_acquire().ok()?;
-        let asker = Asker { principal: slow.principal, tenant: &slow.tenant, scope: &slow.scope };
-        match data.plan(asker, text).await {
+        match data.plan(&slow.caller, text).await {
             Ok(plan) => {
                 let plan: Arc<str> = plan.into();
                 self.plans.insert(slow.key.clone(), plan.clone());
                 Some(plan)
             }
             Err(error) => {
-                tracing::debug!(correlation_id = %slow.correlation, %error, "the plan of a slow statement is not to be had");
+                tracing::debug!(correlation_id = %slow.caller.correlation, %error, "the plan of a slow statement is not to be had");
                 None
             }
         }
@@ -270,10 +262,7 @@ struct Slow {
     elapsed: Duration,
     outcome: &'static str,
     text: Option<String>,
-    principal: PrincipalId,
-    tenant: Arc<Tenant>,
-    scope: Scope,
-    correlation: Uuid,
+    caller: Caller,
 }
 
 #[cfg(test)]

@@ -37,6 +37,7 @@ use crate::{
     doctor::Doctor,
     http::{self, App, auth::Access, hosts::Allowed, metadata::Metadata},
     identity::{Identity, TokenSettings, jwks::KeyStore},
+    mcp::Gateway,
     metrics::Metrics,
     performance::Monitor,
     questions::Questions,
@@ -271,8 +272,8 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     let (tools, quotas) = (Catalogue::new(budget), Limiter::new(redis.clone()));
     let answers = Answers::new(cache_bytes, redis.clone(), metrics.clone());
     let performance = Arc::new(Monitor::new(slow_after, metrics.clone()));
-    let services = Services { tools, data, questions, quotas, answers, performance, audit, metrics: metrics.clone() };
-    let services = Arc::new(services);
+    let services = Arc::new(Services { tools, data, questions, performance, metrics: metrics.clone() });
+    let gateway = Arc::new(Gateway { services: services.clone(), quotas, answers, audit });
 
     let source = Source::open(directory).await?;
 
@@ -287,14 +288,14 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
         calls: Arc::default(),
         body_timeout: client_timeout,
         metrics: metrics.clone(),
-        services: services.clone(),
-        mcp: http::mcp_service(services.clone(), ending.clone()),
+        gateway: gateway.clone(),
+        mcp: http::mcp_service(gateway.clone(), ending.clone()),
     });
     let admin = Arc::new(Admin {
         tenants: tenants.clone(),
         keys: keys.clone(),
         metrics: metrics.clone(),
-        services: services.clone(),
+        gateway,
         doctor: Doctor {
             tenants: tenants.clone(),
             keys: keys.clone(),

@@ -18,7 +18,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use self::meter::Meter;
-use crate::{metrics::Metrics, tools::Caller};
+use crate::{caller::Caller, metrics::Metrics};
 
 /// Where lines go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use storefence_tenancy::scope::StoreSet;
 
-use crate::tools::Caller;
+use crate::caller::Caller;
 
 /// SHA-256 over fields, each with its length before it: no two lists of fields run together.
 pub struct Fields(Sha256);

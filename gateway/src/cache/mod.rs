@@ -18,9 +18,10 @@ use storefence_tenancy::resource::CACHE_TTL_MAX;
 
 use crate::{
     audit::meter::{self, Meter},
+    caller::Caller,
     metrics::Metrics,
     redis::Redis,
-    tools::{Caller, Services, Tool, ToolError, ToolOutput, own, schema},
+    tools::{Services, Tool, ToolError, ToolOutput, own, schema},
 };
 
 /// How long the fence's word about a scope is believed, and for how many scopes.
@@ -144,63 +145,63 @@ impl Answers {
         let millis = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
         let _: Result<(), _> = redis.run(redis::cmd("SET").arg(&name).arg(sealed).arg("PX").arg(millis)).await;
     }
-}
 
-/// Calls a tool, or gives a kept answer of it. Callers who ask the same at the same time wait for one answer; if the one
-/// who began goes away, the next takes over.
-///
-/// # Errors
-/// The tool's, or what keeps the fence from being asked.
-pub async fn call(
-    services: &Services,
-    tool: &dyn Tool,
-    caller: &Caller,
-    arguments: JsonObject,
-) -> Result<Answered, ToolError> {
-    let answers = &services.answers;
-    let Some(ttl) =
-        caller.tenant.limits.cache_ttl.filter(|_| tool.is_kept() && !answers.off && !tool.is_momentary(&arguments))
-    else {
-        let output = tool.call(services, caller, arguments).await?;
-        return Ok(Answered { output, age: None });
-    };
-    let scope = key::scope(caller);
-    let pulse = Box::pin(answers.pulse(services, caller, scope)).await?;
-    let key = key::answer(&scope, &pulse, services.questions.model(), tool.name(), &arguments);
-    let mut outcome = "hit";
-    // Boxed: the futures of a database, a cache and Redis in one frame are more than a thread's stack takes kindly.
-    let made = Box::pin(async {
-        if let Some(kept) = Box::pin(answers.fetch(caller, services, &key, ttl)).await {
-            outcome = "redis_hit";
-            let left = day::left(kept.made_ms, now_ms(), ttl);
-            return Ok(Entry { kept: Arc::new(kept), left });
+    /// Calls a tool, or gives a kept answer of it. Callers who ask the same at the same time wait for one answer; if the one
+    /// who began goes away, the next takes over.
+    ///
+    /// # Errors
+    /// The tool's, or what keeps the fence from being asked.
+    pub async fn call(
+        &self,
+        services: &Services,
+        tool: &dyn Tool,
+        caller: &Caller,
+        arguments: JsonObject,
+    ) -> Result<Answered, ToolError> {
+        let Some(ttl) =
+            caller.tenant.limits.cache_ttl.filter(|_| tool.is_kept() && !self.off && !tool.is_momentary(&arguments))
+        else {
+            let output = tool.call(services, caller, arguments).await?;
+            return Ok(Answered { output, age: None });
+        };
+        let scope = key::scope(caller);
+        let pulse = Box::pin(self.pulse(services, caller, scope)).await?;
+        let key = key::answer(&scope, &pulse, services.questions.model(), tool.name(), &arguments);
+        let mut outcome = "hit";
+        // Boxed: the futures of a database, a cache and Redis in one frame are more than a thread's stack takes kindly.
+        let made = Box::pin(async {
+            if let Some(kept) = Box::pin(self.fetch(caller, services, &key, ttl)).await {
+                outcome = "redis_hit";
+                let left = day::left(kept.made_ms, now_ms(), ttl);
+                return Ok(Entry { kept: Arc::new(kept), left });
+            }
+            outcome = "miss";
+            let (before, begun) = (meter::totals(), now_ms());
+            let ToolOutput { structured, text } = tool.call(services, caller, arguments).await?;
+            let after = meter::totals();
+            let (rows, bytes) = (after.0 - before.0, after.1 - before.1);
+            // The day that counts is the one that the answer speaks of, however long it took.
+            let kept = Kept { structured, text, rows, bytes, made_ms: begun };
+            let left = day::left(begun, now_ms(), ttl);
+            if !left.is_zero() {
+                Box::pin(self.share(caller, services, &key, &kept, left)).await;
+            }
+            Ok(Entry { kept: Arc::new(kept), left })
+        });
+        let entry = self.kept.try_get_with(key, made).await.map_err(|error: Arc<ToolError>| (*error).clone());
+        self.count(outcome);
+        let kept = entry?.kept;
+        if outcome != "miss" {
+            // What the caller was given counts for the audit, wherever it came from.
+            meter::add(kept.rows, kept.bytes);
         }
-        outcome = "miss";
-        let (before, begun) = (meter::totals(), now_ms());
-        let ToolOutput { structured, text } = tool.call(services, caller, arguments).await?;
-        let after = meter::totals();
-        let (rows, bytes) = (after.0 - before.0, after.1 - before.1);
-        // The day that counts is the one that the answer speaks of, however long it took.
-        let kept = Kept { structured, text, rows, bytes, made_ms: begun };
-        let left = day::left(begun, now_ms(), ttl);
-        if !left.is_zero() {
-            Box::pin(answers.share(caller, services, &key, &kept, left)).await;
+        let age = (outcome != "miss").then(|| kept.age());
+        let mut output = ToolOutput { structured: kept.structured.clone(), text: kept.text.clone() };
+        if let Some(age) = age {
+            day::dated(&mut output, age);
         }
-        Ok(Entry { kept: Arc::new(kept), left })
-    });
-    let entry = answers.kept.try_get_with(key, made).await.map_err(|error: Arc<ToolError>| (*error).clone());
-    answers.count(outcome);
-    let kept = entry?.kept;
-    if outcome != "miss" {
-        // What the caller was given counts for the audit, wherever it came from.
-        meter::add(kept.rows, kept.bytes);
+        Ok(Answered { output, age })
     }
-    let age = (outcome != "miss").then(|| kept.age());
-    let mut output = ToolOutput { structured: kept.structured.clone(), text: kept.text.clone() };
-    if let Some(age) = age {
-        day::dated(&mut output, age);
-    }
-    Ok(Answered { output, age })
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ pub mod flight;
 mod lease;
 pub mod life;
 pub mod pool;
+pub mod query;
 mod reports;
 pub mod rows;
 mod shares;
@@ -25,21 +26,22 @@ use std::{
 
 use moka::sync::Cache;
 use sha2::{Digest, Sha256};
-use storefence_tenancy::{Scope, context};
+use storefence_tenancy::context;
 use tracing::Instrument;
 
 use self::{
     credentials::Loaded,
-    flight::{Bounds, Call, Column, Flight, Search, StatementError, fly},
+    flight::{Flight, fly},
     pool::{PoolError, Pools},
+    query::{Bounds, Call, Column, Search, StatementError},
     reports::{Reports, Shape},
     rows::Rows,
     shares::Weight,
 };
 use crate::{
     audit::meter,
+    caller::Caller,
     gate::{self, Checked},
-    identity::PrincipalId,
     metrics::Metrics,
     telemetry::spans,
     tenants::Tenant,
@@ -63,17 +65,6 @@ const PLANNING: Duration = Duration::from_secs(2);
 const DESCRIBED: (u64, Duration) = (16 * 1024 * 1024, Duration::from_secs(60));
 /// Bytes that an entry and each of its columns take beside their texts.
 const ENTRY: usize = 256;
-
-/// On whose behalf a statement runs.
-#[derive(Clone, Copy, Debug)]
-pub struct Asker<'a> {
-    /// Who.
-    pub principal: PrincipalId,
-    /// For which tenant.
-    pub tenant: &'a Tenant,
-    /// What they may see there.
-    pub scope: &'a Scope,
-}
 
 /// The rows of one statement.
 #[derive(Debug)]
@@ -166,29 +157,29 @@ impl Data {
     ///
     /// # Errors
     /// [`QueryError`].
-    pub async fn query(&self, asker: Asker<'_>, statement: Checked<'_>) -> Result<QueryResult, QueryError> {
-        let limits = asker.tenant.limits;
+    pub async fn query(&self, caller: &Caller, statement: Checked<'_>) -> Result<QueryResult, QueryError> {
+        let limits = caller.tenant.limits;
         let bounds = Bounds { max_rows: limits.max_rows, max_bytes: limits.max_bytes, timeout: limits.timeout };
-        self.select(asker, statement, bounds, true).await
+        self.select(caller, statement, bounds, true).await
     }
 
     /// Searches for products; the rows have the columns that `fence.search_products` gives.
     ///
     /// # Errors
     /// [`QueryError`].
-    pub async fn search(&self, asker: Asker<'_>, search: &Search, max_rows: u32) -> Result<Rows, QueryError> {
-        let bounds = Bounds { max_rows, max_bytes: OWN.1, timeout: asker.tenant.limits.timeout };
-        Ok(self.run(asker, Call::Search(search), bounds, false, Instant::now()).await?.rows)
+    pub async fn search(&self, caller: &Caller, search: &Search, max_rows: u32) -> Result<Rows, QueryError> {
+        let bounds = Bounds { max_rows, max_bytes: OWN.1, timeout: caller.tenant.limits.timeout };
+        Ok(self.run(caller, Call::Search(search), bounds, false, Instant::now()).await?.rows)
     }
 
     /// Runs one statement of the gateway's own, with what the scope may see. No text of a caller may stand in it.
     ///
     /// # Errors
     /// [`QueryError`].
-    pub async fn own(&self, asker: Asker<'_>, sql: &str) -> Result<Rows, QueryError> {
-        let bounds = Bounds { max_rows: OWN.0, max_bytes: OWN.1, timeout: asker.tenant.limits.timeout };
+    pub async fn own(&self, caller: &Caller, sql: &str) -> Result<Rows, QueryError> {
+        let bounds = Bounds { max_rows: OWN.0, max_bytes: OWN.1, timeout: caller.tenant.limits.timeout };
         let statement = Checked { sql, gathers: gate::gathers(sql) };
-        Ok(self.select(asker, statement, bounds, false).await?.rows)
+        Ok(self.select(caller, statement, bounds, false).await?.rows)
     }
 
     /// The hash of a statement's plan. For the log alone: which plan is chosen follows from rows that the caller must not
@@ -196,36 +187,36 @@ impl Data {
     ///
     /// # Errors
     /// [`QueryError`].
-    pub async fn plan(&self, asker: Asker<'_>, sql: &str) -> Result<String, QueryError> {
+    pub async fn plan(&self, caller: &Caller, sql: &str) -> Result<String, QueryError> {
         let bounds = Bounds { max_rows: 1, max_bytes: OWN.1, timeout: PLANNING };
-        let rows = self.run(asker, Call::Plan(sql), bounds, false, Instant::now()).await?.rows;
+        let rows = self.run(caller, Call::Plan(sql), bounds, false, Instant::now()).await?.rows;
         Ok(rows.text)
     }
 
     /// Runs a SELECT by the entry point that suits it.
     async fn select(
         &self,
-        asker: Asker<'_>,
+        caller: &Caller,
         statement: Checked<'_>,
         bounds: Bounds,
         describe: bool,
     ) -> Result<QueryResult, QueryError> {
-        let (sql, shape, started) = (statement.sql, Shape::of(asker, statement), Instant::now());
+        let (sql, shape, started) = (statement.sql, Shape::of(caller, statement), Instant::now());
         let learn = |result: &QueryResult| {
             if let Some(shape) = shape {
                 self.reports.learn(shape, result.elapsed);
             }
         };
         // Turns are for one processor's work.
-        let workers = || !self.pools.takes_turns(asker.tenant, asker.principal);
+        let workers = || !self.pools.takes_turns(&caller.tenant, caller.id());
         if !shape.is_some_and(|shape| self.reports.suit(shape) && workers()) {
-            return self.run(asker, Call::Select(sql), bounds, describe, started).await.inspect(learn);
+            return self.run(caller, Call::Select(sql), bounds, describe, started).await.inspect(learn);
         }
-        match self.run(asker, Call::Report(sql), bounds, describe, started).await {
+        match self.run(caller, Call::Report(sql), bounds, describe, started).await {
             // No place in the caller's text is wrong: its columns are such that it cannot be a subquery. Or it failed late,
             // by a type that it met at work: so both runs have one deadline.
             Err(QueryError::Statement(error)) if error.sqlstate.starts_with("42") && error.position.is_none() => {
-                self.run(asker, Call::Select(sql), bounds, describe, started).await
+                self.run(caller, Call::Select(sql), bounds, describe, started).await
             }
             other => other.inspect(learn),
         }
@@ -233,38 +224,38 @@ impl Data {
 
     async fn run(
         &self,
-        asker: Asker<'_>,
+        caller: &Caller,
         call: Call<'_>,
         bounds: Bounds,
         describe: bool,
         started: Instant,
     ) -> Result<QueryResult, QueryError> {
         let span = spans::statement(call.kind(), call.sql());
-        let result = self.flown(asker, call, bounds, describe, started).instrument(span.clone()).await;
+        let result = self.flown(caller, call, bounds, describe, started).instrument(span.clone()).await;
         spans::rows(&span, result.as_ref().map(|result| u64::from(result.rows.count)).map_err(QueryError::code));
         result
     }
 
     async fn flown(
         &self,
-        asker: Asker<'_>,
+        caller: &Caller,
         call: Call<'_>,
         bounds: Bounds,
         describe: bool,
         started: Instant,
     ) -> Result<QueryResult, QueryError> {
-        let result = match self.attempt(asker, call, bounds, describe, started).await {
+        let result = match self.attempt(caller, call, bounds, describe, started).await {
             // A connection that the server closed while it lay idle, or credentials that were rotated under it. The
             // transaction is read-only and sent no row, so another attempt repeats nothing.
             Err(QueryError::Stale(error)) => {
-                tracing::info!(tenant = %asker.tenant.id(), error, "an idle connection was dead; opening another one");
-                self.pools.distrust_idle(asker.tenant);
-                self.attempt(asker, call, bounds, describe, started).await
+                tracing::info!(tenant = %caller.tenant.id(), error, "an idle connection was dead; opening another one");
+                self.pools.distrust_idle(&caller.tenant);
+                self.attempt(caller, call, bounds, describe, started).await
             }
             Err(QueryError::Context { error, loaded }) => {
-                tracing::warn!(tenant = %asker.tenant.id(), error, "the fence refused the context; reading credentials again");
-                self.pools.reload(asker.tenant, &loaded).await;
-                self.attempt(asker, call, bounds, describe, started).await
+                tracing::warn!(tenant = %caller.tenant.id(), error, "the fence refused the context; reading credentials again");
+                self.pools.reload(&caller.tenant, &loaded).await;
+                self.attempt(caller, call, bounds, describe, started).await
             }
             other => other,
         };
@@ -281,7 +272,7 @@ impl Data {
 
     async fn attempt(
         &self,
-        asker: Asker<'_>,
+        caller: &Caller,
         call: Call<'_>,
         bounds: Bounds,
         describe: bool,
@@ -289,7 +280,7 @@ impl Data {
     ) -> Result<QueryResult, QueryError> {
         // One deadline for all of it: waiting for a connection, opening one, and a second attempt are the caller's time, too.
         let deadline = started + bounds.timeout + GRACE;
-        let Asker { principal, tenant, scope } = asker;
+        let (principal, tenant, scope) = (caller.id(), &caller.tenant, &caller.scope);
         let weight = if matches!(call, Call::Report(_)) { Weight::Parallel } else { Weight::Serial };
         let mut lease = self.pools.lend(tenant, principal, weight, deadline).await?;
         let call = if lease.weight() == Weight::Serial { call.serial() } else { call };

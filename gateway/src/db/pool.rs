@@ -54,10 +54,10 @@ pub enum PoolError {
     Busy,
     /// So did those that one principal may have.
     #[error("all connections of this principal are busy")]
-    Share,
+    PrincipalBusy,
     /// Statements of this principal ran long lately, and others that did have their turn.
     #[error("statements that ran long lately run one after the other")]
-    Turns,
+    Throttled,
     /// The database was away a moment ago.
     #[error("the database was not reachable a moment ago: {0}")]
     CircuitOpen(String),
@@ -75,8 +75,8 @@ impl PoolError {
     pub const fn reason(&self) -> &'static str {
         match self {
             Self::Busy => "PoolBusy",
-            Self::Share => "PrincipalBusy",
-            Self::Turns => "LongStatements",
+            Self::PrincipalBusy => "PrincipalBusy",
+            Self::Throttled => "LongStatements",
             Self::CircuitOpen(_) => "CircuitOpen",
             Self::Credentials(_) => "Credentials",
             Self::Open(_) => "DatabaseUnreachable",
@@ -145,11 +145,11 @@ impl Pools {
         // Before a connection is waited for: who waits for its own statements, or for a turn, holds none of those that others
         // could use.
         let share = tokio::time::timeout_at(wait_until.into(), pool.shares.take(principal, weight)).await;
-        let Ok(Some((share, weight))) = share else { return Err(busy(&pool, PoolError::Share)) };
+        let Ok(Some((share, weight))) = share else { return Err(busy(&pool, PoolError::PrincipalBusy)) };
         let turn = if pool.turns.takes(principal, started) {
             let turn = tokio::time::timeout_at(wait_until.into(), pool.turns.next()).await;
             self.metrics.turns.with_label_values(&[if turn.is_ok() { "taken" } else { "refused" }]).inc();
-            turn.map_err(|_| busy(&pool, PoolError::Turns))?
+            turn.map_err(|_| busy(&pool, PoolError::Throttled))?
         } else {
             None
         };

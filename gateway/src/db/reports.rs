@@ -8,10 +8,12 @@ use moka::sync::Cache;
 use sha2::{Digest, Sha256};
 use storefence_tenancy::scope::StoreSet;
 
-use super::Asker;
-use crate::gate::{
-    Checked,
-    lexer::{Kind, tokens},
+use crate::{
+    caller::Caller,
+    gate::{
+        Checked,
+        lexer::{Kind, tokens},
+    },
 };
 
 /// A report that took less gains nothing from workers, and pays for being planned twice.
@@ -28,12 +30,12 @@ pub struct Shape([u8; 32]);
 
 impl Shape {
     /// Where a statement gathers rows; others are no reports.
-    pub fn of(asker: Asker<'_>, statement: Checked<'_>) -> Option<Self> {
-        let stores = match asker.scope.stores() {
+    pub fn of(caller: &Caller, statement: Checked<'_>) -> Option<Self> {
+        let stores = match caller.scope.stores() {
             StoreSet::All => 0,
             StoreSet::Some(ids) => ids.len(),
         };
-        statement.gathers.then(|| Self::new(asker.tenant.id().as_str(), stores, statement.sql))
+        statement.gathers.then(|| Self::new(caller.tenant.id().as_str(), stores, statement.sql))
     }
 
     fn new(tenant: &str, stores: usize, sql: &str) -> Self {

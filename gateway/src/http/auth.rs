@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::{errors, metadata::Metadata};
 use crate::{
+    caller::Caller,
     identity::{
         Identity, Principal, Reject, TokenSettings,
         challenge::{self, Ask},
@@ -23,7 +24,6 @@ use crate::{
     mcp::outsider::{Outsider, Why},
     metrics::Metrics,
     tenants::{Tenant, registry::Snapshot, watch::Tenants},
-    tools::Caller,
 };
 
 /// Where a token carries its scopes.

@@ -94,7 +94,7 @@ fn span(app: &App, envelope: &Envelope, headers: &HeaderMap, visitor: &Visitor) 
     let method = envelope.known_method().unwrap_or("other");
     let name = envelope.name.as_deref().unwrap_or_default();
     let prompt = Some(prompts::known(name)).filter(|prompt| *prompt == name && method == "prompts/get");
-    let tool = app.services.tools.find(name).map(Tool::name).filter(|_| method == "tools/call");
+    let tool = app.gateway.services.tools.find(name).map(Tool::name).filter(|_| method == "tools/call");
     let id = envelope.id.as_ref().map(ToString::to_string).filter(|id| id.len() <= 64);
     let request = spans::Request {
         method,

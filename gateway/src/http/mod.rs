@@ -28,12 +28,12 @@ use rmcp::transport::streamable_http_server::{
 use self::{auth::Access, calls::Calls, hosts::Allowed, metadata::Metadata};
 use crate::{
     mcp::{
+        Gateway,
         handler::Handler,
         protocol,
         revision::{Client, Revision, VERSION},
     },
     metrics::Metrics,
-    tools::Services,
 };
 
 /// What the routes share.
@@ -51,7 +51,7 @@ pub struct App {
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// The tools behind rmcp.
-    pub services: Arc<Services>,
+    pub gateway: Arc<Gateway>,
     /// rmcp.
     pub mcp: StreamableHttpService<Handler, NeverSessionManager>,
 }
@@ -60,7 +60,7 @@ pub struct App {
 /// own layer, which also covers the other routes.
 #[must_use]
 pub fn mcp_service(
-    services: Arc<Services>,
+    gateway: Arc<Gateway>,
     ending: tokio_util::sync::CancellationToken,
 ) -> StreamableHttpService<Handler, NeverSessionManager> {
     let config = StreamableHttpServerConfig::default()
@@ -69,7 +69,7 @@ pub fn mcp_service(
         .with_cancellation_token(ending)
         .disable_allowed_hosts()
         .disable_allowed_origins();
-    let handler = Handler::new(services);
+    let handler = Handler::new(gateway);
     StreamableHttpService::new(move || Ok(handler.clone()), Arc::default(), config)
 }
 

@@ -7,7 +7,10 @@ use rmcp::{
 };
 
 use super::{prompts, resources};
-use crate::tools::{Caller, Services, own, period::Period, stores};
+use crate::{
+    caller::Caller,
+    tools::{Services, own, period::Period, stores},
+};
 
 const CATEGORIES: &str = "SELECT coalesce(json_agg(category_name ORDER BY category_name), '[]') FROM retail.categories";
 

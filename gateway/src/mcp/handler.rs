@@ -19,16 +19,17 @@ use serde_json::Value;
 
 use crate::{
     audit::Call,
-    cache::{self, Answered},
+    cache::Answered,
+    caller::Caller,
     tools::{
-        Caller, Code, Services, ToolError,
+        Code, ToolError,
         arguments::{self, Ignored},
         sales_query,
     },
 };
 
 use super::{
-    completions,
+    Gateway, completions,
     logging::Levels,
     operation::Operation,
     outsider::{self, Outsider},
@@ -49,20 +50,21 @@ const CACHE_AGE: &str = "retail.storefence.dev/cacheAgeSeconds";
 /// One per process; cheap to clone, as rmcp makes one per request.
 #[derive(Clone)]
 pub struct Handler {
-    services: Arc<Services>,
+    gateway: Arc<Gateway>,
     levels: Arc<Levels>,
 }
 
 impl Handler {
     /// Serves these tools.
     #[must_use]
-    pub fn new(services: Arc<Services>) -> Self {
-        Self { services, levels: Arc::default() }
+    pub fn new(gateway: Arc<Gateway>) -> Self {
+        Self { gateway, levels: Arc::default() }
     }
 
     /// The refusal of a tool that no rule of the caller's grants.
     fn not_granted(&self, caller: &Caller, tool: &str) -> ToolError {
-        let granted: Vec<_> = self.services.tools.granted(&caller.scope).map(crate::tools::Tool::name).collect();
+        let granted: Vec<_> =
+            self.gateway.services.tools.granted(&caller.scope).map(crate::tools::Tool::name).collect();
         let message = format!(
             "{tool} is not granted to you; your tools are {}, and your platform team can grant more by a rule",
             granted.join(", ")
@@ -169,7 +171,7 @@ impl ServerHandler for Handler {
     }
 
     fn get_tool(&self, name: &str) -> Option<Tool> {
-        self.services.tools.find(name).map(|tool| tool.definition().clone())
+        self.gateway.services.tools.find(name).map(|tool| tool.definition().clone())
     }
 
     async fn list_tools(
@@ -182,12 +184,14 @@ impl ServerHandler for Handler {
         first_page(request)?;
         let client = Client::of(&context);
         let tools = match &caller {
-            Some(caller) => self.services.tools.granted(&caller.scope).map(|tool| tool.definition().clone()).collect(),
+            Some(caller) => {
+                self.gateway.services.tools.granted(&caller.scope).map(|tool| tool.definition().clone()).collect()
+            }
             None => self.get_tool(outsider::TOOL).into_iter().collect::<Vec<_>>(),
         };
         let mut result = ListToolsResult::with_all_items(tools.into_iter().map(|tool| client.tool(tool)).collect());
         (result.ttl_ms, result.cache_scope) = caching(&context);
-        self.services.observe("tools/list", "", "", started);
+        self.gateway.services.observe("tools/list", "", "", started);
         Ok(result)
     }
 
@@ -228,7 +232,7 @@ impl ServerHandler for Handler {
     ) -> Result<GetPromptResponse, ErrorData> {
         let caller = caller(&context)?;
         let call = Call::of("prompts/get", prompts::known(&request.name));
-        let operation = Operation::begin(&self.services, &caller, &context, call);
+        let operation = Operation::begin(&self.gateway, &caller, &context, call);
         let got = operation.complete(&context, Box::pin(async { prompts::get(request, &caller) })).await?;
         Ok(got.into())
     }
@@ -270,8 +274,8 @@ impl ServerHandler for Handler {
     ) -> Result<ReadResourceResponse, ErrorData> {
         let caller = caller(&context)?;
         let call = Call::of("resources/read", resources::known(&request.uri));
-        let operation = Operation::begin(&self.services, &caller, &context, call);
-        let reading = Box::pin(resources::read(&request.uri, &self.services, &caller));
+        let operation = Operation::begin(&self.gateway, &caller, &context, call);
+        let reading = Box::pin(resources::read(&request.uri, &self.gateway.services, &caller));
         let mut result = operation.complete(&context, reading).await?;
         (result.ttl_ms, result.cache_scope) = caching(&context);
         Ok(result.into())
@@ -284,8 +288,8 @@ impl ServerHandler for Handler {
     ) -> Result<CompleteResult, ErrorData> {
         let caller = caller(&context)?;
         let call = Call::of("completion/complete", completions::known(&request));
-        let operation = Operation::begin(&self.services, &caller, &context, call);
-        operation.complete(&context, Box::pin(completions::complete(&request, &self.services, &caller))).await
+        let operation = Operation::begin(&self.gateway, &caller, &context, call);
+        operation.complete(&context, Box::pin(completions::complete(&request, &self.gateway.services, &caller))).await
     }
 
     async fn call_tool(
@@ -299,18 +303,18 @@ impl ServerHandler for Handler {
         });
         if let Some(outsider) = outsider(&context) {
             let started = Instant::now();
-            let tool = self.services.tools.find(&request.name).ok_or_else(|| unknown(&request.name))?;
+            let tool = self.gateway.services.tools.find(&request.name).ok_or_else(|| unknown(&request.name))?;
             let (result, error) = match tool.name() {
                 outsider::TOOL => (outsider.whoami(client), ""),
                 _ => (outsider.refused(client), "tool_error"),
             };
-            self.services.observe("tools/call", tool.name(), error, started);
+            self.gateway.services.observe("tools/call", tool.name(), error, started);
             return Ok(result.into());
         }
         let caller = caller(&context)?;
         let slot = part::<Slot>(&context).ok_or_else(|| ErrorData::internal_error("the request has no slot", None))?;
         // Unknown names are the caller's own words, and may be anything.
-        let (known, started) = (self.services.tools.find(&request.name), Instant::now());
+        let (known, started) = (self.gateway.services.tools.find(&request.name), Instant::now());
         let arguments = request.arguments.unwrap_or_default();
         let (arguments, ignored) = match known {
             Some(tool) => arguments::part(tool.definition(), arguments),
@@ -318,7 +322,7 @@ impl ServerHandler for Handler {
         };
         let statement = arguments.get(sales_query::QUERY).and_then(Value::as_str);
         let call = Call { statement, ..Call::tool(known.map_or("unknown", |tool| tool.name())) };
-        let operation = Operation::begin(&self.services, &caller, &context, call);
+        let operation = Operation::begin(&self.gateway, &caller, &context, call);
         let Some(tool) = known else {
             operation.end("UNKNOWN_TOOL", "-32602");
             return Err(unknown(&request.name));
@@ -327,18 +331,18 @@ impl ServerHandler for Handler {
         if !caller.scope.tools().contains(tool.name()) {
             operation.end("FORBIDDEN_TOOL", "tool_error");
             let error = self.not_granted(&caller, tool.name());
-            self.services.refused(tool.name(), &error);
+            self.gateway.services.refused(tool.name(), &error);
             return Ok(failed(&caller, client, tool.name(), error).into());
         }
         let permit = match operation.admit().await {
             Ok(permit) => permit,
             Err(error) => {
                 operation.end(error.code.as_str(), "tool_error");
-                self.services.refused(tool.name(), &error);
+                self.gateway.services.refused(tool.name(), &error);
                 return Ok(failed(&caller, client, tool.name(), error).into());
             }
         };
-        let calling = Box::pin(cache::call(&self.services, tool, &caller, arguments));
+        let calling = Box::pin(self.gateway.answers.call(&self.gateway.services, tool, &caller, arguments));
         let Some(mut outcome) = operation.run(&context, calling).await else {
             operation.end("cancelled", "cancelled");
             return Err(ErrorData::internal_error("cancelled", None));
@@ -353,7 +357,7 @@ impl ServerHandler for Handler {
             Ok(_) => operation.end("ok", ""),
             Err(error) => {
                 operation.end(error.code.as_str(), "tool_error");
-                self.services.refused(tool.name(), error);
+                self.gateway.services.refused(tool.name(), error);
             }
         }
         let result = match outcome {

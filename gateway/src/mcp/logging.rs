@@ -23,7 +23,8 @@ use super::{
 };
 use crate::{
     cache::Answered,
-    tools::{Caller, Code, ToolError},
+    caller::Caller,
+    tools::{Code, ToolError},
 };
 
 const LOGGER: &str = "storefence";

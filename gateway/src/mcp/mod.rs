@@ -12,3 +12,19 @@ pub mod protocol;
 pub mod resources;
 pub mod revision;
 pub mod splice;
+
+use std::sync::Arc;
+
+use crate::{audit::Audit, cache::Answers, quota::Limiter, tools::Services};
+
+/// The tools, and what a call passes on its way to them and back.
+pub struct Gateway {
+    /// The tools.
+    pub services: Arc<Services>,
+    /// Limits calls per minute and concurrent calls.
+    pub quotas: Limiter,
+    /// Caches responses.
+    pub answers: Answers,
+    /// Records calls.
+    pub audit: Arc<Audit>,
+}

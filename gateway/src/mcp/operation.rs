@@ -7,17 +7,18 @@ use rmcp::{ErrorData, RoleServer, model::ErrorCode, service::RequestContext};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
 
-use super::progress;
+use super::{Gateway, progress};
 use crate::{
     audit::{Call, Record},
-    quota::Permit,
+    caller::Caller,
+    quota::{Permit, Refusal},
     telemetry::spans,
-    tools::{Caller, Code, Services, ToolError},
+    tools::{Code, ToolError},
 };
 
 /// A request under way.
 pub struct Operation<'a> {
-    services: &'a Services,
+    gateway: &'a Gateway,
     caller: &'a Caller,
     method: &'static str,
     tool: String,
@@ -30,15 +31,15 @@ impl<'a> Operation<'a> {
     /// Begins with the request's own span, if it has one.
     #[must_use]
     pub fn begin(
-        services: &'a Services,
+        gateway: &'a Gateway,
         caller: &'a Arc<Caller>,
         context: &RequestContext<RoleServer>,
         call: Call<'_>,
     ) -> Self {
         let span = super::handler::parts(context).and_then(|parts| parts.extensions.get::<Span>()).cloned();
         let (method, tool) = (call.method, call.tool.unwrap_or_default().to_owned());
-        let record = services.audit.begin(caller.clone(), call);
-        Self { services, caller, method, tool, started: Instant::now(), record, span: span.unwrap_or(Span::none()) }
+        let record = gateway.audit.begin(caller.clone(), call);
+        Self { gateway, caller, method, tool, started: Instant::now(), record, span: span.unwrap_or(Span::none()) }
     }
 
     /// Asks for a place within the quotas.
@@ -46,9 +47,9 @@ impl<'a> Operation<'a> {
     /// # Errors
     /// `RATE_LIMITED`.
     pub async fn admit(&self) -> Result<Permit, ToolError> {
-        self.services.quotas.admit(self.caller).await.map_err(|refusal| {
-            self.services.metrics.quota_refusals.with_label_values(&refusal.labels()).inc();
-            refusal.told()
+        self.gateway.quotas.admit(self.caller).await.map_err(|refusal| {
+            self.gateway.services.metrics.quota_refusals.with_label_values(&refusal.labels()).inc();
+            rate_limited(&refusal)
         })
     }
 
@@ -70,7 +71,7 @@ impl<'a> Operation<'a> {
     /// Ends: `outcome` for the audit, `error_type` (empty where all is well) for metric and span.
     pub fn end(self, outcome: &'static str, error_type: &str) {
         self.record.finish(outcome);
-        self.services.observe(self.method, &self.tool, error_type, self.started);
+        self.gateway.services.observe(self.method, &self.tool, error_type, self.started);
         if !error_type.is_empty() {
             spans::failed(&self.span, error_type);
         }
@@ -114,6 +115,16 @@ impl<'a> Operation<'a> {
 
 /// `error.type` of a request that a quota refused: the code of the JSON-RPC error.
 const RATE_LIMITED: &str = "-32603";
+
+/// The error of a call that a quota refused.
+fn rate_limited(refusal: &Refusal) -> ToolError {
+    let [scope, kind] = refusal.labels();
+    let seconds = refusal.retry_after_seconds();
+    let who = if scope == "principal" { "you have made" } else { "your tenant has made" };
+    let what = if kind == "rate" { "too many calls in a minute" } else { "too many calls at once" };
+    let error = ToolError::new(Code::RateLimited, format!("{who} {what}; try again in {seconds} s"));
+    ToolError { retry_after_seconds: Some(seconds), ..error }
+}
 
 /// The word for an error in the audit: a tool's code where the error has one.
 fn outcome(error: &ErrorData) -> &'static str {

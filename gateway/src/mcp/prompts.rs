@@ -8,7 +8,10 @@ use rmcp::{
 use serde_json::Value;
 use storefence_tenancy::{resource::ToolName, rules::ToolSet};
 
-use crate::tools::{Caller, period::Period, stores};
+use crate::{
+    caller::Caller,
+    tools::{period::Period, stores},
+};
 
 /// One recurring question.
 struct Question {

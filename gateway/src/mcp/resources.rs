@@ -8,7 +8,10 @@ use rmcp::{
 };
 use storefence_tenancy::{resource::ToolName, rules::ToolSet};
 
-use crate::tools::{Caller, Code, Services, ToolError, table_schemas};
+use crate::{
+    caller::Caller,
+    tools::{Code, Services, ToolError, table_schemas},
+};
 
 const SCHEMA: &str = "storefence://schema";
 const DICTIONARY: &str = "storefence://data-dictionary";

@@ -4,54 +4,18 @@
 mod local;
 mod shared;
 
-use std::{num::NonZeroU32, time::Duration};
+use std::time::Duration;
 
-use storefence_tenancy::{TenantId, resource::GatewayLimits};
+use storefence_tenancy::TenantId;
 
 use self::{
     local::{Local, Running},
     shared::{Lease, Shared},
 };
-use crate::{
-    identity::PrincipalId,
-    redis::Redis,
-    tools::{Caller, Code, ToolError},
-};
+use crate::{caller::Caller, identity::PrincipalId, redis::Redis, tenants::limits::Quotas};
 
 /// When to come back after too many calls at a time: nobody knows how long those will take.
 const AFTER_BUSY: Duration = Duration::from_secs(1);
-
-/// The quotas of one tenant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Quotas {
-    /// Each principal's.
-    pub principal: Bounds,
-    /// The whole tenant's.
-    pub tenant: Bounds,
-}
-
-/// What one principal, or all of a tenant together, may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
-    /// Calls in a minute; absent is unlimited.
-    pub per_minute: Option<NonZeroU32>,
-    /// Calls at a time.
-    pub concurrent: u32,
-}
-
-impl From<&GatewayLimits> for Quotas {
-    fn from(limits: &GatewayLimits) -> Self {
-        // A zero, which the schema refuses, counts as the least that lets anybody in at all.
-        let bounds = |per_minute: Option<u32>, concurrent: u32| Bounds {
-            per_minute: per_minute.map(|n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN)),
-            concurrent: concurrent.max(1),
-        };
-        Self {
-            principal: bounds(limits.requests_per_minute, limits.concurrent_calls),
-            tenant: bounds(limits.tenant_requests_per_minute, limits.tenant_concurrent_calls),
-        }
-    }
-}
 
 /// Which quota was used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,16 +32,11 @@ impl Refusal {
         [self.scope, self.kind]
     }
 
-    /// What the caller is told.
+    /// Seconds after which the call may be made again. Rounded up: a call that comes a moment early is refused again.
     #[must_use]
-    pub fn told(&self) -> ToolError {
-        // Rounded up: who comes back a moment early is refused again.
+    pub fn retry_after_seconds(&self) -> u64 {
         let seconds = self.retry_after.as_millis().div_ceil(1000).max(1);
-        let seconds = u64::try_from(seconds).unwrap_or(u64::MAX);
-        let who = if self.scope == "principal" { "you have made" } else { "your tenant has made" };
-        let what = if self.kind == "rate" { "too many calls in a minute" } else { "too many calls at once" };
-        let error = ToolError::new(Code::RateLimited, format!("{who} {what}; try again in {seconds} s"));
-        ToolError { retry_after_seconds: Some(seconds), ..error }
+        u64::try_from(seconds).unwrap_or(u64::MAX)
     }
 }
 

@@ -11,10 +11,11 @@ use storefence_tenancy::TenantId;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::{Bounds, Quotas, Refusal};
+use super::Refusal;
 use crate::{
     identity::PrincipalId,
     redis::{Away, Redis},
+    tenants::limits::{Bounds, Quotas},
 };
 
 /// How long a call counts that nobody renews: what a replica that dies leaves behind is gone after this.

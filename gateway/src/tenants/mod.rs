@@ -1,38 +1,19 @@
 //! The tenants that are served: what the Kubernetes API tells, and what of it is in force.
 
 pub mod directory;
+pub mod limits;
 pub mod registry;
 pub mod watch;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use storefence_tenancy::{
     TenantId, TenantRules,
     credentials::{Slot, context_secret_name, database_secret_name},
-    resource::{Credentials, GatewayLimits},
+    resource::Credentials,
 };
 
-use crate::quota::Quotas;
-
-/// Limits of one tenant's statements.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Most rows of an answer.
-    pub max_rows: u32,
-    /// Most bytes of an answer's rows.
-    pub max_bytes: u32,
-    /// Longest run of a statement.
-    pub timeout: Duration,
-    /// How long an answer may be given again; absent is never.
-    pub cache_ttl: Option<Duration>,
-}
-
-impl From<&GatewayLimits> for Limits {
-    fn from(limits: &GatewayLimits) -> Self {
-        let (max_rows, max_bytes) = (limits.max_rows, limits.max_result_bytes);
-        Self { max_rows, max_bytes, timeout: limits.timeout(), cache_ttl: limits.cache_ttl() }
-    }
-}
+use self::limits::{Limits, Quotas};
 
 /// Which secrets are in force. A different value means that they have to be read again.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,8 +10,10 @@ use kube::api::DynamicObject;
 use storefence_tenancy::{RetailTenant, RetailTenantSpec, TenantId, TenantRules};
 use uuid::Uuid;
 
-use super::{CredentialsInForce, Limits, Tenant};
-use crate::quota::Quotas;
+use super::{
+    CredentialsInForce, Tenant,
+    limits::{Limits, Quotas},
+};
 
 /// The tenants in force at one moment.
 #[derive(Debug, Default)]

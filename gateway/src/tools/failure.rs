@@ -1,7 +1,7 @@
 //! What a caller is told when a statement could not be run.
 
 use super::{Caller, Code, ToolError};
-use crate::db::{QueryError, flight::StatementError, pool::PoolError};
+use crate::db::{QueryError, pool::PoolError, query::StatementError};
 
 /// When to come back where all connections were busy, in seconds: nobody knows how long the statements take.
 const AFTER_BUSY: u64 = 2;
@@ -43,7 +43,7 @@ pub fn told(caller: &Caller, error: QueryError, author: Author<'_>) -> ToolError
     match &error {
         QueryError::Statement(_)
         | QueryError::Timeout(_)
-        | QueryError::Pool(PoolError::Busy | PoolError::Share | PoolError::Turns) => {
+        | QueryError::Pool(PoolError::Busy | PoolError::PrincipalBusy | PoolError::Throttled) => {
             tracing::debug!(correlation_id = %caller.correlation, reason, "the statement failed");
         }
         other => tracing::error!(
@@ -61,10 +61,10 @@ fn explain(error: QueryError, author: Author<'_>) -> ToolError {
         QueryError::Pool(PoolError::Busy) => {
             busy("too many statements of this tenant are running at once; try again in a few seconds")
         }
-        QueryError::Pool(PoolError::Share) => {
+        QueryError::Pool(PoolError::PrincipalBusy) => {
             busy("other statements of yours are still running; wait for their answers, and ask for fewer at once")
         }
-        QueryError::Pool(PoolError::Turns) => busy(
+        QueryError::Pool(PoolError::Throttled) => busy(
             "statements of yours ran long lately, so they run one after the other, and another one runs; try again in a few \
              seconds, and narrow statements or aggregate more",
         ),

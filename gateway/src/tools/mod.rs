@@ -25,45 +25,12 @@ use std::{sync::Arc, time::Instant};
 
 use futures::future::BoxFuture;
 use rmcp::model::{JsonObject, Tool as Definition};
-use storefence_tenancy::Scope;
-use uuid::Uuid;
 
 pub use self::{
     error::{Code, ToolError},
     registry::Catalogue,
 };
-use crate::{
-    audit::Audit,
-    cache::Answers,
-    db::{Asker, Data},
-    identity::Principal,
-    metrics::Metrics,
-    performance::Monitor,
-    questions::Questions,
-    quota::Limiter,
-    tenants::Tenant,
-};
-
-/// Who calls, for which tenant, and what they may see there.
-#[derive(Debug)]
-pub struct Caller {
-    /// The verified token.
-    pub principal: Arc<Principal>,
-    /// The tenant.
-    pub tenant: Arc<Tenant>,
-    /// What the token may see in it.
-    pub scope: Scope,
-    /// Finds this call in the log.
-    pub correlation: Uuid,
-}
-
-impl Caller {
-    /// On whose behalf its statements run.
-    #[must_use]
-    pub fn asker(&self) -> Asker<'_> {
-        Asker { principal: self.principal.id(), tenant: &self.tenant, scope: &self.scope }
-    }
-}
+use crate::{caller::Caller, db::Data, metrics::Metrics, performance::Monitor, questions::Questions};
 
 /// What tools need.
 pub struct Services {
@@ -73,14 +40,8 @@ pub struct Services {
     pub data: Arc<Data>,
     /// Embeds questions.
     pub questions: Questions,
-    /// Calls per minute and at a time.
-    pub quotas: Limiter,
-    /// Keeps answers.
-    pub answers: Answers,
     /// Measures statements.
     pub performance: Arc<Monitor>,
-    /// Records calls.
-    pub audit: Arc<Audit>,
     /// Counts.
     pub metrics: Arc<Metrics>,
 }

@@ -15,7 +15,7 @@ use crate::performance::Statement;
 /// Runs a statement of ours for a tool, with what the caller may see, and returns the one value of its one row.
 pub async fn document(services: &Services, caller: &Caller, tool: &str, sql: &str) -> Result<Value, ToolError> {
     services.metrics.queries.with_label_values(&[tool]).inc();
-    let work = services.data.own(caller.asker(), sql);
+    let work = services.data.own(caller, sql);
     let rows = services.performance.measure(&services.data, caller, tool, Statement::Own(sql), work).await;
     let rows = rows.map_err(|error| failure::told(caller, error, Author::Gateway(tool)))?;
     let mut row: Vec<Value> = serde_json::from_str(&rows.json).unwrap_or_default();

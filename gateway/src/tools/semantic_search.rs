@@ -14,7 +14,7 @@ use super::{
     own,
     typed::TypedTool,
 };
-use crate::{db::flight::Search, performance::Statement, questions::QuestionError};
+use crate::{db::query::Search, performance::Statement, questions::QuestionError};
 
 const NAME: &str = ToolName::SemanticSearchProducts.as_str();
 /// Longest description, in characters. What a product can be compared with is a few sentences.
@@ -103,7 +103,7 @@ impl TypedTool for SemanticSearch {
             min_similarity: f64::from(similarity_threshold) / 100.0 - 1e-6,
         };
         let max_rows = max_rows.min(caller.tenant.limits.max_rows);
-        let work = services.data.search(caller.asker(), &search, max_rows);
+        let work = services.data.search(caller, &search, max_rows);
         let rows = services.performance.measure(&services.data, caller, NAME, Statement::Search, work).await;
         let rows = rows.map_err(|error| failure::told(caller, error, Author::Gateway(NAME)))?;
         let products: Vec<Row> = serde_json::from_str(&format!("[{}]", rows.json)).map_err(|error| {

@@ -16,7 +16,7 @@ use super::{
     semantic_search::{Product, Row},
     typed::TypedTool,
 };
-use crate::{db::flight::Search, performance::Statement};
+use crate::{db::query::Search, performance::Statement};
 
 const NAME: &str = ToolName::GetProductRecommendations.as_str();
 const PRODUCT_FORM: &str = "the name, SKU or product_id of a product as a string";
@@ -237,7 +237,7 @@ async fn by_meaning(
 ) -> Result<(), ToolError> {
     let search = Search { vector: stored.values, model: stored.model, words: None, min_similarity: ALIKE };
     // One more: the product itself is the nearest.
-    let work = services.data.search(caller.asker(), &search, most + 1);
+    let work = services.data.search(caller, &search, most + 1);
     let rows = services.performance.measure(&services.data, caller, NAME, Statement::Search, work).await;
     let rows = rows.map_err(|error| failure::told(caller, error, Author::Gateway(NAME)))?;
     let near: Vec<Row> = serde_json::from_str(&format!("[{}]", rows.json)).map_err(|error| {

@@ -18,7 +18,7 @@ use super::{
     typed::{Answer, TypedTool},
 };
 use crate::{
-    db::{QueryResult, flight::Column},
+    db::{QueryResult, query::Column},
     gate,
     performance::Statement,
 };
@@ -121,7 +121,7 @@ impl TypedTool for SalesQuery {
         };
         services.metrics.queries.with_label_values(&[Self::NAME]).inc();
         let sql = checked.sql;
-        let work = services.data.query(caller.asker(), checked);
+        let work = services.data.query(caller, checked);
         let statement = Statement::Caller { text: &text, sql };
         let answer = services.performance.measure(&services.data, caller, Self::NAME, statement, work).await;
         match answer {

@@ -9,7 +9,7 @@ use super::super::{
     budget::Budget,
     table::{has_separators, push_cell, quoted},
 };
-use crate::db::{QueryResult, flight::Column};
+use crate::db::{QueryResult, query::Column};
 
 /// Types whose values always pass as they are: no number of theirs is beyond a double, and none is long by nature.
 const AS_THEY_ARE: [&str; 19] = [
@@ -247,7 +247,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{Budget, QueryResult, exact, is_double, render, shortened};
-    use crate::db::{flight::Column, rows::Rows};
+    use crate::db::{query::Column, rows::Rows};
 
     fn answer(columns: &[(&str, &str)], lines: &[String], truncated: bool) -> QueryResult {
         let mut rows = Rows::default();
