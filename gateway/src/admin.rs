@@ -14,7 +14,7 @@ use axum::{
 use http::{StatusCode, header};
 
 use crate::{
-    doctor::{self, Doctor},
+    doctor::{Doctor, finding},
     identity::jwks::KeyStore,
     mcp::Gateway,
     metrics::Metrics,
@@ -74,7 +74,7 @@ async fn ready(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> Re
     let verbose = query.is_some_and(|query| query.split('&').any(|part| matches!(part, "verbose" | "verbose=true")));
     if verbose {
         let findings = admin.doctor.recent(&admin.gateway.services.questions).await;
-        text.push_str(&doctor::report(&findings).0);
+        text.push_str(&finding::report(&findings).0);
     }
     (status, text).into_response()
 }

@@ -13,10 +13,7 @@ use serde::Deserialize;
 use storefence_runtime::{EmbeddingsConfig, EmbeddingsConfigError, EmbeddingsEntry};
 use url::Url;
 
-use crate::db::{
-    tls::TlsError,
-    trust::{Roots, Trust},
-};
+use crate::trust::{Roots, Trust, tls::TlsError};
 
 /// What the user writes.
 #[derive(Debug, Deserialize)]

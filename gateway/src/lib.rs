@@ -20,9 +20,12 @@ pub mod quota;
 pub mod redis;
 pub mod run;
 pub mod server;
+pub mod settings;
 pub mod telemetry;
 pub mod tenants;
 pub mod tools;
+pub mod trust;
+pub mod vaults;
 
 /// How this process names itself to the Kubernetes API.
 pub(crate) const USER_AGENT: &str = concat!("storefence-gateway/", env!("CARGO_PKG_VERSION"));

@@ -8,6 +8,8 @@ use storefence_runtime::{Embeddings, EmbeddingsError};
 
 use crate::metrics::Metrics;
 
+/// Longest wait for the vector of a question: a caller waits behind it.
+pub const TIMEOUT: Duration = Duration::from_secs(5);
 /// Vectors that are remembered, at 6 KiB each, and for how long.
 const REMEMBERED: (u64, Duration) = (1_000, Duration::from_secs(600));
 

@@ -21,8 +21,8 @@ use redis::{
 use rustls::RootCertStore;
 
 use crate::{
-    db::tls::{self, TlsError},
     metrics::Metrics,
+    trust::tls::{self, TlsError},
 };
 
 /// Longest wait for an answer: a caller waits behind it.

@@ -7,11 +7,15 @@ use storefence_devstack::{
     postgres::{AdminKind, Cluster, ClusterOptions, Database, Proxy, SslMode},
     tls::Authority,
 };
-use storefence_gateway::db::{
-    tls::{self, Verify, certificates},
-    trust::{self, Trust},
-    uri,
-    wire::{Reply, Wire, WireError, field},
+use storefence_gateway::{
+    db::{
+        uri,
+        wire::{Reply, Wire, WireError, field},
+    },
+    trust::{
+        self, Trust,
+        tls::{self, Verify, certificates},
+    },
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

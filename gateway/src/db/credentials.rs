@@ -8,14 +8,11 @@ use storefence_tenancy::credentials::ContextKey;
 use tokio_postgres::{Config, config::SslMode};
 use zeroize::Zeroizing;
 
-use super::{
-    tls,
-    trust::{Roots, Trust},
-    uri,
-};
+use super::uri;
 use crate::{
     metrics::Metrics,
     tenants::{CredentialsInForce, Tenant},
+    trust::{Roots, Trust, tls},
 };
 
 /// Reads secrets by vault and name.

@@ -13,8 +13,6 @@ pub mod query;
 mod reports;
 pub mod rows;
 mod shares;
-pub mod tls;
-pub mod trust;
 mod turns;
 pub mod uri;
 pub mod wire;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_postgres::{Config, config::SslMode};
 use url::Url;
 
-use super::tls::Verify;
+use crate::trust::tls::Verify;
 
 /// Settings of every connection of the gateway. `client_connection_check_interval` ends a statement whose gateway has
 /// gone without a goodbye; `jit` costs more than it gives on statements of milliseconds.

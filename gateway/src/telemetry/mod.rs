@@ -6,6 +6,7 @@ pub mod spans;
 
 use std::{io::IsTerminal, sync::Arc};
 
+use clap::ValueEnum;
 use tracing_subscriber::{
     EnvFilter, Layer,
     filter::{FilterExt, LevelFilter, Targets, filter_fn},
@@ -16,7 +17,7 @@ use tracing_subscriber::{
 };
 
 use self::otlp::{TraceError, TraceSettings, Traces};
-use crate::{cli::LogFormat, metrics::Metrics};
+use crate::metrics::Metrics;
 
 /// Modules whose finer levels show statements, headers or bodies; rmcp warns of every error with its text. They and what
 /// is beneath them stay quiet whatever `RUST_LOG` says: SQL text, tokens and rows do not belong in logs.
@@ -28,6 +29,15 @@ const QUIET: [(&str, LevelFilter); 6] = [
     ("reqwest", LevelFilter::INFO),
     ("azure_core", LevelFilter::INFO),
 ];
+
+/// Shape of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object per line.
+    Json,
+    /// For people.
+    Text,
+}
 
 /// Starts logging to standard error.
 pub fn init(format: LogFormat) {

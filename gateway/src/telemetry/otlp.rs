@@ -27,8 +27,8 @@ use tokio::runtime::Handle;
 use url::Url;
 
 use crate::{
-    db::tls::{self, TlsError},
     metrics::Metrics,
+    trust::tls::{self, TlsError},
 };
 
 /// The name of this service where `OTEL_SERVICE_NAME` gives no other.

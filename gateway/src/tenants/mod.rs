@@ -3,6 +3,7 @@
 pub mod directory;
 pub mod limits;
 pub mod registry;
+pub mod source;
 pub mod watch;
 
 use std::sync::Arc;

@@ -1,21 +1,23 @@
-//! `storefence-gateway doctor`, and `/readyz?verbose` of a gateway that runs: is everything there that a call needs? One
-//! line each, with what to do about it.
+//! Checks that what a call needs is there, for `storefence-gateway doctor` and for `/readyz?verbose` of a running gateway.
+//! Each check gives one line, with a remedy where something is not in order.
 //!
-//! Database, fence and vault are tried with the credentials of a tenant, as a call would: one tenant for each pair of
-//! database and vault, since most of what breaks breaks for all of them.
+//! Database, fence and vault are checked with the credentials of a tenant, as a call would use them: one tenant for each
+//! pair of database and vault, since a fault there concerns all of their tenants.
+
+pub mod command;
+pub mod finding;
 
 use std::{
     collections::BTreeMap,
-    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures::{StreamExt, stream};
-use storefence_runtime::OptionsError;
 use storefence_tenancy::{context, scope::StoreSet};
 use tokio::sync::{Mutex, Semaphore};
 
+use self::finding::Finding;
 use crate::{
     db::{
         connection::{Connection, OpenError},
@@ -28,72 +30,19 @@ use crate::{
     metrics::Metrics,
     questions::{QuestionError, Questions},
     redis::Redis,
-    run::{self, RunError, Settings, Source, Vaults},
     tenants::{Tenant, watch::Tenants},
 };
 
-/// How long an examination is believed: probes come every few seconds, and from several sides.
+/// How long findings are reused: probes come every few seconds, and from several sides.
 const BELIEVED: Duration = Duration::from_secs(10);
 /// Longest wait for one check.
-const PATIENCE: Duration = Duration::from_secs(8);
-/// Tenants that are tried at a time, and at most.
+const TIMEOUT: Duration = Duration::from_secs(8);
+/// Directories or tenants that are checked at a time, and at most.
 const TRIALS: (usize, usize) = (4, 50);
-/// Life of the context of a trial, in seconds.
+/// Life of the signed context of a check, in seconds.
 const CONTEXT_SECONDS: i64 = 30;
 
-/// How a check ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// In order.
-    Good,
-    /// Not in order.
-    Bad,
-    /// Not to be told, because of something else.
-    Skipped,
-}
-
-/// One line.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// What was looked at.
-    pub check: &'static str,
-    /// Whether it is in order.
-    pub verdict: Verdict,
-    /// What was seen.
-    pub detail: String,
-    /// What to do.
-    pub remedy: &'static str,
-}
-
-impl Finding {
-    fn good(check: &'static str, detail: impl Into<String>) -> Self {
-        Self { check, verdict: Verdict::Good, detail: detail.into(), remedy: "" }
-    }
-
-    fn bad(check: &'static str, detail: impl Into<String>, remedy: &'static str) -> Self {
-        Self { check, verdict: Verdict::Bad, detail: detail.into(), remedy }
-    }
-
-    fn skipped(check: &'static str, detail: impl Into<String>) -> Self {
-        Self { check, verdict: Verdict::Skipped, detail: detail.into(), remedy: "" }
-    }
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let word = match self.verdict {
-            Verdict::Good => "ok",
-            Verdict::Bad => "FAIL",
-            Verdict::Skipped => "skip",
-        };
-        // One line, whatever a server said.
-        let detail: String = self.detail.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        write!(f, "{word:<5} {:<11} {detail}", self.check)?;
-        if self.remedy.is_empty() { Ok(()) } else { write!(f, " -> {}", self.remedy) }
-    }
-}
-
-/// Looks at everything.
+/// Checks what calls need.
 pub struct Doctor {
     /// Tenants in force.
     pub tenants: Arc<Tenants>,
@@ -103,14 +52,14 @@ pub struct Doctor {
     pub loader: Loader,
     /// Redis, where there is one.
     pub redis: Option<Redis>,
-    /// Counts.
+    /// Counts connections.
     pub metrics: Arc<Metrics>,
-    /// The last examination.
+    /// The last findings.
     pub last: Mutex<Option<(Instant, Arc<Vec<Finding>>)>>,
 }
 
 impl Doctor {
-    /// Examines, or tells what the last examination found if that was a moment ago.
+    /// Checks, or returns the last findings if they are recent.
     pub async fn recent(&self, questions: &Questions) -> Arc<Vec<Finding>> {
         let mut last = self.last.lock().await;
         if let Some((at, findings)) = &*last
@@ -123,7 +72,7 @@ impl Doctor {
         findings
     }
 
-    /// Examines everything.
+    /// Checks everything.
     pub async fn examine(&self, questions: &Questions) -> Vec<Finding> {
         let (authority, trials, embeddings, redis) =
             futures::join!(self.authority(), self.trials(), embeddings(questions), self.redis());
@@ -159,7 +108,7 @@ impl Doctor {
         }
         let total = directories.len();
         let asked = directories.into_iter().take(TRIALS.1).map(|tid| async move {
-            let answer = tokio::time::timeout(PATIENCE, self.keys.try_fetch(tid)).await;
+            let answer = tokio::time::timeout(TIMEOUT, self.keys.try_fetch(tid)).await;
             match answer {
                 Ok(Ok(keys)) => Ok(keys),
                 Ok(Err(error)) => Err(format!("directory {tid}: {error}")),
@@ -184,8 +133,8 @@ impl Doctor {
         let mut chosen: BTreeMap<(Arc<str>, Arc<str>), Arc<Tenant>> = BTreeMap::new();
         for tid in snapshot.directories() {
             for tenant in snapshot.of_directory(tid) {
-                let place = (tenant.database.clone(), tenant.vault.clone());
-                let first = chosen.entry(place).or_insert_with(|| tenant.clone());
+                let pair = (tenant.database.clone(), tenant.vault.clone());
+                let first = chosen.entry(pair).or_insert_with(|| tenant.clone());
                 if tenant.id() < first.id() {
                     *first = tenant.clone();
                 }
@@ -197,7 +146,7 @@ impl Doctor {
         }
         let trials = chosen.into_values().take(TRIALS.1).map(|tenant| async move {
             let late = Finding::bad("database", format!("{}: no answer in time", tenant.database), UNREACHABLE);
-            tokio::time::timeout(PATIENCE, self.trial(&tenant)).await.unwrap_or_else(|_| vec![late])
+            tokio::time::timeout(TIMEOUT, self.trial(&tenant)).await.unwrap_or_else(|_| vec![late])
         });
         stream::iter(trials).buffered(TRIALS.0).concat().await
     }
@@ -221,7 +170,7 @@ impl Doctor {
         // Beside the pools: their budget is for callers, and what they keep open says nothing about a new connection.
         let budget = Arc::new(Semaphore::new(1)).try_acquire_owned();
         let Ok(budget) = budget else { return findings };
-        let life = Span { age: PATIENCE, calls: 2 }.begin();
+        let life = Span { age: TIMEOUT, calls: 2 }.begin();
         let mut connection = match Connection::open(loaded.clone(), life, 0, budget, self.metrics.clone()).await {
             Ok(connection) => connection,
             Err(error) => {
@@ -258,7 +207,7 @@ const READ_ONLY: &str = "the server is reached and takes no writes: let the endp
     where default_transaction_read_only is on (managed servers set it when the disk is full), make room and set it back to off";
 const VERIFY: &str = "compare the fence with what was shipped: storefence-operator verify --database NAME";
 
-/// Why there is no connection, by what the server said.
+/// Why there is no connection, by the server's error.
 fn unopened(database: &str, through: &str, error: &OpenError) -> Finding {
     let said = error;
     let remedy = match error {
@@ -277,7 +226,7 @@ fn unopened(database: &str, through: &str, error: &OpenError) -> Finding {
     Finding::bad("database", format!("{database}: {said} {through}"), remedy)
 }
 
-/// What planning may take of the server's memory at worst. Whether it has a limit is the operating system's to say, not SQL's.
+/// The most memory that planning may take on the server. SQL does not show whether the operating system limits it.
 async fn memory(connection: &mut Connection, database: &str) -> Finding {
     const CHECK: &str = "memory";
     match connection.query("SHOW max_connections").await {
@@ -305,7 +254,7 @@ async fn fence(connection: &mut Connection, loaded: &Loaded, tenant: &Tenant, th
     }
     let expires = connection.server_now() + CONTEXT_SECONDS;
     let context = context::sign(&loaded.key, loaded.kid, tenant.id(), connection.ticket(), expires, &StoreSet::All);
-    let bounds = Bounds { max_rows: 1, max_bytes: 1024, timeout: PATIENCE };
+    let bounds = Bounds { max_rows: 1, max_bytes: 1024, timeout: TIMEOUT };
     let call = Call::Select("SELECT count(*) FROM retail.stores");
     match fly(connection, &context, call, bounds, false).await {
         Flight::Answer(answer) => {
@@ -345,64 +294,5 @@ async fn embeddings(questions: &Questions) -> Finding {
             };
             Finding::bad("embeddings", error.to_string(), remedy)
         }
-    }
-}
-
-/// Examines by the settings of `run`, without serving, and prints the lines; false where something is not in order.
-///
-/// # Errors
-/// [`RunError`]: the settings are such that nothing can be looked at.
-pub fn run(settings: Settings) -> Result<bool, RunError> {
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let (text, well) = runtime.map_err(run::setup)?.block_on(visit(settings))?;
-    print!("{text}");
-    Ok(well)
-}
-
-async fn visit(settings: Settings) -> Result<(String, bool), RunError> {
-    let Settings { config, tokens, tenants: directory, redis, azure, .. } = settings;
-    let metrics = Arc::new(Metrics::new().map_err(run::setup)?);
-    let http = storefence_runtime::client(azure.ca_file.as_deref(), run::VAULT_TIMEOUT).map_err(OptionsError::from)?;
-    let keys = Arc::new(KeyStore::new(tokens.authority, http, metrics.clone()));
-    let vaults = Arc::new(Vaults::new(&azure, &config.key_vaults)?);
-    let loader = Loader::new(vaults, config.roots, metrics.clone());
-    let provider = config.embeddings.map(|config| azure.embeddings(&config, run::EMBEDDINGS_TIMEOUT)).transpose()?;
-    let questions = Questions::new(provider, metrics.clone());
-    let redis = redis.map(|url| Redis::new(url, azure.ca_file.as_deref(), metrics.clone())).transpose()?;
-    let tenants = Arc::new(Tenants::default());
-    let following = tokio::spawn(Source::open(directory).await?.follow(tenants.clone(), metrics.clone()));
-    let begun = Instant::now();
-    while !tenants.is_synced() && begun.elapsed() < PATIENCE {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    let doctor = Doctor { tenants, keys, loader, redis, metrics, last: Mutex::default() };
-    let findings = doctor.examine(&questions).await;
-    following.abort();
-    Ok(report(&findings))
-}
-
-/// The lines, and whether all is well.
-#[must_use]
-pub fn report(findings: &[Finding]) -> (String, bool) {
-    let text = findings.iter().map(|finding| format!("{finding}\n")).collect();
-    (text, findings.iter().all(|finding| finding.verdict != Verdict::Bad))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Finding, report};
-
-    #[test]
-    fn one_line_each_with_the_remedy() {
-        let good = Finding::good("fence", "fine");
-        let bad = Finding::bad("database", "server\nsaid no", "ask again");
-        let skipped = Finding::skipped("redis", "not configured");
-        let (text, well) = report(&[good.clone(), bad, skipped.clone()]);
-        assert_eq!(
-            text,
-            "ok    fence       fine\nFAIL  database    server said no -> ask again\nskip  redis       not configured\n"
-        );
-        assert!(!well && report(&[good, skipped]).1);
     }
 }

@@ -14,10 +14,10 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
 };
 
-/// How much of the server's certificate is checked.
+/// How much of the server's certificate is verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verify {
-    /// Nothing: `prefer` and `require` without a root certificate. Protects against listeners only.
+    /// Nothing: `prefer` and `require` without a root certificate. Protects against eavesdropping only.
     Nothing,
     /// The chain: `verify-ca`, and `require` where a root certificate is configured.
     Chain,
@@ -47,7 +47,7 @@ pub fn certificates(path: &std::path::Path) -> Result<Vec<CertificateDer<'static
     if found.is_empty() { Err(failed("it holds no certificate".to_owned())) } else { Ok(found) }
 }
 
-/// TLS towards servers, and what it trusts, which may change.
+/// TLS towards servers, with trust roots that may change.
 #[derive(Debug)]
 pub struct Connector {
     /// For connections.
@@ -56,13 +56,13 @@ pub struct Connector {
 }
 
 impl Connector {
-    /// Replaces what is trusted, for connections that are opened from now on.
+    /// Replaces the trust roots, for connections that are opened from now on.
     pub fn trust(&self, verifier: Option<Arc<WebPkiServerVerifier>>) {
         self.verifier.inner.store(verifier);
     }
 }
 
-/// What checks a certificate against the system's roots and `extra`; nothing where nothing is checked.
+/// The verifier for the system's roots and `extra`; `None` for [`Verify::Nothing`].
 ///
 /// # Errors
 /// [`TlsError::Setup`].
@@ -118,7 +118,7 @@ impl ServerCertVerifier for PostgresVerifier {
         };
         let verified = inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
         match verified {
-            // webpki looks at the name last: the chain is good when only the name is not
+            // webpki checks the name last: when only the name is wrong, the chain is good.
             Err(Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) if self.verify == Verify::Chain => Ok(ServerCertVerified::assertion()),

@@ -1,5 +1,7 @@
-//! Whom a database's certificate may be from: the system's authorities and those of its `caFile`, which is read again when it
-//! changes. An authority that is about to end is followed by appending the next one to the file, and no gateway restarts.
+//! Trust roots: the system's certificate authorities, and those of a database's `caFile`. The file is read again when it
+//! changes, so an authority is replaced by appending its successor to the file, without a restart of the gateway.
+
+pub mod tls;
 
 use std::{
     collections::HashMap,
@@ -11,9 +13,9 @@ use std::{
 use arc_swap::ArcSwap;
 use rustls::{ClientConfig, pki_types::CertificateDer};
 
-use super::tls::{self, Connector, TlsError, Verify};
+use self::tls::{Connector, TlsError, Verify};
 
-/// How often the files are looked at. They are small, and a mounted file changes by a swap of links that file notifications
+/// How often the files are read. They are small, and a mounted file changes by a swap of links that file notifications
 /// do not follow.
 const PERIOD: Duration = Duration::from_secs(2);
 
@@ -45,7 +47,7 @@ impl Trust {
         self.file.as_deref()
     }
 
-    /// TLS towards the server; what the file says later is in force for connections that are opened then.
+    /// TLS towards the server. A later change of the file applies to connections that are opened after it.
     ///
     /// # Errors
     /// [`TlsError::Setup`].
@@ -60,7 +62,7 @@ impl Trust {
         Ok(config)
     }
 
-    /// Reads the file again, and says whether it has changed. What cannot be used changes nothing.
+    /// Reads the file again, and returns whether it has changed. A file that cannot be used changes nothing.
     ///
     /// # Errors
     /// [`TlsError`].
@@ -80,9 +82,9 @@ impl Trust {
     }
 }
 
-/// Follows the files. One that cannot be used is logged once, and leaves the last good one in force.
+/// Follows the files. A file that cannot be used is logged once, and its last good version stays in force.
 pub async fn follow(roots: Roots) {
-    let mut told: HashMap<String, String> = HashMap::new();
+    let mut reported: HashMap<String, String> = HashMap::new();
     loop {
         tokio::time::sleep(PERIOD).await;
         for (database, trust) in &roots {
@@ -90,16 +92,16 @@ pub async fn follow(roots: Roots) {
             let Ok(read) = tokio::task::spawn_blocking(move || again.read_again()).await else { continue };
             match read {
                 Ok(changed) => {
-                    let worked_again = told.remove(database).is_some();
+                    let worked_again = reported.remove(database).is_some();
                     if changed || worked_again {
                         tracing::info!(database, "caFile has changed on disk and is in use");
                     }
                 }
                 Err(error) => {
                     let error = error.to_string();
-                    if told.get(database) != Some(&error) {
+                    if reported.get(database) != Some(&error) {
                         tracing::error!(database, error, "caFile cannot be used; the last good one stays in force");
-                        told.insert(database.clone(), error);
+                        reported.insert(database.clone(), error);
                     }
                 }
             }
