@@ -1,4 +1,4 @@
-//! The budget of connections for all tenants together.
+//! The budget of connections, for all tenants together.
 
 use std::{
     sync::{
@@ -10,23 +10,23 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Places for connections, idle ones included.
+/// Permits for connections. Idle connections hold one, too.
 #[derive(Clone, Debug)]
-pub struct Budget(Arc<Places>);
+pub struct Budget(Arc<Permits>);
 
 #[derive(Debug)]
-struct Places {
+struct Permits {
     free: Arc<Semaphore>,
     waiting: AtomicUsize,
 }
 
-/// One more who waits, until it is dropped.
-struct Waiting(Arc<Places>);
+/// Counts a waiter until it is dropped.
+struct Waiting(Arc<Permits>);
 
 impl Waiting {
-    fn new(places: &Arc<Places>) -> Self {
-        places.waiting.fetch_add(1, Ordering::SeqCst);
-        Self(places.clone())
+    fn new(permits: &Arc<Permits>) -> Self {
+        permits.waiting.fetch_add(1, Ordering::SeqCst);
+        Self(permits.clone())
     }
 }
 
@@ -37,23 +37,24 @@ impl Drop for Waiting {
 }
 
 impl Budget {
-    /// So many places.
+    /// A budget of `total` connections.
     #[must_use]
     pub fn new(total: usize) -> Self {
-        Self(Arc::new(Places { free: Arc::new(Semaphore::new(total)), waiting: AtomicUsize::new(0) }))
+        Self(Arc::new(Permits { free: Arc::new(Semaphore::new(total)), waiting: AtomicUsize::new(0) }))
     }
 
-    /// Whether somebody waits for a place: a connection that comes back is then closed, not kept. Who keeps one asks
-    /// afterwards, and who waits counts before looking for one to close, so that neither misses the other.
+    /// Whether a call waits for a permit: a connection that is returned then closes instead of becoming idle. A connection
+    /// becomes idle before this is read, and a waiter counts itself before it looks for an idle connection to close, so
+    /// neither misses the other.
     #[must_use]
     pub fn is_short(&self) -> bool {
         self.0.waiting.load(Ordering::SeqCst) > 0
     }
 
-    /// Takes a place, after `make_room` where there is none; waits at most so long.
+    /// Takes a permit. Where none is free it calls `make_room`, and waits for at most `limit`.
     pub async fn take(&self, make_room: impl FnOnce(), limit: Duration) -> Option<OwnedSemaphorePermit> {
-        if let Ok(place) = self.0.free.clone().try_acquire_owned() {
-            return Some(place);
+        if let Ok(permit) = self.0.free.clone().try_acquire_owned() {
+            return Some(permit);
         }
         let _waiting = Waiting::new(&self.0);
         make_room();

@@ -1,4 +1,4 @@
-//! One connection of a tenant's login, with the ticket for its next call.
+//! One connection of a tenant's login, with the ticket for its next batch.
 
 use std::{
     sync::Arc,
@@ -17,16 +17,17 @@ use super::{
 };
 use crate::metrics::Metrics;
 
-/// What every call runs.
+/// The statements of every batch, prepared when the connection opens.
 const EVERY: [(&str, &str, &[Type]); 4] = [
     ("begin", "BEGIN READ ONLY", &[]),
     (Entry::Query.name(), Entry::Query.sql(), Entry::Query.types()),
     ("rollback", "ROLLBACK", &[]),
     ("ticket", "SELECT ticket, pid, epoch FROM fence.ticket()", &[]),
 ];
-/// Whether the database has `fence.run_report`, which came later than the others; names are looked up as the runner
-/// does, which knows where pgvector is, since statements are described on the connection itself; and so many parallel
-/// workers at most, fewer where the server, the database or the login has fewer.
+/// Sets a new connection up. Asks whether the database has `fence.run_report`, which came with a later migration than the
+/// other entry points. Takes the search path of the runner, which includes pgvector's schema, because statements are
+/// described on the connection itself. Lowers the number of parallel workers to `workers`, and leaves it where the server,
+/// the database or the login has fewer.
 fn set_up(workers: u32) -> String {
     format!(
         "SELECT pg_catalog.to_regprocedure('fence.run_report(text,text,integer,integer)') IS NOT NULL, \
@@ -86,10 +87,12 @@ impl Entry {
 /// An open connection between two calls.
 pub struct Connection {
     wire: Wire,
-    /// Entry points that are prepared, and whether the database has reports.
+    /// Entry points that are prepared.
     prepared: Vec<Entry>,
+    /// Whether the database has `fence.run_report`.
     has_reports: bool,
-    /// Statement timeouts that are prepared, in milliseconds: as many as the tenant has had limits meanwhile.
+    /// Statement timeouts that are prepared, in milliseconds, by the name of their statement. There is one for each limit
+    /// that the tenant has had in the connection's life.
     timeouts: Vec<(u128, String)>,
     ticket: Ticket,
     ticket_at: Instant,
@@ -105,7 +108,7 @@ pub enum OpenError {
     /// PostgreSQL or the network.
     #[error(transparent)]
     Postgres(#[from] WireError),
-    /// Not in time.
+    /// The database did not answer in time.
     #[error("the database did not answer in time")]
     Timeout,
 }
@@ -119,24 +122,24 @@ impl OpenError {
     }
 }
 
-/// A ticket as it comes, in text.
+/// Reads a ticket from a row in text form.
 pub fn read_ticket(row: &[u8]) -> Result<Ticket, WireError> {
     fn number<T: std::str::FromStr>(row: &[u8], column: usize) -> Result<T, WireError> {
         let number = field(row, column)?.and_then(|text| text.parse().ok());
-        number.ok_or(WireError::Protocol("a ticket that is none"))
+        number.ok_or(WireError::Protocol("a malformed ticket"))
     }
     Ok(Ticket { ticket: number(row, 0)?, pid: number(row, 1)?, epoch: number(row, 2)? })
 }
 
-/// Nothing failed.
-fn whole(end: End) -> Result<(), WireError> {
+/// The error of a group's failed step, if there is one.
+fn check(end: End) -> Result<(), WireError> {
     let failed: Option<(&str, ServerError)> = end.failed;
     failed.map_or(Ok(()), |(_, error)| Err(Box::new(error).into()))
 }
 
 impl Connection {
-    /// Connects, prepares what every call needs, and draws the first ticket. `workers`: most parallel workers of a
-    /// statement. `budget` is held until the connection is closed.
+    /// Connects, prepares the statements of every batch, and draws the first ticket. `workers` is the most parallel workers
+    /// that a statement may have. `budget` is held until the connection is closed.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -176,7 +179,7 @@ impl Connection {
             }
             Ok(())
         });
-        whole(end.await?)?;
+        check(end.await?)?;
         let ticket = ticket.ok_or(WireError::Protocol("no ticket"))?;
         metrics.connection_events.with_label_values(&["opened"]).inc();
         let (prepared, timeouts) = (vec![Entry::Query], Vec::new());
@@ -184,12 +187,12 @@ impl Connection {
         Ok(Self { wire, prepared, has_reports, timeouts, ticket, ticket_at, loaded, life, metrics, open })
     }
 
-    /// The protocol's client.
+    /// The client of the wire protocol.
     pub const fn wire(&mut self) -> &mut Wire {
         &mut self.wire
     }
 
-    /// Runs a statement without the fence; gives the first value of its first row.
+    /// Runs a statement outside the fence, and returns the first value of its first row.
     ///
     /// # Errors
     /// [`WireError`].
@@ -197,17 +200,17 @@ impl Connection {
         self.wire.query(sql).await
     }
 
-    /// Whether the database has `fence.run_report`. One that is older than this gateway gets it with its next migration,
-    /// and connections that are opened then find it.
+    /// Whether the database has `fence.run_report`. A database that is older than this gateway gets it with its next
+    /// migration; connections that are opened after that find it.
     #[must_use]
     pub const fn has_reports(&self) -> bool {
         self.has_reports
     }
 
-    /// Has an entry point prepared in the flight that needs it, if no flight before has: most connections never search.
+    /// Prepares an entry point in the batch that first needs it: most connections never run a search.
     ///
     /// # Errors
-    /// None that is not a mistake of ours.
+    /// None: the texts are constants without zero bytes.
     pub fn prepare(&mut self, entry: Entry) -> Result<(), WireError> {
         if !self.prepared.contains(&entry) {
             self.wire.parse("prepare", entry.name(), entry.sql(), entry.types())?;
@@ -216,10 +219,10 @@ impl Connection {
         Ok(())
     }
 
-    /// Has the statement timeout of the flight set, prepared where it is another than those before.
+    /// Sets the statement timeout of the batch. A timeout that is new to this connection is prepared first.
     ///
     /// # Errors
-    /// None that is not a mistake of ours.
+    /// None: the texts are constants without zero bytes.
     pub fn set_timeout(&mut self, timeout: Duration) -> Result<(), WireError> {
         let millis = timeout.as_millis();
         let known = self.timeouts.iter().position(|(known, _)| *known == millis);
@@ -241,30 +244,29 @@ impl Connection {
         &self.loaded
     }
 
-    /// The ticket of the next call.
+    /// The ticket of the next batch.
     #[must_use]
     pub const fn ticket(&self) -> Ticket {
         self.ticket
     }
 
-    /// The server's clock, in Unix seconds, reckoned from the last ticket: the clocks of gateway and database need not
-    /// agree.
+    /// The server's time, in Unix seconds, computed from the last ticket: the clocks of gateway and database may differ.
     #[must_use]
     pub fn server_now(&self) -> i64 {
         self.ticket.epoch + i64::try_from(self.ticket_at.elapsed().as_secs()).unwrap_or(i64::MAX / 2)
     }
 
-    /// Takes over the ticket that ended a flight.
+    /// Takes the ticket that ended a batch.
     pub fn renew(&mut self, ticket: Ticket) {
         (self.ticket, self.ticket_at) = (ticket, Instant::now());
     }
 
-    /// What is left of its life.
+    /// The rest of its life.
     pub const fn life(&mut self) -> &mut Life {
         &mut self.life
     }
 
-    /// Whether there should be no other call on it, though it is sound.
+    /// Whether the connection is at the end of its life and should serve no other call.
     #[must_use]
     pub fn is_spent(&self) -> bool {
         self.life.is_over()
@@ -275,18 +277,18 @@ impl Connection {
         self.metrics.connection_events.with_label_values(&["recycled"]).inc();
     }
 
-    /// Whether a call found it broken.
+    /// Whether a call found the connection broken.
     #[must_use]
     pub const fn is_closed(&self) -> bool {
         self.wire.is_closed()
     }
 
-    /// Whether the server has gone while nobody called.
+    /// Whether the server closed the connection while it was idle.
     pub fn is_gone(&mut self) -> bool {
         self.wire.is_gone()
     }
 
-    /// Ends whatever runs on it, at the server, and closes it. Returns when the server has, too.
+    /// Cancels the statement that runs at the server, and closes the connection. Returns when the server has closed it too.
     pub async fn end(self, cause: &'static str) {
         let Self { wire, loaded, ticket, metrics, open, .. } = self;
         metrics.cancels.with_label_values(&[cause]).inc();
@@ -300,7 +302,7 @@ impl Connection {
     }
 }
 
-/// Counts the connection, and keeps its place in the budget, for as long as there is one.
+/// Counts an open connection and holds its permit of the budget, until it is dropped.
 struct Open {
     metrics: Arc<Metrics>,
     _budget: OwnedSemaphorePermit,

@@ -1,4 +1,4 @@
-//! A tenant's login and context key, read from Key Vault when they are first needed.
+//! A tenant's database login and context key, read from Key Vault when a call first needs them.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::{
 
 /// Reads secrets by vault and name.
 pub trait SecretSource: Send + Sync {
-    /// The value of a secret's version, the latest where none is given.
+    /// Reads a version of a secret; the latest where `version` is absent.
     fn read<'a>(
         &'a self,
         vault: &'a str,
@@ -34,7 +34,7 @@ pub struct SecretError(pub String);
 /// Why a tenant's credentials cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
-    /// The vault did not give a secret.
+    /// A secret could not be read.
     #[error("secret {name}: {source}")]
     Secret {
         /// The secret's name.
@@ -42,7 +42,7 @@ pub enum CredentialsError {
         /// Why.
         source: SecretError,
     },
-    /// The vault gave something else than was expected.
+    /// A secret's value is not what it should be.
     #[error("secret {name} is malformed: {problem}")]
     Malformed {
         /// The secret's name.
@@ -57,11 +57,11 @@ pub enum CredentialsError {
 
 /// Login and key, ready for use.
 pub struct Loaded {
-    /// What they were read for.
+    /// The slots and versions that they were read for.
     pub in_force: CredentialsInForce,
-    /// Where and as whom to connect.
+    /// Address, login and database.
     pub config: Config,
-    /// TLS towards the server; with [`SslMode::Disable`] it is not used.
+    /// TLS towards the server; not used with [`SslMode::Disable`].
     pub tls: Arc<ClientConfig>,
     /// Key id of `key`.
     pub kid: u32,
@@ -79,19 +79,19 @@ impl std::fmt::Debug for Loaded {
 pub struct Loader {
     secrets: Arc<dyn SecretSource>,
     roots: Roots,
-    /// For databases without roots of their own.
+    /// The system's roots, for databases without a `caFile`.
     system: Arc<Trust>,
     metrics: Arc<Metrics>,
 }
 
 impl Loader {
-    /// `roots`: extra trust roots by database name.
+    /// Reads secrets from `secrets`. `roots` are extra trust roots by database name.
     #[must_use]
     pub fn new(secrets: Arc<dyn SecretSource>, roots: Roots, metrics: Arc<Metrics>) -> Self {
         Self { secrets, roots, system: Arc::default(), metrics }
     }
 
-    /// Reads what is in force for a tenant.
+    /// Reads the credentials that are in force for a tenant.
     ///
     /// # Errors
     /// [`CredentialsError`].

@@ -1,4 +1,4 @@
-//! One tenant's connections, and those of them that are on loan.
+//! One tenant's pool of connections, and the leases on them.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -13,54 +13,54 @@ use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use super::{
     budget::Budget,
     circuit::Circuit,
+    concurrency::{Concurrency, Weight},
     connection::Connection,
     credentials::Loaded,
     ending::Endings,
     pool::PoolSettings,
-    shares::{Shares, Weight},
-    turns::Turns,
+    throttle::Throttle,
 };
 use crate::{identity::PrincipalId, metrics::Metrics};
 
 /// One tenant's connections.
 pub struct Pool {
-    /// For those at work, those that are being opened, and those that are being ended.
+    /// Permits for connections that are leased, being opened, or being ended.
     pub slots: Arc<Semaphore>,
-    /// Slots that are taken by openings.
+    /// Connections that are being opened.
     pub opening: TaskTracker,
-    /// Slots that are taken by statements, those that are being ended included.
+    /// Statements that run or are being ended at the server.
     pub working: TaskTracker,
-    /// Those that wait for a call.
+    /// Idle connections, the one used last at the end.
     pub idle: Mutex<Vec<Idle>>,
     idle_gauge: IntGauge,
     /// The credentials that were read last.
     pub loaded: ArcSwapOption<Loaded>,
-    /// Held while they are read; when they were last read because the database refused them.
+    /// Held while credentials are read. The time of the last read that followed a refusal by the database.
     pub loading: Arc<tokio::sync::Mutex<Option<Instant>>>,
-    /// Whether the vault is asked.
+    /// Circuit breaker of Key Vault.
     pub vault: Circuit,
-    /// Whether connections are opened.
+    /// Circuit breaker of the database.
     pub database: Circuit,
-    /// What each principal has of them.
-    pub shares: Shares,
-    /// Who has long statements run one after the other.
-    pub turns: Turns,
+    /// Statements of each principal at a time.
+    pub concurrency: Concurrency,
+    /// Statements of principals that ran long ones lately.
+    pub throttle: Throttle,
     /// When a call last came.
     pub used: Mutex<Instant>,
     budget: Budget,
     endings: Endings,
 }
 
-/// A connection that waits for a call.
+/// An idle connection.
 pub struct Idle {
-    /// It.
+    /// The connection.
     pub connection: Connection,
-    /// Since when.
+    /// When it became idle.
     pub since: Instant,
     _counted: Counted,
 }
 
-/// One more in a gauge until it is dropped.
+/// Counts one in a gauge until it is dropped.
 struct Counted(IntGauge);
 
 impl Counted {
@@ -76,13 +76,13 @@ impl Drop for Counted {
     }
 }
 
-/// The value, whatever became of a thread that held it.
+/// Locks a mutex, also after a thread that held it has panicked.
 pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Pool {
-    /// Without connections.
+    /// A pool without connections.
     pub fn new(sizes: &PoolSettings, budget: Budget, endings: Endings, metrics: &Metrics) -> Self {
         Self {
             slots: Arc::new(Semaphore::new(sizes.per_tenant)),
@@ -94,15 +94,16 @@ impl Pool {
             loading: Arc::default(),
             vault: Circuit::default(),
             database: Circuit::default(),
-            shares: Shares::new(sizes.per_principal),
-            turns: Turns::new(sizes.long_per_tenant),
+            concurrency: Concurrency::new(sizes.per_principal),
+            throttle: Throttle::new(sizes.long_per_tenant),
             used: Mutex::new(Instant::now()),
             budget,
             endings,
         }
     }
 
-    /// Keeps a sound connection for another call, or closes one where other tenants wait for a place.
+    /// Keeps a sound connection for the next call. Where other calls wait for the budget, the connection of this pool that has
+    /// been idle for longest is closed.
     pub fn keep(&self, connection: Connection) {
         let counted = Counted::new(self.idle_gauge.clone());
         locked(&self.idle).push(Idle { connection, since: Instant::now(), _counted: counted });
@@ -111,7 +112,7 @@ impl Pool {
         }
     }
 
-    /// Closes the connection that has not been used for longest.
+    /// Closes the connection that has been idle for longest.
     pub fn close_one(&self) {
         let mut idle = locked(&self.idle);
         if !idle.is_empty() {
@@ -119,7 +120,8 @@ impl Pool {
         }
     }
 
-    /// The connection used last, of the credentials in force; those of former ones are closed on the way.
+    /// The idle connection that was used last, if it was opened with these credentials. Connections of former credentials are
+    /// closed on the way.
     pub fn take_idle(&self, loaded: &Arc<Loaded>) -> Option<Connection> {
         let mut idle = locked(&self.idle);
         while let Some(Idle { mut connection, .. }) = idle.pop() {
@@ -131,27 +133,27 @@ impl Pool {
     }
 }
 
-/// What a statement takes until it has ended at the server: a part of its principal's share, one of the tenant's
-/// connections, and the turn of who has them.
+/// The permits that a statement holds until it has ended at the server.
 #[derive(Debug)]
-pub struct Places {
-    /// Its principal's.
-    pub share: OwnedSemaphorePermit,
-    /// A connection's.
+pub struct Permits {
+    /// Of its principal's concurrency limit.
+    pub concurrency: OwnedSemaphorePermit,
+    /// Of the tenant's connections.
     pub slot: OwnedSemaphorePermit,
-    /// Whose statements ran long lately has one.
-    pub turn: Option<OwnedSemaphorePermit>,
-    /// Of the tenant's statements.
+    /// Of the throttle, where its principal is throttled.
+    pub throttle: Option<OwnedSemaphorePermit>,
+    /// Counts the statement.
     pub working: TaskTrackerToken,
 }
 
-/// A connection on loan. Only [`Lease::give_back`] returns it; dropped in any other way it is cancelled and closed.
+/// A leased connection. Only [`Lease::give_back`] returns it to the pool. Dropped in any other way, its statement is cancelled
+/// and the connection closed.
 pub struct Lease {
     connection: Option<Connection>,
     pool: Arc<Pool>,
     reused: bool,
-    /// Go with a connection that has to be ended, and are free again when it has.
-    places: Option<Places>,
+    /// A connection that has to be ended keeps the permits until it has ended.
+    permits: Option<Permits>,
     weight: Weight,
     principal: PrincipalId,
     since: Instant,
@@ -160,13 +162,13 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Lends a connection, with the places that it takes, to a principal.
+    /// Leases a connection, with the permits that its statement holds, to a principal.
     #[must_use]
     pub fn new(
         connection: Connection,
         pool: Arc<Pool>,
         reused: bool,
-        places: Places,
+        permits: Permits,
         weight: Weight,
         principal: PrincipalId,
         metrics: &Metrics,
@@ -177,7 +179,7 @@ impl Lease {
             connection: Some(connection),
             pool,
             reused,
-            places: Some(places),
+            permits: Some(permits),
             weight,
             principal,
             since: Instant::now(),
@@ -186,13 +188,13 @@ impl Lease {
         }
     }
 
-    /// Whether the connection has served another call before: it may have died since without anybody noticing.
+    /// Whether the connection has served another call before: it may have died since then, unnoticed.
     #[must_use]
     pub const fn is_reused(&self) -> bool {
         self.reused
     }
 
-    /// What the places are for.
+    /// The weight that the permits allow.
     #[must_use]
     pub const fn weight(&self) -> Weight {
         self.weight
@@ -201,12 +203,12 @@ impl Lease {
     /// The connection.
     ///
     /// # Panics
-    /// Never: it is there until the lease ends.
+    /// Never: a lease holds its connection until it ends.
     pub fn connection(&mut self) -> &mut Connection {
         self.connection.as_mut().expect("a lease holds its connection until it ends")
     }
 
-    /// Returns a connection whose flight completed.
+    /// Returns the connection after a batch that completed.
     pub fn give_back(mut self) {
         let Some(mut connection) = self.connection.take().filter(|connection| !connection.is_closed()) else { return };
         connection.life().spend();
@@ -217,22 +219,22 @@ impl Lease {
         }
     }
 
-    /// Cancels what runs and closes.
+    /// Cancels the statement and closes the connection.
     pub fn kill(mut self, cause: &'static str) {
         self.end(cause);
     }
 
     fn end(&mut self, cause: &'static str) {
         if let Some(connection) = self.connection.take() {
-            self.pool.endings.begin(connection, cause, self.places.take());
+            self.pool.endings.begin(connection, cause, self.permits.take());
         }
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        // The caller went away in the middle of a flight.
+        // The caller went away during a batch.
         self.end("disconnect");
-        self.pool.turns.charge(self.principal, self.since, Instant::now());
+        self.pool.throttle.charge(self.principal, self.since, Instant::now());
     }
 }

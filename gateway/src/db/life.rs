@@ -1,14 +1,14 @@
-//! How long a database connection is used: a backend keeps what it has seen in its caches, and a connection keeps to the
-//! server that a failover or a load balancer gave it.
+//! The life of a database connection. It is limited because a backend's caches grow with what it has seen, and because a
+//! connection stays with the server that it was opened to, whatever a failover or a load balancer does later.
 
 use std::time::{Duration, Instant};
 
 /// Longest life of connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Span {
-    /// By age.
+    /// Most time since it was opened.
     pub age: Duration,
-    /// By calls served.
+    /// Most calls.
     pub calls: u32,
 }
 
@@ -20,8 +20,8 @@ pub struct Life {
 }
 
 impl Span {
-    /// A life that ends a little early, each at another time: connections that were opened together, after a restart, do
-    /// not end together.
+    /// Begins a life that is shorter by a random part, up to a fifth: connections that were opened together, after a
+    /// restart, do not end together.
     #[must_use]
     pub fn begin(self) -> Life {
         self.part(rand::random_range(0.8..1.0))
@@ -39,7 +39,7 @@ impl Life {
         self.calls = self.calls.saturating_sub(1);
     }
 
-    /// Whether there should be no other call.
+    /// Whether the connection should serve no other call.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.calls == 0 || Instant::now() >= self.until

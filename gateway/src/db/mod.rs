@@ -1,19 +1,19 @@
-//! The data path: a scope and a statement become rows.
+//! The data path: runs a caller's statement in the database, with what the caller may see, and returns rows.
 
+pub mod batch;
 mod budget;
 mod circuit;
+mod concurrency;
 pub mod connection;
 pub mod credentials;
 mod ending;
-pub mod flight;
 mod lease;
 pub mod life;
 pub mod pool;
 pub mod query;
 mod reports;
 pub mod rows;
-mod shares;
-mod turns;
+mod throttle;
 pub mod uri;
 pub mod wire;
 
@@ -28,13 +28,13 @@ use storefence_tenancy::context;
 use tracing::Instrument;
 
 use self::{
+    batch::Outcome,
+    concurrency::Weight,
     credentials::Loaded,
-    flight::{Flight, fly},
     pool::{PoolError, Pools},
     query::{Bounds, Call, Column, Search, StatementError},
     reports::{Reports, Shape},
     rows::Rows,
-    shares::Weight,
 };
 use crate::{
     audit::meter,
@@ -45,39 +45,39 @@ use crate::{
     tenants::Tenant,
 };
 
-/// What the gateway waits beyond the tenant's statement timeout before it cancels on its own account. The server's
-/// timeout comes first, unless the statement switched it off.
+/// How long after the tenant's statement timeout the gateway cancels by itself. The server's timeout comes first, unless the
+/// statement switched it off.
 const GRACE: Duration = Duration::from_millis(500);
-/// What a statement has at least, however long its caller waited for a connection. One that is cancelled for the time that
-/// its caller waited costs the connection; the next caller has to open another, which takes longer than a statement, and so
-/// is later still: a queue that a database left behind by standing still for a moment would never get shorter.
+/// Least time of a statement, however long its caller waited for a connection. Without it, a statement whose caller has
+/// waited is cancelled at once, and its connection closed. The next caller has to open another, which takes longer than a
+/// statement, and so is later still: after a short stall of the database its queue would never get shorter.
 const LEAST: Duration = Duration::from_secs(1);
-/// Life of a signed context, in seconds. It is checked when the call begins.
+/// Life of a signed context, in seconds. The fence checks it when the statement begins.
 const CONTEXT_SECONDS: i64 = 30;
-/// Most rows and bytes of the gateway's own statements: the tenant's limits are for what callers write.
+/// Most rows and bytes of the gateway's own statements: the tenant's limits are for callers' statements.
 const OWN: (u32, u32) = (1_000, 8 * 1024 * 1024);
-/// Longest time that planning a statement may take for the sake of the log.
+/// Longest time for planning a statement, for the log.
 const PLANNING: Duration = Duration::from_secs(2);
-/// Bytes of described statements that are remembered, and for how long: a migration may change what a name means. A caller
-/// chooses how many columns there are, and what they are called.
+/// Bytes of cached descriptions of statements, and how long they are cached: a migration may change what a name means. The
+/// limit counts bytes because callers choose the number and the names of the columns.
 const DESCRIBED: (u64, Duration) = (16 * 1024 * 1024, Duration::from_secs(60));
-/// Bytes that an entry and each of its columns take beside their texts.
+/// Bytes that an entry takes beside its texts; each of its columns takes a quarter of it.
 const ENTRY: usize = 256;
 
 /// The rows of one statement.
 #[derive(Debug)]
 pub struct QueryResult {
-    /// Columns, also where there are no rows.
+    /// Columns, also of a result without rows.
     pub columns: Arc<Vec<Column>>,
     /// Rows.
     pub rows: Rows,
-    /// Whether there were more.
+    /// Whether there were more rows.
     pub truncated: bool,
-    /// Time from taking a connection to the last row.
+    /// Time from the caller's request to the last row, waits included.
     pub elapsed: Duration,
 }
 
-/// Why a statement gave no rows.
+/// Why a statement returned no rows.
 #[derive(Debug, thiserror::Error)]
 pub enum QueryError {
     /// PostgreSQL refused it.
@@ -86,7 +86,7 @@ pub enum QueryError {
     /// It ran longer than the tenant allows.
     #[error("the statement ran longer than {0:?}")]
     Timeout(Duration),
-    /// No connection.
+    /// There was no connection for it.
     #[error(transparent)]
     Pool(#[from] PoolError),
     /// The connection broke.
@@ -98,7 +98,7 @@ pub enum QueryError {
     /// The fence refused the context.
     #[error("the fence refused the context: {error}")]
     Context {
-        /// What it said.
+        /// The fence's message.
         error: String,
         /// The credentials that it was signed with.
         loaded: Arc<Loaded>,
@@ -106,7 +106,7 @@ pub enum QueryError {
 }
 
 impl QueryError {
-    /// A word for metrics.
+    /// The reason, for metrics.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
@@ -118,7 +118,7 @@ impl QueryError {
         }
     }
 
-    /// The SQLSTATE of a refusal by PostgreSQL, or the word for metrics.
+    /// The SQLSTATE of a refusal by PostgreSQL, otherwise the reason.
     #[must_use]
     pub fn code(&self) -> &str {
         match self {
@@ -149,7 +149,7 @@ impl Data {
         &self.pools
     }
 
-    /// Runs one statement, which the gate has let through, with what the scope may see.
+    /// Runs a caller's statement, which has passed the gate.
     ///
     /// Dropping the future cancels the statement at the server.
     ///
@@ -161,16 +161,16 @@ impl Data {
         self.select(caller, statement, bounds, true).await
     }
 
-    /// Searches for products; the rows have the columns that `fence.search_products` gives.
+    /// Searches for products. The rows have the columns of `fence.search_products`.
     ///
     /// # Errors
     /// [`QueryError`].
     pub async fn search(&self, caller: &Caller, search: &Search, max_rows: u32) -> Result<Rows, QueryError> {
         let bounds = Bounds { max_rows, max_bytes: OWN.1, timeout: caller.tenant.limits.timeout };
-        Ok(self.run(caller, Call::Search(search), bounds, false, Instant::now()).await?.rows)
+        Ok(self.run(Request::new(caller, Call::Search(search), bounds)).await?.rows)
     }
 
-    /// Runs one statement of the gateway's own, with what the scope may see. No text of a caller may stand in it.
+    /// Runs a statement of the gateway's own. It must hold no text of a caller.
     ///
     /// # Errors
     /// [`QueryError`].
@@ -180,15 +180,13 @@ impl Data {
         Ok(self.select(caller, statement, bounds, false).await?.rows)
     }
 
-    /// The hash of a statement's plan. For the log alone: which plan is chosen follows from rows that the caller must not
-    /// know of.
+    /// The hash of a statement's plan. It is for the log only: the plan depends on rows that the caller must not know of.
     ///
     /// # Errors
     /// [`QueryError`].
     pub async fn plan(&self, caller: &Caller, sql: &str) -> Result<String, QueryError> {
         let bounds = Bounds { max_rows: 1, max_bytes: OWN.1, timeout: PLANNING };
-        let rows = self.run(caller, Call::Plan(sql), bounds, false, Instant::now()).await?.rows;
-        Ok(rows.text)
+        Ok(self.run(Request::new(caller, Call::Plan(sql), bounds)).await?.rows.text)
     }
 
     /// Runs a SELECT by the entry point that suits it.
@@ -199,66 +197,42 @@ impl Data {
         bounds: Bounds,
         describe: bool,
     ) -> Result<QueryResult, QueryError> {
-        let (sql, shape, started) = (statement.sql, Shape::of(caller, statement), Instant::now());
+        let (sql, shape) = (statement.sql, Shape::of(caller, statement));
+        let select = Request { describe, ..Request::new(caller, Call::Select(sql), bounds) };
         let learn = |result: &QueryResult| {
             if let Some(shape) = shape {
                 self.reports.learn(shape, result.elapsed);
             }
         };
-        // Turns are for one processor's work.
-        let workers = || !self.pools.takes_turns(&caller.tenant, caller.id());
+        // A throttled principal has one processor.
+        let workers = || !self.pools.is_throttled(&caller.tenant, caller.id());
         if !shape.is_some_and(|shape| self.reports.suit(shape) && workers()) {
-            return self.run(caller, Call::Select(sql), bounds, describe, started).await.inspect(learn);
+            return self.run(select).await.inspect(learn);
         }
-        match self.run(caller, Call::Report(sql), bounds, describe, started).await {
-            // No place in the caller's text is wrong: its columns are such that it cannot be a subquery. Or it failed late,
-            // by a type that it met at work: so both runs have one deadline.
+        match self.run(Request { call: Call::Report(sql), ..select }).await {
+            // An error without a position in the caller's text: the statement's columns do not let it be a subquery, which
+            // `fence.run_report` makes of it. Some types fail only while it runs, so both runs share one deadline.
             Err(QueryError::Statement(error)) if error.sqlstate.starts_with("42") && error.position.is_none() => {
-                self.run(caller, Call::Select(sql), bounds, describe, started).await
+                self.run(select).await
             }
             other => other.inspect(learn),
         }
     }
 
-    async fn run(
-        &self,
-        caller: &Caller,
-        call: Call<'_>,
-        bounds: Bounds,
-        describe: bool,
-        started: Instant,
-    ) -> Result<QueryResult, QueryError> {
-        let span = spans::statement(call.kind(), call.sql());
-        let result = self.flown(caller, call, bounds, describe, started).instrument(span.clone()).await;
+    /// Runs a request in a span of its own.
+    async fn run(&self, request: Request<'_>) -> Result<QueryResult, QueryError> {
+        let span = spans::statement(request.call.kind(), request.call.sql());
+        let result = self.measured(request).instrument(span.clone()).await;
         spans::rows(&span, result.as_ref().map(|result| u64::from(result.rows.count)).map_err(QueryError::code));
         result
     }
 
-    async fn flown(
-        &self,
-        caller: &Caller,
-        call: Call<'_>,
-        bounds: Bounds,
-        describe: bool,
-        started: Instant,
-    ) -> Result<QueryResult, QueryError> {
-        let result = match self.attempt(caller, call, bounds, describe, started).await {
-            // A connection that the server closed while it lay idle, or credentials that were rotated under it. The
-            // transaction is read-only and sent no row, so another attempt repeats nothing.
-            Err(QueryError::Stale(error)) => {
-                tracing::info!(tenant = %caller.tenant.id(), error, "an idle connection was dead; opening another one");
-                self.pools.distrust_idle(&caller.tenant);
-                self.attempt(caller, call, bounds, describe, started).await
-            }
-            Err(QueryError::Context { error, loaded }) => {
-                tracing::warn!(tenant = %caller.tenant.id(), error, "the fence refused the context; reading credentials again");
-                self.pools.reload(&caller.tenant, &loaded).await;
-                self.attempt(caller, call, bounds, describe, started).await
-            }
-            other => other,
-        };
+    /// Runs a request, and counts it and its rows.
+    async fn measured(&self, request: Request<'_>) -> Result<QueryResult, QueryError> {
+        let result = self.retried(request).await;
         let outcome = result.as_ref().map_or_else(QueryError::reason, |_| "ok");
-        self.metrics.query_seconds.with_label_values(&[outcome]).observe(started.elapsed().as_secs_f64());
+        let seconds = request.started.elapsed().as_secs_f64();
+        self.metrics.query_seconds.with_label_values(&[outcome]).observe(seconds);
         if let Ok(result) = &result {
             meter::add(u64::from(result.rows.count), result.rows.json.len() as u64);
             self.metrics.rows.inc_by(u64::from(result.rows.count));
@@ -268,34 +242,47 @@ impl Data {
         result
     }
 
-    async fn attempt(
-        &self,
-        caller: &Caller,
-        call: Call<'_>,
-        bounds: Bounds,
-        describe: bool,
-        started: Instant,
-    ) -> Result<QueryResult, QueryError> {
-        // One deadline for all of it: waiting for a connection, opening one, and a second attempt are the caller's time, too.
+    /// Runs a request, and once more where an idle connection was closed by the server, or where credentials were rotated.
+    /// The transaction is read-only and the caller has seen no row, so the second attempt repeats nothing.
+    async fn retried(&self, request: Request<'_>) -> Result<QueryResult, QueryError> {
+        let tenant = &request.caller.tenant;
+        match self.attempt(request).await {
+            Err(QueryError::Stale(error)) => {
+                tracing::info!(tenant = %tenant.id(), error, "an idle connection was dead; opening another one");
+                self.pools.distrust_idle(tenant);
+                self.attempt(request).await
+            }
+            Err(QueryError::Context { error, loaded }) => {
+                tracing::warn!(tenant = %tenant.id(), error, "the fence refused the context; reading credentials again");
+                self.pools.reload(tenant, &loaded).await;
+                self.attempt(request).await
+            }
+            other => other,
+        }
+    }
+
+    async fn attempt(&self, request: Request<'_>) -> Result<QueryResult, QueryError> {
+        let Request { caller, call, bounds, describe, started } = request;
+        let tenant = &caller.tenant;
+        // One deadline for everything: the caller also waits for a connection, for its opening, and for a second attempt.
         let deadline = started + bounds.timeout + GRACE;
-        let (principal, tenant, scope) = (caller.id(), &caller.tenant, &caller.scope);
         let weight = if matches!(call, Call::Report(_)) { Weight::Parallel } else { Weight::Serial };
-        let mut lease = self.pools.lend(tenant, principal, weight, deadline).await?;
+        let mut lease = self.pools.lend(tenant, caller.id(), weight, deadline).await?;
         let call = if lease.weight() == Weight::Serial { call.serial() } else { call };
         let key = described_as(tenant, call);
         let known = if describe { self.described.get(&key) } else { Some(Arc::default()) };
         let connection = lease.connection();
         let loaded = connection.loaded().clone();
-        let expires = connection.server_now() + CONTEXT_SECONDS;
-        let signed = context::sign(&loaded.key, loaded.kid, tenant.id(), connection.ticket(), expires, scope.stores());
-        let flight = fly(connection, &signed, call, bounds, known.is_none());
+        let (ticket, expires) = (connection.ticket(), connection.server_now() + CONTEXT_SECONDS);
+        let context = context::sign(&loaded.key, loaded.kid, tenant.id(), ticket, expires, caller.scope.stores());
+        let batch = batch::run(connection, &context, call, bounds, known.is_none());
         let until = deadline.max(Instant::now() + bounds.timeout.min(LEAST));
-        let Ok(flight) = tokio::time::timeout_at(until.into(), flight).await else {
+        let Ok(outcome) = tokio::time::timeout_at(until.into(), batch).await else {
             lease.kill("timeout");
             return Err(QueryError::Timeout(bounds.timeout));
         };
-        match flight {
-            Flight::Answer(mut answer) => {
+        match outcome {
+            Outcome::Answer(mut answer) => {
                 lease.give_back();
                 let columns = match (answer.columns.take(), known) {
                     (Some(columns), _) => {
@@ -309,7 +296,7 @@ impl Data {
                 let (rows, truncated) = (answer.rows, answer.truncated);
                 Ok(QueryResult { columns, rows, truncated, elapsed: started.elapsed() })
             }
-            Flight::Statement(error) => {
+            Outcome::Statement(error) => {
                 lease.give_back();
                 Err(match error.sqlstate.as_str() {
                     "SF001" => QueryError::Context { error: error.message, loaded },
@@ -317,12 +304,31 @@ impl Data {
                     _ => QueryError::Statement(error),
                 })
             }
-            Flight::Broken(error) => {
+            Outcome::Broken(error) => {
                 let reused = lease.is_reused();
                 lease.kill("broken");
                 Err(if reused { QueryError::Stale(error) } else { QueryError::Broken(error) })
             }
         }
+    }
+}
+
+/// One query with everything that its attempts need.
+#[derive(Clone, Copy)]
+struct Request<'a> {
+    caller: &'a Caller,
+    call: Call<'a>,
+    bounds: Bounds,
+    /// Whether the caller wants the columns.
+    describe: bool,
+    /// When the caller came: all attempts share one deadline.
+    started: Instant,
+}
+
+impl<'a> Request<'a> {
+    /// A request that begins now, without columns.
+    fn new(caller: &'a Caller, call: Call<'a>, bounds: Bounds) -> Self {
+        Self { caller, call, bounds, describe: false, started: Instant::now() }
     }
 }
 
@@ -334,7 +340,7 @@ fn described() -> Cache<[u8; 32], Arc<Vec<Column>>> {
     Cache::builder().max_capacity(DESCRIBED.0).weigher(weight).time_to_live(DESCRIBED.1).build()
 }
 
-/// What the columns of a statement are remembered under.
+/// The key under which the columns of a statement are cached.
 fn described_as(tenant: &Tenant, call: Call<'_>) -> [u8; 32] {
     let sql = call.sql();
     Sha256::new()
@@ -345,7 +351,7 @@ fn described_as(tenant: &Tenant, call: Call<'_>) -> [u8; 32] {
         .into()
 }
 
-/// Columns of a statement that ran and could not be described: the names are in the rows.
+/// Columns of a statement that ran but could not be described: the names are in the rows.
 fn undescribed(rows: &mut Rows) -> Vec<Column> {
     let names = std::mem::take(&mut rows.names).into_iter();
     names.map(|name| Column { name, kind: "unknown".to_owned() }).collect()
@@ -368,7 +374,7 @@ mod tests {
             described.insert(key, wide.clone());
         }
         described.run_pending_tasks();
-        // 1,600 names of 64 bytes and as much again around them.
+        // One entry: 1,600 names of 64 bytes, and as much again around them.
         let (entries, bytes) = (described.entry_count(), described.weighted_size());
         assert!(bytes <= DESCRIBED.0 && (1..100).contains(&entries), "{entries} entries, {bytes} bytes");
     }

@@ -1,4 +1,4 @@
-//! Per-tenant pools: opened on first use, closed when idle, under one budget for all.
+//! The pools of all tenants. Connections are opened on first use and closed when idle, under one budget for all tenants.
 
 use std::{
     collections::HashMap,
@@ -11,12 +11,12 @@ use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, oneshot};
 
 use super::{
     budget::Budget,
+    concurrency::Weight,
     connection::{Connection, OpenError},
     credentials::{Loaded, Loader},
     ending::Endings,
-    lease::{Lease, Places, Pool, locked},
+    lease::{Lease, Permits, Pool, locked},
     life::Span,
-    shares::Weight,
 };
 use crate::{identity::PrincipalId, metrics::Metrics, tenants::Tenant};
 
@@ -25,9 +25,9 @@ use crate::{identity::PrincipalId, metrics::Metrics, tenants::Tenant};
 pub struct PoolSettings {
     /// Most connections of one tenant.
     pub per_tenant: usize,
-    /// Most of them of one principal, and most processes of one statement, parallel workers included.
+    /// Most statements of one principal at a time, and most processes of one statement, parallel workers included.
     pub per_principal: u32,
-    /// Most of them for those whose statements ran long lately.
+    /// Most statements at a time of principals that are throttled, for statements that ran long lately.
     pub long_per_tenant: usize,
     /// Most connections of all tenants.
     pub total: usize,
@@ -35,42 +35,42 @@ pub struct PoolSettings {
     pub wait: Duration,
     /// How long a connection may stay unused.
     pub idle: Duration,
-    /// How long it may be used.
+    /// Longest life of a connection.
     pub life: Span,
 }
 
-/// How long a refusal is believed before secrets are read again for the same tenant.
+/// Shortest time between two reads of a tenant's secrets after refusals by the database.
 const RELOAD_PAUSE: Duration = Duration::from_secs(5);
-/// Longest wait for a tenant's secrets, until the vault counts as away.
+/// Longest wait for a tenant's secrets. After it the vault counts as unavailable.
 const READ_TIMEOUT: Duration = Duration::from_secs(8);
-/// How long a call waits for new credentials where the former ones still work.
+/// How long a call waits for new credentials while the former ones still work.
 const ROTATION_WAIT: Duration = Duration::from_secs(1);
 
-/// Why no connection is to be had. The text is for the log.
+/// Why a call got no connection. The text is for the log.
 #[derive(Debug, thiserror::Error)]
 pub enum PoolError {
-    /// All connections stayed busy for the whole wait.
+    /// All connections of the tenant stayed busy for the whole wait.
     #[error("all connections are busy")]
     Busy,
-    /// So did those that one principal may have.
+    /// Other statements of the principal used up its concurrency limit for the whole wait.
     #[error("all connections of this principal are busy")]
     PrincipalBusy,
-    /// Statements of this principal ran long lately, and others that did have their turn.
+    /// The principal is throttled, and throttled statements used all permits for the whole wait.
     #[error("statements that ran long lately run one after the other")]
     Throttled,
-    /// The database was away a moment ago.
+    /// The database's circuit breaker is open.
     #[error("the database was not reachable a moment ago: {0}")]
     CircuitOpen(String),
     /// Secrets could not be read or used.
     #[error("credentials: {0}")]
     Credentials(String),
-    /// Opening failed.
+    /// The connection could not be opened.
     #[error("connecting: {0}")]
     Open(String),
 }
 
 impl PoolError {
-    /// A word for metrics.
+    /// The reason, for metrics.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
@@ -94,7 +94,7 @@ pub struct Pools {
     metrics: Arc<Metrics>,
 }
 
-/// A new connection, with the slot that it takes.
+/// A new connection, with its permit of the tenant's.
 type Opened = Result<(Connection, OwnedSemaphorePermit), PoolError>;
 
 impl Pools {
@@ -116,16 +116,16 @@ impl Pools {
         pool
     }
 
-    /// Whether this principal's statements ran long lately, and have to take turns.
+    /// Whether this principal is throttled, because its statements ran long lately.
     #[must_use]
-    pub fn takes_turns(&self, tenant: &Tenant, principal: PrincipalId) -> bool {
-        self.pool(tenant.id()).turns.takes(principal, Instant::now())
+    pub fn is_throttled(&self, tenant: &Tenant, principal: PrincipalId) -> bool {
+        self.pool(tenant.id()).throttle.applies(principal, Instant::now())
     }
 
-    /// Lends a connection of the tenant's login that is in force to a principal, for a statement of such a weight or of less
-    /// ([`Lease::weight`]). What takes longer than to the deadline, reading secrets or opening a connection, goes on without
-    /// the caller: otherwise a short deadline would never learn that something is away, and never get a connection that
-    /// takes a little longer to open.
+    /// Leases a connection of the tenant's current login to a principal, for a statement of this weight or a lower one
+    /// ([`Lease::weight`]). Reading secrets and opening a connection continue after the deadline, without the caller.
+    /// Otherwise calls with short deadlines would never open a circuit breaker, and never get a connection that takes a
+    /// little longer to open.
     ///
     /// # Errors
     /// [`PoolError`].
@@ -142,51 +142,51 @@ impl Pools {
         let loaded = self.credentials(&pool, tenant, deadline).await?;
         let wait_until = deadline.min(started + self.settings.wait);
         let ready = Instant::now();
-        // Before a connection is waited for: who waits for its own statements, or for a turn, holds none of those that others
-        // could use.
-        let share = tokio::time::timeout_at(wait_until.into(), pool.shares.take(principal, weight)).await;
-        let Ok(Some((share, weight))) = share else { return Err(busy(&pool, PoolError::PrincipalBusy)) };
-        let turn = if pool.turns.takes(principal, started) {
-            let turn = tokio::time::timeout_at(wait_until.into(), pool.turns.next()).await;
-            self.metrics.turns.with_label_values(&[if turn.is_ok() { "taken" } else { "refused" }]).inc();
-            turn.map_err(|_| busy(&pool, PoolError::Throttled))?
+        // Before the wait for a connection: a principal that waits for its own statements, or for the throttle, holds no
+        // connection that others could use.
+        let permit = tokio::time::timeout_at(wait_until.into(), pool.concurrency.acquire(principal, weight)).await;
+        let Ok(Some((concurrency, weight))) = permit else { return Err(busy(&pool, PoolError::PrincipalBusy)) };
+        let throttle = if pool.throttle.applies(principal, started) {
+            let permit = tokio::time::timeout_at(wait_until.into(), pool.throttle.acquire()).await;
+            self.metrics.turns.with_label_values(&[if permit.is_ok() { "taken" } else { "refused" }]).inc();
+            permit.map_err(|_| busy(&pool, PoolError::Throttled))?
         } else {
             None
         };
-        let of_its_own = ready.elapsed();
-        self.metrics.principal_wait.observe(of_its_own.as_secs_f64());
+        let principal_wait = ready.elapsed();
+        self.metrics.principal_wait.observe(principal_wait.as_secs_f64());
         let waiting = tokio::time::timeout_at(wait_until.into(), pool.slots.clone().acquire_owned());
         let Ok(Ok(slot)) = waiting.await else { return Err(busy(&pool, PoolError::Busy)) };
-        // Others may have come with newer ones while this call waited.
+        // Another call may have read newer credentials meanwhile.
         let loaded = pool.loaded.load_full().unwrap_or(loaded);
         let (connection, slot, reused) = match pool.take_idle(&loaded) {
             Some(connection) => (connection, slot, true),
             None => {
                 pool.database.check().map_err(PoolError::CircuitOpen)?;
-                let patience = wait_until.saturating_duration_since(Instant::now());
-                let place = self.budget.take(|| self.close_longest_idle(), patience).await.ok_or(PoolError::Busy)?;
-                let (connection, slot) = self.open(&pool, tenant, loaded, (slot, place), deadline).await?;
+                let limit = wait_until.saturating_duration_since(Instant::now());
+                let budget = self.budget.take(|| self.close_longest_idle(), limit).await.ok_or(PoolError::Busy)?;
+                let (connection, slot) = self.open(&pool, tenant, loaded, (slot, budget), deadline).await?;
                 (connection, slot, false)
             }
         };
-        self.metrics.pool_wait.observe((started.elapsed() - of_its_own).as_secs_f64());
-        let places = Places { share, slot, turn, working: pool.working.token() };
-        Ok(Lease::new(connection, pool, reused, places, weight, principal, &self.metrics))
+        self.metrics.pool_wait.observe((started.elapsed() - principal_wait).as_secs_f64());
+        let permits = Permits { concurrency, slot, throttle, working: pool.working.token() };
+        Ok(Lease::new(connection, pool, reused, permits, weight, principal, &self.metrics))
     }
 
-    /// The credentials in force, as far as a call has read them already.
+    /// The current credentials, if a call has read them already.
     #[must_use]
     pub fn loaded(&self, tenant: &Tenant) -> Option<Arc<Loaded>> {
         self.pool(tenant.id()).loaded.load_full().filter(|loaded| loaded.in_force == tenant.credentials)
     }
 
-    /// Closes a tenant's idle connections: one of them was found dead, so the others are in doubt.
+    /// Closes a tenant's idle connections: one of them was dead, so the others may be.
     pub fn distrust_idle(&self, tenant: &Tenant) {
         locked(&self.pool(tenant.id()).idle).clear();
     }
 
-    /// Reads the secrets again after the database refused what `refused` holds: at most every five seconds, and not if
-    /// another call has just done so.
+    /// Reads the secrets again after the database refused the credentials in `refused`: at most every five seconds, and not
+    /// if another call has replaced them already.
     pub async fn reload(&self, tenant: &Tenant, refused: &Arc<Loaded>) {
         let pool = self.pool(tenant.id());
         let mut reloaded = pool.loading.lock().await;
@@ -211,7 +211,7 @@ impl Pools {
         if let Some(loaded) = current() {
             return Ok(loaded);
         }
-        // What was read before a rotation works until its overlap ends.
+        // The credentials from before a rotation work until the overlap ends.
         let former = pool.loaded.load_full();
         if let Err(error) = pool.vault.check() {
             return former.ok_or(PoolError::Credentials(error));
@@ -222,7 +222,7 @@ impl Pools {
                 // Another call has just read them.
                 Ok(_) if current().is_some() => {}
                 Ok(guard) => drop(tokio::spawn(self.clone().read(pool.clone(), tenant.clone(), guard)).await),
-                // Another call reads them.
+                // Another call is reading them.
                 Err(_) if former.is_some() => {}
                 Err(_) => drop(pool.loading.lock().await),
             }
@@ -235,7 +235,7 @@ impl Pools {
         Err(PoolError::Credentials(pool.vault.check().err().unwrap_or_else(slow)))
     }
 
-    /// Reads secrets. With the attempts that the client makes by itself a vault that hangs would take half a minute.
+    /// Reads secrets, within a timeout: with the client's own retries a vault that hangs would take half a minute.
     async fn load(&self, tenant: &Tenant) -> Result<Loaded, String> {
         match tokio::time::timeout(READ_TIMEOUT, self.loader.load(tenant)).await {
             Ok(read) => read.map_err(|error| error.to_string()),
@@ -246,7 +246,7 @@ impl Pools {
         }
     }
 
-    /// Reads what is in force.
+    /// Reads the current credentials, and keeps them in the pool.
     async fn read(self: Arc<Self>, pool: Arc<Pool>, tenant: Tenant, _guard: OwnedMutexGuard<Option<Instant>>) {
         match self.load(&tenant).await {
             Ok(loaded) => {
@@ -265,21 +265,21 @@ impl Pools {
         }
     }
 
-    /// Opens a connection; one that comes after the deadline is kept for the next call.
+    /// Opens a connection. One that is ready only after the deadline becomes idle, for the next call.
     async fn open(
         self: &Arc<Self>,
         pool: &Arc<Pool>,
         tenant: &Tenant,
         loaded: Arc<Loaded>,
-        (slot, place): (OwnedSemaphorePermit, OwnedSemaphorePermit),
+        (slot, budget): (OwnedSemaphorePermit, OwnedSemaphorePermit),
         deadline: Instant,
     ) -> Opened {
         let (sender, receiver) = oneshot::channel();
         let (pools, pool, tenant) = (self.clone(), pool.clone(), tenant.clone());
-        // Counted before the task begins: who waits meanwhile is told what for.
+        // Counted before the task begins, so that the error of a call that waits meanwhile names the cause.
         let opening = pool.opening.token();
         tokio::spawn(async move {
-            let opened = pools.open_now(&pool, &tenant, loaded, place).await;
+            let opened = pools.open_now(&pool, &tenant, loaded, budget).await;
             drop(opening);
             if let Err(Ok((connection, slot))) = sender.send(opened.map(|connection| (connection, slot))) {
                 pool.keep(connection);
@@ -298,18 +298,18 @@ impl Pools {
         pool: &Pool,
         tenant: &Tenant,
         loaded: Arc<Loaded>,
-        place: OwnedSemaphorePermit,
+        budget: OwnedSemaphorePermit,
     ) -> Result<Connection, PoolError> {
         let PoolSettings { life, per_principal, .. } = self.settings;
-        let open = |loaded, place| {
-            Connection::open(loaded, life.begin(), per_principal.saturating_sub(1), place, self.metrics.clone())
+        let open = |loaded, budget| {
+            Connection::open(loaded, life.begin(), per_principal.saturating_sub(1), budget, self.metrics.clone())
         };
-        let opened: Result<Connection, OpenError> = match open(loaded.clone(), place).await {
+        let opened: Result<Connection, OpenError> = match open(loaded.clone(), budget).await {
             Err(error) if error.is_refused() => {
                 self.reload(tenant, &loaded).await;
                 let fresh = pool.loaded.load_full().unwrap_or(loaded);
-                let place = self.budget.take(|| self.close_longest_idle(), self.settings.wait).await;
-                open(fresh, place.ok_or(PoolError::Busy)?).await
+                let budget = self.budget.take(|| self.close_longest_idle(), self.settings.wait).await;
+                open(fresh, budget.ok_or(PoolError::Busy)?).await
             }
             other => other,
         };
@@ -326,7 +326,7 @@ impl Pools {
         }
     }
 
-    /// Makes room: the tenant that has not used a connection for longest gives one up.
+    /// Makes room in the budget: closes the connection that has been idle for longest, of all tenants.
     fn close_longest_idle(&self) {
         let pools = locked(&self.pools);
         let oldest = pools
@@ -338,7 +338,7 @@ impl Pools {
         }
     }
 
-    /// Closes what has not been used, and forgets tenants that are gone.
+    /// Closes connections that have been idle for too long, and forgets the pools of tenants that are not served any more.
     pub fn tidy(&self, is_served: impl Fn(&TenantId) -> bool) {
         let mut pools = locked(&self.pools);
         pools.retain(|id, pool| {
@@ -359,20 +359,21 @@ impl Pools {
             let in_use = pool.slots.available_permits() < self.settings.per_tenant;
             in_use
                 || !idle.is_empty()
-                || pool.turns.remember(Instant::now())
+                || pool.throttle.has_charges(Instant::now())
                 || (served && locked(&pool.used).elapsed() < self.settings.idle)
         });
     }
 
-    /// Closes everything that is idle, and waits, at most so long, until what still runs has ended at the server.
+    /// Closes all idle connections, and waits, for at most `limit`, until the statements that still run have ended at the
+    /// server.
     pub async fn close(&self, limit: Duration) {
         locked(&self.pools).clear();
         self.endings.over(limit).await;
     }
 }
 
-/// What has been waited for in vain; or the database is away, where connections are waited for and no statement is at
-/// work on one.
+/// The error of a wait that took too long: `waited_for` while statements of the tenant run, otherwise the database that
+/// does not answer.
 fn busy(pool: &Pool, waited_for: PoolError) -> PoolError {
     if !pool.working.is_empty() {
         return waited_for;

@@ -1,29 +1,29 @@
-//! What a caller's request asks of the database, and how PostgreSQL describes and refuses it.
+//! A query as the data path takes it, its columns, and PostgreSQL's error about it.
 
 use std::time::Duration;
 
-/// A column of an answer.
+/// A column of a result.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Column {
-    /// Its name.
+    /// Name as the statement gives it; names may repeat.
     pub name: String,
     /// PostgreSQL's name of its type.
     #[serde(rename = "type")]
     pub kind: String,
 }
 
-/// What a statement may use.
+/// Limits of one statement.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// Most rows.
     pub max_rows: u32,
-    /// Most bytes.
+    /// Most bytes of rows.
     pub max_bytes: u32,
-    /// The server's own limit.
+    /// `statement_timeout` at the server.
     pub timeout: Duration,
 }
 
-/// PostgreSQL's complaint about a statement, reduced to what concerns the caller.
+/// PostgreSQL's error about a statement, without what does not concern the caller.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{sqlstate}: {message}")]
 pub struct StatementError {
@@ -31,38 +31,38 @@ pub struct StatementError {
     pub sqlstate: String,
     /// The primary message.
     pub message: String,
-    /// Where in the caller's statement, in characters from 1.
+    /// Position in the caller's statement, in characters from 1.
     pub position: Option<u32>,
 }
 
 /// A search for products by meaning.
 #[derive(Clone, Debug)]
 pub struct Search {
-    /// The vector of what is sought.
+    /// Vector of the text that is searched for.
     pub vector: Vec<f32>,
-    /// The model that made it; only vectors of the same one are compared.
+    /// The model that made the vector; only vectors of the same model are compared.
     pub model: String,
-    /// Words that products are to hold, for a hybrid search.
+    /// Words that products must contain, for a hybrid search.
     pub words: Option<String>,
-    /// Least cosine, from -1 to 1.
+    /// Least cosine similarity, from -1 to 1.
     pub min_similarity: f64,
 }
 
-/// What runs inside the fence, by which of its entry points.
+/// A query, with the entry point of the fence that runs it.
 #[derive(Clone, Copy, Debug)]
 pub enum Call<'a> {
     /// A SELECT, by `fence.run_query`.
     Select(&'a str),
-    /// A SELECT that gathers many rows into few, by `fence.run_report`.
+    /// A SELECT that aggregates many rows into few, by `fence.run_report`.
     Report(&'a str),
-    /// By `fence.search_products`.
+    /// A search, by `fence.search_products`.
     Search(&'a Search),
     /// The hash of a SELECT's plan, by `fence.plan_hash`.
     Plan(&'a str),
 }
 
 impl<'a> Call<'a> {
-    /// The text that positions in errors belong to.
+    /// The caller's text, to which positions in errors belong; empty where there is none.
     #[must_use]
     pub const fn sql(&self) -> &'a str {
         match self {
@@ -71,7 +71,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// The same without parallel workers.
+    /// The same query without parallel workers.
     #[must_use]
     pub const fn serial(self) -> Self {
         match self {
@@ -80,7 +80,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// What it is, for traces.
+    /// Name of the operation in traces.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {

@@ -1,6 +1,7 @@
-//! Which statements are reports: they gather many rows into few, and parallel workers may pay.
+//! Which statements run as reports, by `fence.run_report`: those that aggregate many rows into few, where parallel workers
+//! may pay.
 //!
-//! The other way of running a statement stops at the cut and plans once, which suits everything else better.
+//! All others run by `fence.run_query`, which stops at the row limit and plans once.
 
 use std::time::Duration;
 
@@ -16,20 +17,20 @@ use crate::{
     },
 };
 
-/// A report that took less gains nothing from workers, and pays for being planned twice.
+/// A report that took less gains nothing from workers, and costs more for being planned twice.
 const QUICK: Duration = Duration::from_millis(5);
-/// A statement that took longer is quick no more: it may have other constants, or its tables have grown.
+/// A statement that took longer is no longer quick: it may have other constants, or its tables have grown.
 const SLOW: Duration = Duration::from_millis(50);
 /// Quick reports that are remembered, and for how long.
 const REMEMBERED: (u64, Duration) = (10_000, Duration::from_secs(600));
 
-/// A statement of one caller without its constants: a time in its text, such as that of a dashboard that asks again and
-/// again, makes it no other one. The same statement reads other rows in another tenant, or with more stores or fewer.
+/// A statement without its constants, for one tenant and number of stores. A dashboard that repeats a statement with the
+/// time of day in it repeats the same shape. In another tenant, or with other stores, the same statement reads other rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Shape([u8; 32]);
 
 impl Shape {
-    /// Where a statement gathers rows; others are no reports.
+    /// The shape of a statement that aggregates; `None` for any other.
     pub fn of(caller: &Caller, statement: Checked<'_>) -> Option<Self> {
         let stores = match caller.scope.stores() {
             StoreSet::All => 0,
@@ -40,7 +41,7 @@ impl Shape {
 
     fn new(tenant: &str, stores: usize, sql: &str) -> Self {
         let mut hash = Sha256::new().chain_update(tenant).chain_update([0]).chain_update(stores.to_le_bytes());
-        // What the gate let through has tokens.
+        // The gate has read the same tokens, so this does not fail.
         for token in tokens(sql).unwrap_or_default() {
             match token.kind {
                 Kind::Text | Kind::Number => hash.update([0]),
@@ -54,18 +55,18 @@ impl Shape {
     }
 }
 
-/// What is known of statements.
+/// Statements that gain nothing from running as reports.
 pub struct Reports {
     quick: Cache<Shape, ()>,
 }
 
 impl Reports {
-    /// Knows of none.
+    /// No statement is known yet.
     pub fn new() -> Self {
         Self { quick: Cache::builder().max_capacity(REMEMBERED.0).time_to_live(REMEMBERED.1).build() }
     }
 
-    /// Whether the statement is to run as a report.
+    /// Whether a statement of this shape should run as a report.
     pub fn suit(&self, shape: Shape) -> bool {
         !self.quick.contains_key(&shape)
     }
@@ -87,7 +88,7 @@ mod tests {
     const SQL: &str = "SELECT store_id, count(*) FROM orders WHERE order_date > '2026-01-01' GROUP BY 1";
 
     #[test]
-    fn a_report_that_was_quick_is_run_as_other_statements_are() {
+    fn a_quick_report_runs_as_other_statements_do() {
         let reports = Reports::new();
         let shape = Shape::new("zava", 0, SQL);
         assert!(reports.suit(shape));
@@ -96,7 +97,7 @@ mod tests {
         reports.learn(shape, Duration::from_millis(1));
         assert!(!reports.suit(shape));
         reports.learn(shape, Duration::from_millis(20));
-        assert!(!reports.suit(shape), "a moment's wait changes nothing");
+        assert!(!reports.suit(shape), "between quick and slow nothing changes");
         reports.learn(shape, Duration::from_secs(1));
         assert!(reports.suit(shape), "with these constants it is a report again");
     }

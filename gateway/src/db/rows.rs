@@ -1,5 +1,5 @@
-//! Rows as `row_to_json` renders them, turned from objects into arrays without reading the values: what PostgreSQL
-//! wrote is what the caller gets, `bigint` and `numeric` to the last digit.
+//! Rows as `row_to_json` renders them, turned from objects into arrays without parsing the values: the caller gets what
+//! PostgreSQL wrote, `bigint` and `numeric` to the last digit.
 
 use std::ops::Range;
 
@@ -13,20 +13,20 @@ pub struct NotAnObject;
 /// Rows collected so far.
 #[derive(Debug, Default)]
 pub struct Rows {
-    /// `[…],[…]`: the inside of a JSON array of arrays.
+    /// `[…],[…]`: a JSON array of arrays, without its brackets.
     pub json: String,
-    /// The same as lines of tab-separated values.
+    /// The same rows as lines of tab-separated values.
     pub text: String,
-    /// How many.
+    /// Number of rows.
     pub count: u32,
-    /// Names of the first row's columns, for the case that the statement could not be described.
+    /// Names of the columns, from the first row, for a statement that could not be described.
     pub names: Vec<String>,
-    /// As many bytes may come.
+    /// Most bytes of rows.
     most: usize,
 }
 
-/// From this size on an answer gets room for all that may come. A text that grows by doubling is copied each time, and its
-/// former places stay with the allocator; room that is never written to takes no memory.
+/// From this size on a text gets capacity for the most bytes at once. A text that grows by doubling is copied each time, and
+/// the allocator keeps the former buffers; capacity that is never written to takes no memory.
 const LARGE: usize = 256 * 1024;
 
 fn grow(text: &mut String, by: usize, most: usize) {
@@ -36,7 +36,7 @@ fn grow(text: &mut String, by: usize, most: usize) {
 }
 
 impl Rows {
-    /// No rows yet, of which so many bytes may come.
+    /// No rows yet; at most `most` bytes of rows will be added.
     #[must_use]
     pub fn bounded(most: u32) -> Self {
         Self { most: most as usize, ..Self::default() }
@@ -153,8 +153,8 @@ fn value(bytes: &[u8], start: usize) -> Result<Range<usize>, NotAnObject> {
     if at == start { Err(NotAnObject) } else { Ok(start..at) }
 }
 
-/// A value of type `json` comes with the line breaks it was stored with. Outside strings they mean nothing, and in a
-/// stream of events they would end the event.
+/// Adds a value on one line. A value of type `json` has the line breaks that it was stored with. They mean nothing outside
+/// strings, and in a stream of events they would end the event.
 fn push_value(out: &mut String, value: &str) {
     if memchr2(b'\n', b'\r', value.as_bytes()).is_some() {
         out.extend(value.chars().map(|c| if matches!(c, '\n' | '\r') { ' ' } else { c }));
@@ -163,7 +163,7 @@ fn push_value(out: &mut String, value: &str) {
     }
 }
 
-/// A cell of the text form: a string without its quotes where that is unambiguous, anything else as JSON.
+/// Adds a cell of the text form: a string without its quotes where that is unambiguous, any other value as JSON.
 fn push_cell(out: &mut String, value: &str) {
     match value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
         Some(inner) if is_plain(inner) => out.push_str(inner),
@@ -172,7 +172,7 @@ fn push_cell(out: &mut String, value: &str) {
     }
 }
 
-/// Whether the inside of a string says the same without its quotes.
+/// Whether a string is unambiguous without its quotes.
 fn is_plain(inner: &str) -> bool {
     !inner.is_empty() && inner != "NULL" && memchr2(b'\\', b'"', inner.as_bytes()).is_none()
 }

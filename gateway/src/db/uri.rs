@@ -8,7 +8,7 @@ use url::Url;
 use crate::trust::tls::Verify;
 
 /// Settings of every connection of the gateway. `client_connection_check_interval` ends a statement whose gateway has
-/// gone without a goodbye; `jit` costs more than it gives on statements of milliseconds.
+/// disappeared without closing the connection; `jit` costs more than it saves on statements of milliseconds.
 const OPTIONS: &str = "-c standard_conforming_strings=on -c TimeZone=UTC -c DateStyle=ISO -c jit=off \
     -c client_connection_check_interval=1000 -c idle_in_transaction_session_timeout=90000";
 
@@ -17,8 +17,8 @@ const OPTIONS: &str = "-c standard_conforming_strings=on -c TimeZone=UTC -c Date
 #[error("the secret is not a postgresql:// URI: {0}")]
 pub struct InvalidUri(&'static str);
 
-/// Reads the URI. `has_root` tells whether a trust root is configured for this database, which turns `require` into
-/// `verify-ca` as in libpq.
+/// Reads the URI. Returns the configuration, and how the server's certificate is verified: `None` without TLS. `has_root` is
+/// whether a trust root is configured for this database, which turns `require` into `verify-ca` as in libpq.
 ///
 /// # Errors
 /// [`InvalidUri`].

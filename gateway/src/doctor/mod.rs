@@ -20,9 +20,9 @@ use tokio::sync::{Mutex, Semaphore};
 use self::finding::Finding;
 use crate::{
     db::{
+        batch::{self, Outcome},
         connection::{Connection, OpenError},
         credentials::{CredentialsError, Loaded, Loader},
-        flight::{Flight, fly},
         life::Span,
         query::{Bounds, Call},
     },
@@ -256,19 +256,19 @@ async fn fence(connection: &mut Connection, loaded: &Loaded, tenant: &Tenant, th
     let context = context::sign(&loaded.key, loaded.kid, tenant.id(), connection.ticket(), expires, &StoreSet::All);
     let bounds = Bounds { max_rows: 1, max_bytes: 1024, timeout: TIMEOUT };
     let call = Call::Select("SELECT count(*) FROM retail.stores");
-    match fly(connection, &context, call, bounds, false).await {
-        Flight::Answer(answer) => {
+    match batch::run(connection, &context, call, bounds, false).await {
+        Outcome::Answer(answer) => {
             let stores = answer.rows.text;
             Finding::good(
                 "fence",
                 format!("{database}: a signed context shows {stores} stores, none shows none {through}"),
             )
         }
-        Flight::Statement(error) => {
+        Outcome::Statement(error) => {
             let remedy = if error.sqlstate == "SF001" { ROTATE } else { VERIFY };
             Finding::bad("fence", format!("{database}: {error} {through}"), remedy)
         }
-        Flight::Broken(error) => Finding::bad("fence", format!("{database}: {error} {through}"), UNREACHABLE),
+        Outcome::Broken(error) => Finding::bad("fence", format!("{database}: {error} {through}"), UNREACHABLE),
     }
 }
 

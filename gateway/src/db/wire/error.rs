@@ -1,11 +1,11 @@
-//! What can go wrong on a connection, and PostgreSQL's complaints.
+//! Errors of a connection, and PostgreSQL's error messages.
 
 use std::io;
 
-/// Why something did not work.
+/// Why an operation on a connection failed.
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
-    /// PostgreSQL refused it.
+    /// PostgreSQL reported an error.
     #[error(transparent)]
     Server(#[from] Box<ServerError>),
     /// The network.
@@ -17,16 +17,16 @@ pub enum WireError {
     /// TLS could not be set up.
     #[error("error performing TLS handshake: {0}")]
     Tls(String),
-    /// The server wants a proof that cannot be given, or gives none of its own.
+    /// The server wants an authentication that is not supported, or failed to authenticate itself.
     #[error("authentication error: {0}")]
     Authentication(String),
-    /// The server said something that the protocol does not allow.
+    /// The server sent something that the protocol does not allow.
     #[error("unexpected message from server: {0}")]
     Protocol(&'static str),
 }
 
 impl WireError {
-    /// The SQLSTATE of a refusal.
+    /// The SQLSTATE of an error that PostgreSQL reported.
     #[must_use]
     pub fn sqlstate(&self) -> Option<&str> {
         match self {
@@ -36,7 +36,7 @@ impl WireError {
     }
 }
 
-/// PostgreSQL's complaint, without DETAIL, HINT and CONTEXT: they go nowhere.
+/// PostgreSQL's error, without DETAIL, HINT and CONTEXT: they are never passed on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error)]
 #[error("{sqlstate}: {message}")]
 pub struct ServerError {
@@ -44,18 +44,18 @@ pub struct ServerError {
     pub sqlstate: String,
     /// The primary message.
     pub message: String,
-    /// Where, in characters from 1.
+    /// Where the error is.
     pub position: Option<Position>,
 }
 
-/// A place in a text.
+/// A position in a text, in characters from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Position {
     /// In the text that was sent.
     Original(u32),
     /// In a text that a function ran.
     Internal {
-        /// The place.
+        /// The position.
         position: u32,
         /// The text.
         query: String,
@@ -63,7 +63,7 @@ pub enum Position {
 }
 
 impl ServerError {
-    /// Reads an ErrorResponse's fields. One that was cut ends where it was cut.
+    /// Reads the fields of an ErrorResponse. One that was cut has the fields up to the cut.
     #[must_use]
     pub fn parse(mut body: &[u8]) -> Self {
         let mut error = Self::default();
@@ -72,7 +72,7 @@ impl ServerError {
             && field != 0
         {
             let end = rest.iter().position(|byte| *byte == 0).unwrap_or(rest.len());
-            // Before the client's encoding is agreed on, a message may be in the server's.
+            // Before the client's encoding is set, a message may be in the server's.
             let value = String::from_utf8_lossy(&rest[..end]);
             match field {
                 b'C' => error.sqlstate = value.into_owned(),
@@ -98,7 +98,7 @@ mod tests {
     use super::{Position, ServerError};
 
     #[test]
-    fn a_complaint_is_reduced_to_what_concerns_the_caller() {
+    fn an_error_is_reduced_to_what_concerns_the_caller() {
         let fields =
             b"SERROR\0VERROR\0C42703\0Mcolumn \"x\" does not exist\0Dsecret\0Hsecret\0p8\0qSELECT x\0Wsecret\0\0";
         let error = ServerError::parse(fields);

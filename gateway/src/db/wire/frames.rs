@@ -1,7 +1,7 @@
-//! The server's messages, found in what has been read so far.
+//! The server's messages, found in the bytes that have been read so far.
 //!
 //! A message is a type, its length in four bytes, and a body
-//! (<https://www.postgresql.org/docs/current/protocol-message-formats.html>). Bodies are looked at where they were read.
+//! (<https://www.postgresql.org/docs/current/protocol-message-formats.html>). Bodies are used in the read buffer, not copied.
 
 use std::ops::Range;
 
@@ -9,12 +9,12 @@ use bytes::{Buf, BytesMut};
 
 use super::WireError;
 
-/// What one read makes room for at first, and at most.
+/// Bytes per read, at first and at most.
 const READ: (usize, usize) = (8 * 1024, 128 * 1024);
-/// As much of a complaint or notice is kept: a statement can make one as long as its longest value.
-const COMPLAINT: usize = 64 * 1024;
+/// Most bytes of an error or notice that are kept: a statement can make one as long as its longest value.
+const ERROR_MAX: usize = 64 * 1024;
 
-/// Types of messages that are known.
+/// Types of messages.
 pub mod tag {
     pub const PARSED: u8 = b'1';
     pub const BOUND: u8 = b'2';
@@ -34,31 +34,31 @@ pub mod tag {
     pub const READY: u8 = b'Z';
 }
 
-/// Bytes read, and the place of the next message.
+/// The read buffer, and how far its messages have been taken.
 #[derive(Debug)]
 pub struct Frames {
     buffer: BytesMut,
-    /// Length of the message that was given last; it goes when the next one is asked for.
+    /// Length of the message that was returned last; it is dropped when the next one is requested.
     given: usize,
-    /// Bytes that are still to come of a message of which the rest is not kept.
+    /// Bytes still to come of a message whose rest is dropped.
     unkept: usize,
     limit: usize,
     read: usize,
 }
 
 impl Frames {
-    /// Nothing read yet; messages of more than `limit` bytes are refused.
+    /// An empty buffer; messages of more than `limit` bytes are errors.
     #[must_use]
     pub fn new(limit: usize) -> Self {
         Self { buffer: BytesMut::new(), given: 0, unkept: 0, limit, read: READ.0 }
     }
 
-    /// Sets the length of the longest message.
+    /// Sets the most bytes of a message.
     pub const fn limit(&mut self, limit: usize) {
         self.limit = limit;
     }
 
-    /// The next message's type and place, where all of it has been read. The place is good until the next call.
+    /// Type and range of the next message, if all of it has been read. The range is valid until the next call.
     ///
     /// # Errors
     /// [`WireError::Protocol`].
@@ -74,7 +74,7 @@ impl Frames {
         }
         let whole = length + 1;
         let kept = match kind {
-            tag::ERROR | tag::NOTICE => whole.min(COMPLAINT),
+            tag::ERROR | tag::NOTICE => whole.min(ERROR_MAX),
             tag::PARSED
             | tag::BOUND
             | tag::CLOSED
@@ -91,8 +91,8 @@ impl Frames {
             | tag::READY => whole,
             _ => return Err(WireError::Protocol("a message of an unknown type")),
         };
-        if kept > self.limit.max(COMPLAINT) {
-            return Err(WireError::Protocol("a message longer than any that was asked for"));
+        if kept > self.limit.max(ERROR_MAX) {
+            return Err(WireError::Protocol("a message longer than its limit"));
         }
         if self.buffer.len() < kept {
             return Ok(None);
@@ -101,32 +101,32 @@ impl Frames {
         Ok(Some((kind, 5..kept)))
     }
 
-    /// A message's body.
+    /// The body of a message.
     #[must_use]
-    pub fn body(&self, place: Range<usize>) -> &[u8] {
-        &self.buffer[place]
+    pub fn body(&self, range: Range<usize>) -> &[u8] {
+        &self.buffer[range]
     }
 
-    /// Whether nothing is left, not even a part of a message.
+    /// Whether no part of a message is left.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.buffer.len() == self.given && self.unkept == 0
     }
 
-    /// Room to read into.
+    /// The buffer with room to read into.
     pub fn room(&mut self) -> &mut BytesMut {
         self.buffer.reserve(self.read);
         &mut self.buffer
     }
 
-    /// So many bytes were read. The more come at a time, the more room there is for the next.
+    /// Records how many bytes a read returned. Reads that fill their room get more room.
     pub fn filled(&mut self, read: usize) {
         if read >= self.read {
             self.read = (self.read * 2).min(READ.1);
         }
     }
 
-    /// Gives back the memory of a large answer.
+    /// Returns the memory of a large message.
     pub fn trim(&mut self) {
         self.read = READ.0;
         if self.is_empty() && self.buffer.capacity() > 4 * READ.0 {
@@ -139,7 +139,7 @@ impl Frames {
 mod tests {
     use bytes::BytesMut;
 
-    use super::{COMPLAINT, Frames, tag};
+    use super::{ERROR_MAX, Frames, tag};
     use crate::db::wire::WireError;
 
     fn message(kind: u8, body: &[u8]) -> Vec<u8> {
@@ -148,8 +148,8 @@ mod tests {
     }
 
     fn all(frames: &mut Frames, found: &mut Vec<(u8, Vec<u8>)>) -> Result<(), WireError> {
-        while let Some((kind, place)) = frames.next()? {
-            found.push((kind, frames.body(place).to_vec()));
+        while let Some((kind, range)) = frames.next()? {
+            found.push((kind, frames.body(range).to_vec()));
         }
         Ok(())
     }
@@ -207,23 +207,23 @@ mod tests {
     }
 
     #[test]
-    fn a_long_complaint_is_cut_and_what_follows_is_found() {
-        for long in [COMPLAINT - 6, COMPLAINT - 5, COMPLAINT - 4, COMPLAINT * 3] {
+    fn a_long_error_is_cut_and_what_follows_is_found() {
+        for long in [ERROR_MAX - 6, ERROR_MAX - 5, ERROR_MAX - 4, ERROR_MAX * 3] {
             let stream = [message(tag::ERROR, &vec![b'x'; long]), message(tag::READY, b"E")].concat();
             let (mut frames, mut found) = (Frames::new(100), Vec::new());
             for part in stream.chunks(1000) {
                 frames.room().extend_from_slice(part);
                 all(&mut frames, &mut found).expect("sound");
-                assert!(frames.room().len() < COMPLAINT + 2000);
+                assert!(frames.room().len() < ERROR_MAX + 2000);
             }
             assert_eq!(found.len(), 2);
-            assert_eq!((found[0].0, found[0].1.len()), (tag::ERROR, long.min(COMPLAINT - 5)));
+            assert_eq!((found[0].0, found[0].1.len()), (tag::ERROR, long.min(ERROR_MAX - 5)));
             assert_eq!(found[1], (tag::READY, b"E".to_vec()));
         }
     }
 
     #[test]
-    fn the_memory_of_a_large_answer_is_given_back() {
+    fn the_memory_of_a_large_message_is_returned() {
         let mut frames = Frames::new(10 << 20);
         frames.room().extend_from_slice(&message(tag::ROW, &vec![0; 5 << 20]));
         assert!(frames.next().expect("sound").is_some());

@@ -1,10 +1,10 @@
-//! A client of PostgreSQL's wire protocol for one purpose: several statements in one write, and one answer.
+//! A client of PostgreSQL's wire protocol for one purpose: several statements in one write, and their replies in one read.
 //!
-//! tokio-postgres puts a Sync behind every statement, and PostgreSQL flushes its answer at each; a flight of four then wakes
+//! tokio-postgres sends a Sync after every statement, and PostgreSQL flushes its replies at each. A batch of four then wakes
 //! the server, the kernel and the gateway up to four times
 //! ([decision 16](https://github.com/storefence/storefence/blob/main/docs/decisions/0016-own-wire-client.md)).
-//! Here a group of statements ends with one Sync. The connection belongs to the call that uses it: there is no task between
-//! the two, so nothing is read while nobody calls.
+//! Here a group of statements ends with one Sync. The connection belongs to the call that uses it, without a task in between,
+//! so nothing is read while no call runs.
 
 mod error;
 mod frames;
@@ -38,34 +38,34 @@ use self::{
     stream::{Endpoint, Transport},
 };
 
-/// Longest message of a connection on which nothing has been asked for yet.
+/// Least limit on the length of a message, and the limit of a new connection.
 const SMALL: usize = 256 * 1024;
-/// What is read at a time of an answer that nobody wants.
+/// Bytes per read while a connection ends and replies are dropped.
 const WASTE: usize = 16 * 1024;
 
 /// A connection.
 pub struct Wire {
     stream: Box<dyn Transport>,
-    /// What is still to be written.
+    /// Bytes that are still to be written.
     out: BytesMut,
     flushing: bool,
     frames: Frames,
-    /// What is to be answered, in order.
+    /// Steps whose replies are still to come, in order.
     steps: VecDeque<Step>,
-    /// Process and secret, for cancel requests.
+    /// Process ID and secret key, for cancel requests.
     key: (i32, i32),
     endpoint: Endpoint,
     closed: bool,
 }
 
-/// Ends at the server what a connection runs.
+/// Cancels the statement of a connection, at the server.
 pub struct Cancel {
     endpoint: Endpoint,
     key: (i32, i32),
 }
 
 impl Cancel {
-    /// Asks for it, in the way the connection itself took, TLS included.
+    /// Sends a cancel request, to the same address and with the same TLS as the connection.
     ///
     /// # Errors
     /// [`WireError`].
@@ -78,10 +78,10 @@ impl Cancel {
 }
 
 impl Wire {
-    /// Connects to the first server of the URI that lets us in.
+    /// Connects to the first server of the URI that accepts the login.
     ///
     /// # Errors
-    /// That of the last server.
+    /// The error of the last server.
     pub async fn connect(config: &Config, tls: &Arc<ClientConfig>) -> Result<Self, WireError> {
         let mut failed = WireError::Closed;
         for endpoint in stream::endpoints(config).await? {
@@ -118,32 +118,32 @@ impl Wire {
         }
     }
 
-    /// What ends a statement that runs on it.
+    /// A handle that cancels the statement of this connection.
     #[must_use]
     pub fn cancel(&self) -> Cancel {
         Cancel { endpoint: self.endpoint.clone(), key: self.key }
     }
 
-    /// Refuses messages that are longer.
+    /// Limits the length of messages; longer ones are errors.
     pub fn limit(&mut self, bytes: usize) {
         self.frames.limit(bytes.max(SMALL));
     }
 
-    /// Gives back the memory that a large answer took.
-    pub fn rest(&mut self) {
+    /// Returns the memory that a large result took.
+    pub fn trim(&mut self) {
         self.frames.trim();
         if self.out.is_empty() && self.out.capacity() > SMALL {
             self.out = BytesMut::new();
         }
     }
 
-    /// Whether it cannot be used any more, as far as anybody has noticed.
+    /// Whether the connection is known to be closed or broken.
     #[must_use]
     pub const fn is_closed(&self) -> bool {
         self.closed
     }
 
-    /// Whether the server has gone, or has said that it goes, while nobody called.
+    /// Whether the server has closed the connection, or announced it, while no call ran.
     pub fn is_gone(&mut self) -> bool {
         let mut context = Context::from_waker(Waker::noop());
         while !self.closed {
@@ -154,14 +154,14 @@ impl Wire {
                     Poll::Ready(Ok(())) => {}
                     Poll::Ready(Err(_)) => self.closed = true,
                 },
-                // 57P01, as a rule: an administrator ended the session.
+                // Usually 57P01: an administrator ended the session.
                 Ok(Some(_)) | Err(_) => self.closed = true,
             }
         }
         true
     }
 
-    /// Runs a statement of our own without parameters, and gives the first value of its first row.
+    /// Runs a statement without parameters, and returns the first value of its first row.
     ///
     /// # Errors
     /// [`WireError`].
@@ -182,13 +182,13 @@ impl Wire {
         }
     }
 
-    /// Says goodbye, and reads and throws away what comes until the server has closed: only then has its process ended.
-    /// After `patience` our side is closed, too.
-    pub async fn end(mut self, patience: Duration) {
+    /// Sends Terminate, then reads and drops replies until the server has closed the connection: only then has its process
+    /// ended. After `limit` our side is closed as well.
+    pub async fn end(mut self, limit: Duration) {
         frontend::terminate(&mut self.out);
-        // No second goodbye when this is dropped.
+        // So that the drop sends no second Terminate.
         self.closed = true;
-        let (mut waste, mut leaving, mut left) = (vec![0; WASTE], pin!(tokio::time::sleep(patience)), false);
+        let (mut waste, mut leaving, mut left) = (vec![0; WASTE], pin!(tokio::time::sleep(limit)), false);
         poll_fn(|context| {
             loop {
                 if self.poll_write(context).is_err() {
@@ -208,7 +208,7 @@ impl Wire {
         .await;
     }
 
-    /// The next message that is no notice, after what is to be written has been.
+    /// The next message that is no notice. Writes pending bytes first.
     async fn next(&mut self) -> Result<(u8, Range<usize>), WireError> {
         loop {
             match self.frames.next()? {
@@ -219,10 +219,10 @@ impl Wire {
         }
     }
 
-    /// Writes what can be written and reads what can be read: a server that waits for us to read reads nothing itself.
+    /// Writes and reads as far as possible. Both, because a server that waits for us to read does not read itself.
     fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<Result<(), WireError>> {
         if self.poll_write(context).is_err() {
-            // What the server said before it closed is worth more than that it did.
+            // The server may have closed with an error message, which says more than the failed write.
             self.out.clear();
             self.flushing = false;
         }
@@ -258,7 +258,7 @@ impl Wire {
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        // A goodbye, where the server waits for the next word; the socket takes five bytes at once.
+        // Terminate, where the server waits for a message. The socket takes its five bytes at once.
         if !self.closed && self.steps.is_empty() && self.out.is_empty() {
             frontend::terminate(&mut self.out);
             let _ = self.poll_write(&mut Context::from_waker(Waker::noop()));

@@ -1,4 +1,4 @@
-//! The beginning of a connection: who we are, the proof of it, and what the server says of itself.
+//! The start of a connection: start-up message, authentication, and the server's parameters.
 
 use bytes::BytesMut;
 use postgres_protocol::{
@@ -13,7 +13,7 @@ use tokio_postgres::{Config, config};
 use super::{ServerError, Wire, WireError, frames::tag};
 
 impl Wire {
-    /// Sends the start-up message, proves who we are, and reads on until the server is ready.
+    /// Sends the start-up message, authenticates, and reads until the server is ready.
     ///
     /// # Errors
     /// [`WireError`].
@@ -26,8 +26,8 @@ impl Wire {
         frontend::startup_message(parameters, &mut self.out)?;
         self.authenticate(config, user, binding).await?;
         loop {
-            let (kind, place) = self.next().await?;
-            let body = self.frames.body(place);
+            let (kind, range) = self.next().await?;
+            let body = self.frames.body(range);
             match (kind, body) {
                 (tag::KEY, [pid @ .., a, b, c, d]) if pid.len() == 4 => {
                     let pid = [pid[0], pid[1], pid[2], pid[3]];
@@ -42,7 +42,7 @@ impl Wire {
 
     async fn authenticate(&mut self, config: &Config, user: &str, binding: Option<Vec<u8>>) -> Result<(), WireError> {
         let password = config.get_password().unwrap_or_default();
-        let (kind, rest) = self.asked().await?;
+        let (kind, rest) = self.request().await?;
         if kind != SASL && config.get_channel_binding() == config::ChannelBinding::Require {
             return Err(WireError::Authentication("server did not use channel binding".to_owned()));
         }
@@ -56,7 +56,7 @@ impl Wire {
             (SASL, mechanisms) => self.scram(mechanisms, config, password, binding).await?,
             _ => return Err(WireError::Authentication("unsupported authentication method".to_owned())),
         }
-        match self.asked().await? {
+        match self.request().await? {
             (OK, _) => Ok(()),
             _ => Err(WireError::Protocol("at the end of authentication")),
         }
@@ -74,7 +74,7 @@ impl Wire {
         let offers = |name: &str| mechanisms.split(|byte| *byte == 0).any(|offered| offered == name.as_bytes());
         let (binding, mechanism) = match (binding, offers(SCRAM_SHA_256_PLUS), offers(SCRAM_SHA_256)) {
             (Some(hash), true, _) => (ChannelBinding::tls_server_end_point(hash), SCRAM_SHA_256_PLUS),
-            // Says that we could have: a server that offered it would know that somebody took the offer away.
+            // Says that we support it: a server that offered it learns from this that the offer was removed on the way.
             (Some(_), false, true) => (ChannelBinding::unrequested(), SCRAM_SHA_256),
             (None, _, true) | (None, true, _) => (ChannelBinding::unsupported(), SCRAM_SHA_256),
             _ => return Err(WireError::Authentication("unsupported SASL mechanism".to_owned())),
@@ -85,18 +85,18 @@ impl Wire {
         let failed = |error: std::io::Error| WireError::Authentication(error.to_string());
         let mut proof = ScramSha256::new(password, binding);
         frontend::sasl_initial_response(mechanism, proof.message(), &mut self.out)?;
-        let (SASL_CONTINUE, challenge) = self.asked().await? else { return Err(WireError::Protocol("in SCRAM")) };
+        let (SASL_CONTINUE, challenge) = self.request().await? else { return Err(WireError::Protocol("in SCRAM")) };
         proof.update(&challenge).map_err(failed)?;
         frontend::sasl_response(proof.message(), &mut self.out)?;
-        let (SASL_FINAL, verdict) = self.asked().await? else { return Err(WireError::Protocol("in SCRAM")) };
-        // The server proves that it knows the password, too.
+        let (SASL_FINAL, verdict) = self.request().await? else { return Err(WireError::Protocol("in SCRAM")) };
+        // The server's proof that it knows the password.
         proof.finish(&verdict).map_err(failed)
     }
 
-    /// What the server asks for next, and what goes with it.
-    async fn asked(&mut self) -> Result<(u32, Vec<u8>), WireError> {
-        let (kind, place) = self.next().await?;
-        let body = self.frames.body(place);
+    /// The server's next authentication request: its kind and data.
+    async fn request(&mut self) -> Result<(u32, Vec<u8>), WireError> {
+        let (kind, range) = self.next().await?;
+        let body = self.frames.body(range);
         match (kind, body) {
             (tag::AUTHENTICATION, &[a, b, c, d, ref rest @ ..]) => {
                 Ok((u32::from_be_bytes([a, b, c, d]), rest.to_vec()))
@@ -115,7 +115,7 @@ const SASL: u32 = 10;
 const SASL_CONTINUE: u32 = 11;
 const SASL_FINAL: u32 = 12;
 
-/// Asks the server to end what the connection of this key runs, on a connection of its own.
+/// The message that cancels the statement of the connection with this key. It is sent on a connection of its own.
 pub(super) fn cancel_request(key: (i32, i32)) -> BytesMut {
     let mut out = BytesMut::new();
     frontend::cancel_request(key.0, key.1, &mut out);

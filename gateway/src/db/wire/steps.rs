@@ -1,4 +1,4 @@
-//! Groups of statements: what is asked goes into one write, what is answered is held against it.
+//! Groups of statements: the steps go out in one write, and each reply is matched with its step.
 
 use postgres_protocol::message::frontend;
 use tokio_postgres::types::Type;
@@ -27,7 +27,8 @@ impl Param<'_> {
             Self::Int4(number) => out.put_i32(number),
             Self::Float8(number) => out.put_f64(number),
             Self::Float4s(numbers) => {
-                // dimensions, whether there are nulls, type of the elements; length and lower bound of the only dimension
+                // number of dimensions, whether there are nulls, type of the elements; then length and lower bound of the
+                // only dimension
                 out.put_i32(1);
                 out.put_i32(0);
                 out.put_u32(Type::FLOAT4.oid());
@@ -43,7 +44,7 @@ impl Param<'_> {
     }
 }
 
-/// Something that was asked and has to be answered. Labels say what it was for.
+/// A message that the server has to reply to. The label says what it was sent for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Step {
     label: &'static str,
@@ -60,19 +61,19 @@ enum Kind {
     Sync,
 }
 
-/// What is read while a group is answered.
+/// A part of the replies to a group.
 #[derive(Clone, Copy, Debug)]
 pub enum Reply<'a> {
-    /// A row; [`field`] takes it apart.
+    /// A row, for [`field`].
     Row(&'a [u8]),
-    /// A description of columns; [`columns`] takes it apart.
+    /// A description of columns, for [`columns`].
     Columns(&'a [u8]),
 }
 
 /// How a group ended.
 #[derive(Debug)]
 pub struct End {
-    /// What the first step that failed was for, and the complaint. Steps behind it were not done.
+    /// Label and error of the step that failed, if one did. The server skipped the steps after it.
     pub failed: Option<(&'static str, ServerError)>,
     /// Whether a transaction is open, failed or not.
     pub in_transaction: bool,
@@ -99,7 +100,7 @@ impl Wire {
         Ok(())
     }
 
-    /// Forgets a prepared statement.
+    /// Closes a prepared statement.
     ///
     /// # Errors
     /// The name holds a zero byte.
@@ -109,7 +110,7 @@ impl Wire {
         Ok(())
     }
 
-    /// Runs a prepared statement; values come as text.
+    /// Runs a prepared statement; its values are returned in text form.
     ///
     /// # Errors
     /// The name holds a zero byte, or a value is too long.
@@ -126,7 +127,7 @@ impl Wire {
         Ok(())
     }
 
-    /// Ends a group: the server answers when all of it is done.
+    /// Ends a group: the server flushes its replies after it.
     pub fn sync(&mut self) {
         frontend::sync(&mut self.out);
         self.expect("end", Kind::Sync);
@@ -136,10 +137,10 @@ impl Wire {
         self.steps.push_back(Step { label, kind });
     }
 
-    /// Sends what was asked so far, and reads the answers of one group.
+    /// Sends the pending steps, and reads the replies to one group. Calls `each` with every row and description.
     ///
     /// # Errors
-    /// The connection broke; it is of no use any more.
+    /// The connection broke and must not be used again.
     pub async fn group(
         &mut self,
         each: impl FnMut(&'static str, Reply<'_>) -> Result<(), WireError>,
@@ -155,18 +156,18 @@ impl Wire {
     ) -> Result<End, WireError> {
         let mut failed: Option<(&'static str, ServerError)> = None;
         loop {
-            let (kind, place) = match (self.next().await, failed.take()) {
+            let (kind, range) = match (self.next().await, failed.take()) {
                 (Ok(message), before) => {
                     failed = before;
                     message
                 }
-                // The complaint says why the session ended.
+                // The error says why the session ended.
                 (Err(_), Some((_, error))) => return Err(Box::new(error).into()),
                 (Err(error), None) => return Err(error),
             };
-            let body = self.frames.body(place);
+            let body = self.frames.body(range);
             let Some(Step { label, kind: step }) = self.steps.front().copied() else {
-                return Err(unasked(kind, body));
+                return Err(unexpected(kind, body));
             };
             match (step, kind) {
                 (Kind::Describe, tag::PARAMETERS) => continue,
@@ -186,21 +187,21 @@ impl Wire {
                 }
                 (_, tag::ERROR) if failed.is_none() => {
                     failed = Some((label, ServerError::parse(body)));
-                    // The server skips to the end of the group.
+                    // The server skips the rest of the group.
                     while self.steps.front().is_some_and(|step| step.kind != Kind::Sync) {
                         self.steps.pop_front();
                     }
                     continue;
                 }
-                // A second one says why the session ends.
-                _ => return Err(unasked(kind, body)),
+                // A second error says why the session ends.
+                _ => return Err(unexpected(kind, body)),
             }
             self.steps.pop_front();
         }
     }
 }
 
-fn unasked(kind: u8, body: &[u8]) -> WireError {
+fn unexpected(kind: u8, body: &[u8]) -> WireError {
     match kind {
         tag::ERROR => Box::new(ServerError::parse(body)).into(),
         _ => WireError::Protocol("an answer to another question"),
@@ -246,9 +247,9 @@ pub fn field(row: &[u8], column: usize) -> Result<Option<&str>, WireError> {
 /// A column as the server describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {
-    /// Its name.
+    /// Name, as the statement gives it.
     pub name: String,
-    /// Number of its type.
+    /// Object ID of its type.
     pub oid: u32,
 }
 

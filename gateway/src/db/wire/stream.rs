@@ -1,4 +1,4 @@
-//! Sockets towards PostgreSQL: where the URI says, in the way it says, TLS included.
+//! Sockets to PostgreSQL, by the addresses and the TLS mode of the URI.
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -28,15 +28,15 @@ use x509_cert::{
 
 use super::WireError;
 
-/// Bytes in both directions.
+/// A stream of bytes in both directions.
 pub trait Transport: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Transport for T {}
 
-/// One server of those that the URI names.
+/// One server of the URI.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    /// The name that its certificate is for.
+    /// Host name, for the certificate.
     name: Option<String>,
     address: Address,
 }
@@ -47,15 +47,15 @@ enum Address {
     Unix(PathBuf),
 }
 
-/// A way to a server.
+/// An open stream to a server.
 pub struct Opened {
     /// The socket, or TLS on it.
     pub stream: Box<dyn Transport>,
-    /// What binds a proof of the password to this TLS connection (RFC 5929, tls-server-end-point).
+    /// Channel binding of this TLS connection (RFC 5929, tls-server-end-point).
     pub binding: Option<Vec<u8>>,
 }
 
-/// The servers that a URI names, in the order in which they are tried.
+/// The servers of a URI, in the order in which they are tried.
 ///
 /// # Errors
 /// No name resolves.
@@ -110,7 +110,7 @@ pub async fn endpoints(config: &Config) -> Result<Vec<Endpoint>, WireError> {
 }
 
 impl Endpoint {
-    /// Opens a connection, with TLS as far as `sslmode` wants it.
+    /// Opens a stream, with TLS as `sslmode` requires.
     ///
     /// # Errors
     /// [`WireError`].
@@ -142,7 +142,7 @@ impl Endpoint {
             let mut request = bytes::BytesMut::new();
             postgres_protocol::message::frontend::ssl_request(&mut request);
             stream.write_all(&request).await?;
-            // One byte and no more: what follows is TLS, and bytes that came before it would be an attacker's.
+            // One byte and no more: bytes after it that are not TLS would be an attacker's.
             if stream.read_u8().await? != b'S' {
                 if mode == SslMode::Prefer {
                     return Ok(Opened { stream: Box::new(stream), binding: None });

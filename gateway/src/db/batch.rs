@@ -1,8 +1,8 @@
-//! One flight: what a call takes, sent together and answered together, so that it takes one round trip.
+//! One pipelined batch: all statements of a call in one write, and their replies in one round trip.
 //!
 //! `BEGIN READ ONLY` · the statement's timeout · `fence.run_query` or another entry point · `ROLLBACK` · `fence.ticket()`.
-//! The rollback undoes settings that the statement made; the ticket ends the life of the context and releases advisory
-//! locks. Where the statement fails, PostgreSQL leaves out what is behind it, and the last two are sent again.
+//! The rollback undoes settings that the statement made. The ticket ends the life of the signed context and releases
+//! advisory locks. After an error PostgreSQL skips the rest of the batch, so the last two are sent again.
 
 use storefence_tenancy::context::Ticket;
 use tokio_postgres::types::Type;
@@ -15,76 +15,82 @@ use super::{
 };
 use crate::audit::meter;
 
-/// As much longer than the rows that were asked for may a message be: descriptions and complaints are messages, too.
+/// Bytes that a message may have beyond the row limit: descriptions and errors are messages as well.
 const BESIDE_ROWS: usize = 1024 * 1024;
-/// The name of a type that is not built in. One, since the gateway's own statements and callers' seldom have more.
+/// Looks up the name of a type that is not built in. One type per query: few statements have such a type, and seldom two.
 const TYPE: &str = "SELECT typname FROM pg_catalog.pg_type WHERE oid = ";
 
-/// The line that the fence sends where it cut.
+/// The line that the fence sends where it cut the rows.
 const TRUNCATED: &str = "!truncated";
 
-/// What came back.
+/// The rows of a statement.
 #[derive(Debug, Default)]
 pub struct Answer {
-    /// Rows.
+    /// Rows, up to the limits.
     pub rows: Rows,
-    /// Whether there were more.
+    /// Whether there were more rows.
     pub truncated: bool,
-    /// Columns, where the statement was described in this flight.
+    /// Columns, where this batch described the statement.
     pub columns: Option<Vec<Column>>,
 }
 
-/// How a flight ended. In every case but [`Flight::Broken`] the connection is as clean as before it.
+/// How a batch ended. In every case but [`Outcome::Broken`] the connection is as clean as before.
 #[derive(Debug)]
-pub enum Flight {
-    /// With rows.
+pub enum Outcome {
+    /// The statement returned rows.
     Answer(Answer),
-    /// With an error of the statement.
+    /// PostgreSQL refused the statement.
     Statement(StatementError),
-    /// With one of the four steps undone; the connection must not be used again.
+    /// A step around the statement failed, or the connection did. It must not be used again.
     Broken(String),
 }
 
-/// Flies. `describe` asks for the columns of a SELECT in the same round trip.
-pub async fn fly(connection: &mut Connection, context: &str, call: Call<'_>, bounds: Bounds, describe: bool) -> Flight {
-    let flown = flown(connection, context, call, bounds, describe).await;
-    connection.wire().rest();
-    flown.unwrap_or_else(|error| Flight::Broken(error.to_string()))
-}
-
-async fn flown(
+/// Runs a batch. `describe` also returns the columns of a SELECT, in the same round trip.
+pub async fn run(
     connection: &mut Connection,
     context: &str,
     call: Call<'_>,
     bounds: Bounds,
     describe: bool,
-) -> Result<Flight, WireError> {
+) -> Outcome {
+    let outcome = exchange(connection, context, call, bounds, describe).await;
+    connection.wire().trim();
+    outcome.unwrap_or_else(|error| Outcome::Broken(error.to_string()))
+}
+
+async fn exchange(
+    connection: &mut Connection,
+    context: &str,
+    call: Call<'_>,
+    bounds: Bounds,
+    describe: bool,
+) -> Result<Outcome, WireError> {
     let sql = call.sql();
-    // A statement with a zero byte cannot be described, nor run: PostgreSQL says so when it runs.
+    // A statement with a zero byte can be neither described nor run. PostgreSQL reports it when it runs the statement.
     let describe = describe && !sql.contains('\0');
     connection.wire().limit((bounds.max_bytes as usize).saturating_add(BESIDE_ROWS));
     if describe {
         let wire = connection.wire();
         wire.parse("describe", "", sql, &[])?;
         wire.describe("describe", "")?;
-        // The user's text does not stay on the server.
+        // The caller's text does not stay on the server.
         wire.forget("describe", "")?;
         wire.sync();
     }
-    ask(connection, context, call, bounds)?;
-    let described = if describe { Some(described(connection).await?) } else { None };
-    let mut arrived =
-        Arrived { bounds, rows: Rows::bounded(bounds.max_bytes), truncated: false, malformed: false, ticket: None };
-    let end = connection.wire().group(|label, reply| arrived.take(label, reply)).await?;
+    send(connection, context, call, bounds)?;
+    let described = if describe { Some(read_description(connection).await?) } else { None };
+    let mut received =
+        Received { bounds, rows: Rows::bounded(bounds.max_bytes), truncated: false, malformed: false, ticket: None };
+    let end = connection.wire().group(|label, reply| received.take(label, reply)).await?;
     let failed = match end.failed {
         None => None,
         Some(("run", error)) => {
-            // PostgreSQL has skipped what stood behind it.
+            // PostgreSQL has skipped the steps behind the statement.
             let wire = connection.wire();
             wire.call("rollback", "rollback", &[])?;
             wire.call("ticket", "ticket", &[])?;
             wire.sync();
-            let end = wire.group(|label, reply| arrived.take(label, reply)).await?;
+            let end = wire.group(|label, reply| received.take(label, reply)).await?;
             match end.failed {
                 None => Some((error, end.in_transaction)),
                 Some((_, error)) => return Err(Box::new(error).into()),
@@ -93,25 +99,25 @@ async fn flown(
         Some((_, error)) => return Err(Box::new(error).into()),
     };
     let open = failed.as_ref().map_or(end.in_transaction, |(_, open)| *open);
-    let Some(ticket) = arrived.ticket.filter(|_| !open) else {
-        return Err(WireError::Protocol("a flight that did not end as it should"));
+    let Some(ticket) = received.ticket.filter(|_| !open) else {
+        return Err(WireError::Protocol("a batch without a ticket, or with a transaction left open"));
     };
     connection.renew(ticket);
-    if arrived.malformed {
-        return Ok(Flight::Broken("a row is not a JSON object".to_owned()));
+    if received.malformed {
+        return Ok(Outcome::Broken("a row is not a JSON object".to_owned()));
     }
     if let Some((error, _)) = failed {
-        return Ok(Flight::Statement(complaint(error, described.and_then(Result::err), sql)));
+        return Ok(Outcome::Statement(statement_error(error, described.and_then(Result::err), sql)));
     }
     let columns = match described {
-        Some(Ok(columns)) => Some(named(connection, columns).await?),
+        Some(Ok(columns)) => Some(with_type_names(connection, columns).await?),
         _ => None,
     };
-    Ok(Flight::Answer(Answer { rows: arrived.rows, truncated: arrived.truncated, columns }))
+    Ok(Outcome::Answer(Answer { rows: received.rows, truncated: received.truncated, columns }))
 }
 
-/// Asks for the flight itself.
-fn ask(connection: &mut Connection, context: &str, call: Call<'_>, bounds: Bounds) -> Result<(), WireError> {
+/// Queues the steps of the batch.
+fn send(connection: &mut Connection, context: &str, call: Call<'_>, bounds: Bounds) -> Result<(), WireError> {
     let entry = match call {
         Call::Report(_) if connection.has_reports() => Entry::Report,
         Call::Select(_) | Call::Report(_) => Entry::Query,
@@ -142,8 +148,8 @@ fn ask(connection: &mut Connection, context: &str, call: Call<'_>, bounds: Bound
     Ok(())
 }
 
-/// What a flight has brought so far.
-struct Arrived {
+/// The replies of a batch so far.
+struct Received {
     bounds: Bounds,
     rows: Rows,
     truncated: bool,
@@ -151,7 +157,7 @@ struct Arrived {
     ticket: Option<Ticket>,
 }
 
-impl Arrived {
+impl Received {
     fn take(&mut self, label: &str, reply: Reply<'_>) -> Result<(), WireError> {
         match (label, reply) {
             ("ticket", Reply::Row(row)) => self.ticket = Some(read_ticket(row)?),
@@ -165,7 +171,7 @@ impl Arrived {
                     self.malformed |= self.rows.push(line).is_err();
                     meter::arrived();
                 } else {
-                    // Read to the end in any case: the steps behind it wait for theirs.
+                    // Rows beyond the limits are read and dropped: the replies of the later steps come after them.
                     self.truncated = true;
                 }
             }
@@ -175,8 +181,8 @@ impl Arrived {
     }
 }
 
-/// The answer to the description, or PostgreSQL's complaint.
-async fn described(connection: &mut Connection) -> Result<Result<Vec<wire::Column>, ServerError>, WireError> {
+/// The columns of the described statement, or PostgreSQL's error.
+async fn read_description(connection: &mut Connection) -> Result<Result<Vec<wire::Column>, ServerError>, WireError> {
     let mut columns = Vec::new();
     let end = connection.wire().group(|_, reply| {
         if let Reply::Columns(body) = reply {
@@ -187,8 +193,8 @@ async fn described(connection: &mut Connection) -> Result<Result<Vec<wire::Colum
     Ok(end.await?.failed.map_or(Ok(columns), |(_, error)| Err(error)))
 }
 
-/// Columns with the names of their types. Those that are not built in, as `vector`, are asked for.
-async fn named(connection: &mut Connection, columns: Vec<wire::Column>) -> Result<Vec<Column>, WireError> {
+/// Columns with the names of their types. Types that are not built in, such as `vector`, cost a query each.
+async fn with_type_names(connection: &mut Connection, columns: Vec<wire::Column>) -> Result<Vec<Column>, WireError> {
     let mut named = Vec::with_capacity(columns.len());
     for wire::Column { name, oid } in columns {
         let kind = match Type::from_oid(oid) {
@@ -201,9 +207,10 @@ async fn named(connection: &mut Connection, columns: Vec<wire::Column>) -> Resul
     Ok(named)
 }
 
-/// What is wrong with a statement. The fence runs it over views, whose names the caller has not written: where PostgreSQL found
-/// the same fault when it described the text as it came, its words are of the caller's names and positions.
-fn complaint(run: ServerError, described: Option<ServerError>, sql: &str) -> StatementError {
+/// The error as it concerns the caller. The fence runs the statement over views, whose names the caller has not written.
+/// Where PostgreSQL found the same fault when it described the caller's own text, that message has the caller's names and
+/// positions, and is returned instead.
+fn statement_error(run: ServerError, described: Option<ServerError>, sql: &str) -> StatementError {
     let position = position_of(run.position.as_ref(), sql, false);
     match described {
         Some(described) if position.is_none() => {
@@ -216,8 +223,8 @@ fn complaint(run: ServerError, described: Option<ServerError>, sql: &str) -> Sta
     }
 }
 
-/// A position counts in the text that it belongs to: the caller's own when the statement was described, or when the
-/// fence reports it as the query it ran. Any other one is a place in our text.
+/// The position in the caller's text: of a statement that was described, or of one that the fence names as the query it ran.
+/// Any other position belongs to the gateway's own text, and is left out.
 fn position_of(position: Option<&Position>, sql: &str, described: bool) -> Option<u32> {
     match position? {
         Position::Original(at) if described => Some(*at),
