@@ -21,27 +21,27 @@ use crate::{
     tenants::watch::Tenants,
 };
 
-/// What health is made of.
+/// The state that health and metrics are read from.
 pub struct Admin {
-    /// Tenants listed?
+    /// Whether the tenants have been listed.
     pub tenants: Arc<Tenants>,
-    /// Keys fetched?
+    /// Whether the signing keys have been fetched.
     pub keys: Arc<KeyStore>,
-    /// Counts.
+    /// The registry of metrics.
     pub metrics: Arc<Metrics>,
-    /// What serves calls.
+    /// The tools, with the cache and the figures of statements.
     pub gateway: Arc<Gateway>,
-    /// Looks at what calls need.
+    /// Checks for `/readyz?verbose`.
     pub doctor: Doctor,
-    /// SIGTERM came.
+    /// Whether the gateway drains, after SIGTERM.
     pub draining: AtomicBool,
 }
 
 impl Admin {
-    /// What is still missing, one word each.
+    /// The parts that are not ready, one name each.
     fn waiting_for(&self) -> Vec<&'static str> {
         let listed = self.tenants.is_synced();
-        // Keys count from the first list on: before it there are no directories, which tells nothing about their keys.
+        // Keys count only after the first list: before it the directories are not known.
         let keys = || self.keys.is_ready(&self.tenants.load().directories());
         let parts = [
             ("draining", !self.draining.load(Ordering::Acquire)),
@@ -62,8 +62,8 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .with_state(admin)
 }
 
-/// Readiness, and with `?verbose` what the doctor finds. The findings change nothing about readiness: a database that is
-/// away for all replicas would otherwise take all of them out of service, those tenants included whom it does not concern.
+/// Readiness, and with `?verbose` the doctor's findings. The findings do not change readiness: a database that no replica
+/// reaches would otherwise take all replicas out of service, for the tenants of other databases as well.
 async fn ready(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> Response {
     let waiting = admin.waiting_for();
     let (status, mut text) = if waiting.is_empty() {

@@ -15,7 +15,7 @@ use url::Url;
 
 use crate::trust::{Roots, Trust, tls::TlsError};
 
-/// What the user writes.
+/// The file as the user writes it.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct File {
@@ -40,14 +40,14 @@ struct KeyVault {
     url: Url,
 }
 
-/// What runs.
+/// The checked configuration.
 #[derive(Debug, Default)]
 pub struct Config {
     /// Extra trust roots by `spec.databaseRef.name`.
     pub roots: Roots,
     /// Key Vaults by `spec.keyVaultRef.name`.
     pub key_vaults: HashMap<String, Url>,
-    /// Who embeds questions, if anybody.
+    /// The embeddings provider, if there is one.
     pub embeddings: Option<EmbeddingsConfig>,
 }
 
@@ -60,7 +60,7 @@ pub enum ConfigError {
     /// Not the expected YAML.
     #[error("--config (STOREFENCE_CONFIG): {0}: {1}")]
     Malformed(String, String),
-    /// A name stands twice.
+    /// A list has a name twice.
     #[error("--config (STOREFENCE_CONFIG): {field}: '{name}' stands twice")]
     Twice {
         /// The list.

@@ -37,7 +37,7 @@ pub struct Settings {
     pub token_file: PathBuf,
     /// Directory of RetailTenant YAML.
     pub tenants: Option<PathBuf>,
-    /// Whose cluster is asked where there is no directory.
+    /// Kubeconfig of the cluster, where there is no directory.
     pub kubeconfig: Option<PathBuf>,
     /// Extra trust roots.
     pub ca_file: Option<PathBuf>,
@@ -57,7 +57,7 @@ pub enum ExplainError {
     /// `--kubeconfig` is of no use.
     #[error("--kubeconfig: {0}: {1}")]
     Kubeconfig(String, kube::config::KubeconfigError),
-    /// The cluster does not tell its tenants.
+    /// The tenants of the cluster cannot be listed.
     #[error(
         "RetailTenants cannot be listed: {0}; name a cluster with --kubeconfig or KUBECONFIG, or files with --tenants"
     )]

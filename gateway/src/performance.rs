@@ -1,5 +1,5 @@
-//! How long statements take: by tool, and by statement for a bounded number of them. Statements are known by their
-//! SHA-256, the same as in the audit log; no text of one is kept.
+//! How long statements take: by tool, and by statement for a bounded number of them. A statement is identified by its
+//! SHA-256, the same as in the audit log; its text is not stored.
 
 use std::{
     cmp::Reverse,
@@ -21,24 +21,24 @@ use crate::{
     metrics::Metrics,
 };
 
-/// Statements that are remembered; those asked most stay.
+/// Statements with figures of their own. The ones that run most often stay.
 const STATEMENTS: u64 = 200;
-/// How long a plan is believed to be the plan of its statement, and of how many.
+/// Plans that are cached, and for how long.
 const PLANS: (u64, Duration) = (500, Duration::from_secs(600));
-/// Longest time that is told apart from longer ones, in microseconds: an hour.
+/// Longest time that is recorded, in microseconds: an hour. Longer ones count as this.
 const LONGEST: u64 = 3_600_000_000;
 
 /// A statement as it is measured: of the caller, or of the gateway itself.
 #[derive(Clone, Copy, Debug)]
 pub enum Statement<'a> {
-    /// A caller's.
+    /// A statement that a caller wrote.
     Caller {
-        /// As it was written, which is how the audit log knows it.
+        /// The text as it was written; the audit log hashes the same text.
         text: &'a str,
-        /// What of it runs.
+        /// The part of it that runs.
         sql: &'a str,
     },
-    /// Ours. Its constants (days, stores, names) do not make it another one.
+    /// A statement of the gateway's own. Its constants (days, stores, names) do not count for its hash.
     Own(&'a str),
     /// `fence.search_products`.
     Search,
@@ -61,7 +61,7 @@ impl Statement<'_> {
     }
 }
 
-/// A statement of ours without its constants: what stands between quotes, and digits. None of ours has a quote in a quote.
+/// A statement of the gateway's own without its constants: quoted texts, and digits. None of them has a quote within quotes.
 fn shape(sql: &str) -> String {
     let mut quoted = false;
     let rest = sql.chars().filter(|c| {
@@ -84,7 +84,7 @@ struct Times {
 
 impl Times {
     fn new() -> Self {
-        // Two digits are enough to tell times apart, at 10 KiB.
+        // Two significant digits are precise enough, at 10 KiB.
         let micros = Histogram::new_with_max(LONGEST, 2).ok();
         Self { micros, count: 0, total: Duration::ZERO, max: Duration::ZERO, slow: 0, failed: 0, plan: None }
     }
@@ -105,7 +105,7 @@ impl Times {
         let millis = |time: Duration| (time.as_secs_f64() * 1_000_000.0).round() / 1000.0;
         let quantile = |q: f64| {
             let micros = self.micros.as_ref().map_or(0, |micros| micros.value_at_quantile(q));
-            // A bucket's upper end may lie above the longest that was seen.
+            // A bucket's upper end may lie above the longest recorded time.
             millis(Duration::from_micros(micros).min(self.max))
         };
         let count = self.count.max(1) as f64;
@@ -126,7 +126,7 @@ pub struct Monitor {
     tools: Mutex<BTreeMap<String, Times>>,
     statements: Cache<StatementKey, Arc<Mutex<Times>>>,
     plans: Cache<StatementKey, Arc<str>>,
-    asking: Arc<Semaphore>,
+    planning: Arc<Semaphore>,
     metrics: Arc<Metrics>,
 }
 
@@ -135,7 +135,7 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Monitor {
-    /// Calls statements slow that take this long or longer.
+    /// Logs statements that take `slow_after` or longer.
     #[must_use]
     pub fn new(slow_after: Duration, metrics: Arc<Metrics>) -> Self {
         Self {
@@ -144,12 +144,12 @@ impl Monitor {
             tools: Mutex::default(),
             statements: Cache::new(STATEMENTS),
             plans: Cache::builder().max_capacity(PLANS.0).time_to_live(PLANS.1).build(),
-            asking: Arc::new(Semaphore::new(1)),
+            planning: Arc::new(Semaphore::new(1)),
             metrics,
         }
     }
 
-    /// Runs `work` and takes its time. A statement that is given up does not count: nobody knows how long it would take.
+    /// Runs `work` and measures it. A statement whose caller goes away does not count: how long it would take is not known.
     pub async fn measure<T>(
         self: &Arc<Self>,
         data: &Arc<Data>,
@@ -162,7 +162,7 @@ impl Monitor {
         let result = work.await;
         let elapsed = started.elapsed();
         let is_slow = elapsed >= self.slow_after;
-        // What never reached the database says nothing about a statement.
+        // Without a connection nothing was measured.
         if matches!(&result, Err(QueryError::Pool(_))) {
             return result;
         }
@@ -183,14 +183,14 @@ impl Monitor {
                 text: statement.text().map(str::to_owned),
                 caller: caller.clone(),
             };
-            self.tell(data, slow);
+            self.report(data, slow);
         }
         result
     }
 
-    /// Logs a slow statement, with the hash of its plan where that can be had. The caller does not wait for it, and it
-    /// costs one planning per statement in ten minutes, one at a time.
-    fn tell(self: &Arc<Self>, data: &Arc<Data>, slow: Slow) {
+    /// Logs a slow statement, with the hash of its plan where the database returns it. The caller does not wait for this. It
+    /// costs one planning per statement in ten minutes, one statement at a time.
+    fn report(self: &Arc<Self>, data: &Arc<Data>, slow: Slow) {
         let (monitor, data) = (self.clone(), data.clone());
         tokio::spawn(async move {
             let plan = monitor.plan(&data, &slow).await;
@@ -210,7 +210,7 @@ impl Monitor {
             return Some(known);
         }
         let text = slow.text.as_deref()?;
-        let _one = self.asking.try_acquire().ok()?;
+        let _one = self.planning.try_acquire().ok()?;
         match data.plan(&slow.caller, text).await {
             Ok(plan) => {
                 let plan: Arc<str> = plan.into();
@@ -224,7 +224,7 @@ impl Monitor {
         }
     }
 
-    /// What was measured, for `GET /debug/performance`: the statements that took most time in all first.
+    /// The figures, for `GET /debug/performance`. Statements with the most time in total come first.
     #[must_use]
     pub fn json(&self) -> Value {
         let tools: Vec<_> = locked(&self.tools).iter().map(|(tool, times)| named(times, tool, None)).collect();

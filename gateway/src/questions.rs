@@ -1,4 +1,4 @@
-//! Vectors of what callers look for: asked of the provider once, and kept for a while.
+//! Vectors of the texts that callers search for: requested from the provider once, and cached for a while.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::metrics::Metrics;
 
 /// Longest wait for the vector of a question: a caller waits behind it.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
-/// Vectors that are remembered, at 6 KiB each, and for how long.
+/// Vectors that are cached, at 6 KiB each, and for how long.
 const REMEMBERED: (u64, Duration) = (1_000, Duration::from_secs(600));
 
 /// Embeds questions.
@@ -41,7 +41,7 @@ pub enum QuestionError {
 }
 
 impl Questions {
-    /// Asks this provider, if there is one.
+    /// Uses this provider, if there is one.
     #[must_use]
     pub fn new(provider: Option<Embeddings>, metrics: Arc<Metrics>) -> Self {
         let cache = Cache::builder().max_capacity(REMEMBERED.0).time_to_live(REMEMBERED.1).build();
@@ -54,7 +54,7 @@ impl Questions {
         self.provider.as_ref().map_or("", Embeddings::model)
     }
 
-    /// Asks the provider for one vector, past everything that is remembered, and tells the model's name.
+    /// Requests one vector from the provider, without the cache, and returns the model's name.
     ///
     /// # Errors
     /// [`QuestionError`].
@@ -64,13 +64,13 @@ impl Questions {
         Ok(provider.model())
     }
 
-    /// The vector of a text. Callers with the same text wait for one answer; failures are not remembered.
+    /// The vector of a text. Callers with the same text wait for one request; failures are not cached.
     ///
     /// # Errors
     /// [`QuestionError`].
     pub async fn embed(&self, text: &str) -> Result<Question, QuestionError> {
         let provider = self.provider.as_ref().ok_or(QuestionError::NotConfigured)?;
-        // The vector depends on the text alone: it tells nothing about any tenant's rows.
+        // The vector depends on the text alone, so sharing it between tenants reveals nothing about their rows.
         let key: [u8; 32] = Sha256::digest(text.as_bytes()).into();
         let asked = async {
             let vectors = provider.embed(&[text.to_owned()]).await;

@@ -1,5 +1,5 @@
-//! One connection to Redis, for what replicas share. Nothing that a caller waits for depends on it: an operation has a
-//! short deadline, and after a failure none is tried until a probe in the background has got an answer.
+//! One connection to Redis, for what replicas share. No call depends on it: an operation has a short timeout, and after a
+//! failure none is tried until a probe in the background has succeeded.
 
 use std::{
     fmt::Write as _,
@@ -32,7 +32,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// First and longest pause between probes.
 const PROBE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
-/// Where Redis is, checked. Its password shows nowhere.
+/// The URL of Redis, checked. `Debug` does not show its password.
 #[derive(Clone, Debug)]
 pub struct RedisUrl(ConnectionInfo);
 
@@ -42,7 +42,7 @@ pub enum RedisSetupError {
     /// Not a URL of Redis.
     #[error("--redis-url (STOREFENCE_REDIS_URL): redis://, rediss:// or redis+unix:// is expected: {0}")]
     Url(String),
-    /// TLS without a check is none.
+    /// TLS without verification.
     #[error("--redis-url (STOREFENCE_REDIS_URL): #insecure is not accepted; name the server's CA with --ca-file")]
     Insecure,
     /// Trust roots.

@@ -191,7 +191,7 @@ impl Doctor {
             Ok(_) => Finding::good("redis", "it answers"),
             Err(_) => Finding::bad(
                 "redis",
-                "it does not answer; quotas and kept answers are each replica's own until it does",
+                "it does not answer; quotas and cached responses are each replica's own until it does",
                 "is --redis-url right, with the password and rediss:// where the server wants them? Redis' log says why it refuses",
             ),
         }

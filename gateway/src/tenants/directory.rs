@@ -26,7 +26,7 @@ const POLL: Duration = Duration::from_millis(500);
 /// Larger ones are no RetailTenants; 500 stores and 64 rules take about 2 MiB at most.
 const FILE_MAX: u64 = 16 * 1024 * 1024;
 
-/// What tells that a file has changed without reading it.
+/// What shows that a file has changed, without reading it.
 type Stamp = (u64, i64, i64, u64);
 /// By the names of the files: of ten thousand their common path would be most of what is held.
 type Stamps = BTreeMap<Arc<OsStr>, Stamp>;

@@ -1,4 +1,4 @@
-//! The tenants that are served: what the Kubernetes API tells, and what of it is in force.
+//! The tenants that are served, from the RetailTenants of the Kubernetes API or of a directory.
 
 pub mod directory;
 pub mod limits;
@@ -21,11 +21,11 @@ use self::limits::{Limits, Quotas};
 pub struct CredentialsInForce {
     /// Login slot.
     pub slot: Slot,
-    /// Version of its secret, where the status tells it.
+    /// Version of its secret, where the status names it.
     pub slot_version: Option<Box<str>>,
     /// Key id.
     pub kid: u32,
-    /// Version of its secret, where the status tells it.
+    /// Version of its secret, where the status names it.
     pub key_version: Option<Box<str>>,
 }
 
@@ -63,7 +63,7 @@ pub struct Tenant {
 }
 
 impl Tenant {
-    /// Its identifier.
+    /// The tenant's identifier.
     #[must_use]
     pub fn id(&self) -> &TenantId {
         self.rules.tenant_id()

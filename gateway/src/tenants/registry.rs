@@ -91,7 +91,7 @@ pub enum Held {
     Younger,
 }
 
-/// What a spec that compiled says; kept while a later one does not compile.
+/// The last spec that compiled; it stays while a later one does not compile.
 #[derive(Clone, Debug)]
 struct Rules {
     rules: Arc<TenantRules>,
@@ -148,7 +148,7 @@ impl Objects {
         self.relisted = Some(HashSet::new());
     }
 
-    /// The list cannot tell this object's state and does not mean that it is gone: what was known of it stays.
+    /// Keeps an object that a list could not read, since it is not gone.
     pub fn keep(&mut self, key: &str) {
         if let Some(seen) = &mut self.relisted {
             seen.insert(key.into());
