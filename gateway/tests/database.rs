@@ -8,15 +8,13 @@ use storefence_devstack::{
     tls::Authority,
 };
 use storefence_gateway::{
-    db::{
-        uri,
-        wire::{Reply, Wire, WireError, field},
-    },
+    db::uri,
     trust::{
         self, Trust,
         tls::{self, Verify, certificates},
     },
 };
+use storefence_pgwire::{Reply, Wire, WireError, field};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,

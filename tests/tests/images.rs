@@ -146,7 +146,7 @@ fn the_build_context_has_what_the_build_reads_and_little_else() {
     }
     // Files that a binary carries in itself.
     let include = Regex::new(r#"(?:include_str|include_bytes|include_dir|migrate)!\(\s*(?:concat!\(env!\("CARGO_MANIFEST_DIR"\), )?"([^"]+)""#).unwrap();
-    for member in ["tenancy", "runtime", "operator", "gateway", "devstack"] {
+    for member in ["tenancy", "runtime", "pgwire", "operator", "gateway", "devstack"] {
         let mut sources = Vec::new();
         collect(&root().join(member).join("src"), &mut sources);
         for source in sources {

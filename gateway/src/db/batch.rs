@@ -4,6 +4,7 @@
 //! The rollback undoes settings that the statement made. The ticket ends the life of the signed context and releases
 //! advisory locks. After an error PostgreSQL skips the rest of the batch, so the last two are sent again.
 
+use storefence_pgwire::{self as wire, Param, Position, Reply, ServerError, WireError, field};
 use storefence_tenancy::context::Ticket;
 use tokio_postgres::types::Type;
 
@@ -11,7 +12,6 @@ use super::{
     connection::{Connection, Entry, read_ticket},
     query::{Bounds, Call, Column, Search, StatementError},
     rows::Rows,
-    wire::{self, Param, Position, Reply, ServerError, WireError, field},
 };
 use crate::audit::meter;
 

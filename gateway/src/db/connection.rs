@@ -5,16 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use storefence_pgwire::{End, Reply, ServerError, Wire, WireError, field};
 use storefence_tenancy::context::Ticket;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_postgres::types::Type;
 
-use super::{
-    credentials::Loaded,
-    ending,
-    life::Life,
-    wire::{End, Reply, ServerError, Wire, WireError, field},
-};
+use super::{credentials::Loaded, ending, life::Life};
 use crate::metrics::Metrics;
 
 /// The statements of every batch, prepared when the connection opens.

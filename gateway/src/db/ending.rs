@@ -7,14 +7,10 @@
 
 use std::time::{Duration, Instant};
 
+use storefence_pgwire::{Cancel, Wire};
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
-use super::{
-    connection::Connection,
-    credentials::Loaded,
-    lease::Permits,
-    wire::{Cancel, Wire},
-};
+use super::{connection::Connection, credentials::Loaded, lease::Permits};
 
 /// Longest wait for a cancel request to be sent, and for a cancelled statement to end before our side of the socket is
 /// closed as well. The close ends the statement where cancel requests do not arrive.

@@ -15,7 +15,6 @@ mod reports;
 pub mod rows;
 mod throttle;
 pub mod uri;
-pub mod wire;
 
 use std::{
     sync::Arc,

@@ -140,7 +140,7 @@ mod tests {
     use bytes::BytesMut;
 
     use super::{ERROR_MAX, Frames, tag};
-    use crate::db::wire::WireError;
+    use crate::WireError;
 
     fn message(kind: u8, body: &[u8]) -> Vec<u8> {
         let length = u32::try_from(body.len() + 4).expect("short").to_be_bytes();
