@@ -50,6 +50,9 @@ pub enum Error {
     /// The server's certificate could not be made.
     #[error(transparent)]
     Tls(#[from] tls::Error),
+    /// Entra ID would not register this redirect URI.
+    #[error("'{0}' cannot be registered as a redirect URI")]
+    RedirectUri(String),
     /// The server could not listen.
     #[error("the authority cannot listen: {0}")]
     Listen(#[from] io::Error),
@@ -184,6 +187,16 @@ impl Entra {
         let mut state = self.shared.lock();
         state.tenants.insert(client.tenant_id.clone());
         state.clients.add(client);
+    }
+
+    /// From now on lacks what Entra ID lacks: registration, RFC 8414 metadata, `iss` in redirects; refuses any `resource`.
+    pub fn be_strict(&self) {
+        self.shared.lock().sign_in.be_strict();
+    }
+
+    /// Registers an application with a secret that people sign in to, as of the "web" platform.
+    pub fn add_web_app(&self, client_id: &str, name: &str, secret: &str, redirect_uris: &[&str]) -> Result<(), Error> {
+        self.shared.lock().sign_in.add_web_app(client_id, name, secret, redirect_uris).map_err(Error::RedirectUri)
     }
 
     /// Gives the API one more application ID URI, such as the URL of its gateway, by which clients may ask for its scope.

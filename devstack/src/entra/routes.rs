@@ -93,7 +93,7 @@ async fn configuration(shared: &Shared, tid: &str, version: TokenVersion) -> Res
         "tenant_region_scope": "NA",
         "cloud_instance_name": "storefence.standin",
     });
-    if version == TokenVersion::V2 {
+    if version == TokenVersion::V2 && !shared.lock().sign_in.is_strict() {
         merge(&mut document, offers(base, tid));
     }
     cached(document)
@@ -125,6 +125,9 @@ pub(super) async fn authorization_server(
 ) -> Response {
     if let Err(response) = begin(&shared, Endpoint::Configuration, &tid).await {
         return response;
+    }
+    if shared.lock().sign_in.is_strict() {
+        return StatusCode::NOT_FOUND.into_response();
     }
     let base = &door.0;
     let mut document = json!({

@@ -43,7 +43,9 @@ pub(super) async fn ask(
             html(StatusCode::OK, page::sign_in(&shown.0, &shown.1, &people, &handle))
         }
         Err(Refused::Page(refusal)) => refused_page(&refusal),
-        Err(Refused::Client { to, state, refusal }) => answer(&door, &tid, &to, state.as_deref(), Err(&refusal)),
+        Err(Refused::Client { to, state, refusal }) => {
+            answer(issuer(&shared, &door, &tid), &to, state.as_deref(), Err(&refusal))
+        }
     }
 }
 
@@ -69,10 +71,10 @@ pub(super) async fn decide(
     let person = people(&tid).into_iter().find(|person| person.name == field("principal"));
     let Some(principal) = person else {
         let refusal = refuse(65_004, "access_denied", 403, "User declined to consent to access the app.");
-        return answer(&door, &tid, &to, state.as_deref(), Err(&refusal));
+        return answer(issuer(&shared, &door, &tid), &to, state.as_deref(), Err(&refusal));
     };
     let code = shared.lock().sign_in.codes.insert(Code { request, principal, family: None });
-    answer(&door, &tid, &to, state.as_deref(), Ok(&code))
+    answer(issuer(&shared, &door, &tid), &to, state.as_deref(), Ok(&code))
 }
 
 /// Who can sign in at a tenant's endpoint.
@@ -81,8 +83,13 @@ fn people(tid: &str) -> Vec<&'static Principal> {
     principals::all().iter().filter(|person| every || person.tenant_id == tid).collect()
 }
 
-/// Sends the browser back to the client with a code or an error, and with the issuer (RFC 9207).
-fn answer(door: &Door, tid: &str, to: &RedirectUri, state: Option<&str>, code: Result<&str, &Refusal>) -> Response {
+/// What redirects carry as `iss` (RFC 9207). Entra ID does not advertise it.
+fn issuer(shared: &Shared, door: &Door, tid: &str) -> Option<String> {
+    (!shared.lock().sign_in.is_strict()).then(|| door.issuer(tid))
+}
+
+/// Sends the browser back to the client with a code or an error, and with the issuer if there is one.
+fn answer(issuer: Option<String>, to: &RedirectUri, state: Option<&str>, code: Result<&str, &Refusal>) -> Response {
     let description;
     let mut pairs = match code {
         Ok(code) => vec![("code", code)],
@@ -92,8 +99,7 @@ fn answer(door: &Door, tid: &str, to: &RedirectUri, state: Option<&str>, code: R
         }
     };
     pairs.extend(state.map(|state| ("state", state)));
-    let issuer = door.issuer(tid);
-    pairs.push(("iss", &issuer));
+    pairs.extend(issuer.as_deref().map(|issuer| ("iss", issuer)));
     match HeaderValue::from_str(&to.with(&pairs)) {
         Ok(location) => {
             let no_store = HeaderValue::from_static("no-store");
@@ -164,6 +170,7 @@ fn check(sign_in: &SignIn, tid: &str, parameters: Vec<(String, String)>) -> Resu
         return Err(invalid(501_491, "The 'code_challenge' is not the base64url form of a SHA-256."));
     }
     let resource = once("resource").map_err(told)?;
+    sign_in.refuse_resource(resource).map_err(told)?;
     let scope = required("scope").map_err(told)?;
     let scope = Scope::parse(scope, resource, &sign_in.resources).map_err(told)?;
     match once("prompt").map_err(told)? {

@@ -1,4 +1,4 @@
-//! Signing people in: the authorization-code flow with PKCE, for public clients.
+//! Signing people in: the authorization-code flow with PKCE, for public clients and for applications with a secret.
 //!
 //! `GET /{tid}/oauth2/v2.0/authorize` shows a page with a button for each sample principal, in place of a password.
 //! `POST /{tid}/oauth2/v2.0/register` is dynamic client registration (RFC 7591), which the real Entra ID does not have:
@@ -7,6 +7,10 @@
 //!
 //! The rest is as strict as Entra ID or stricter: S256 only, exact redirect URIs, codes that are good for one minute and
 //! one use, and a `resource` that must fit the scope (AADSTS9010010).
+//!
+//! In strict mode ([`super::Entra::be_strict`]) what the real one lacks is gone: registration, RFC 8414 metadata, the
+//! challenge methods in the OpenID configuration, `iss` in redirects. Any `resource` is then refused, also one that the
+//! real one would accept because it fits the scope: a client of that mode must not send it.
 
 mod authorize;
 mod cors;
@@ -27,7 +31,11 @@ pub(super) use door::{Door, plain};
 pub(super) use redeem::grant;
 pub(super) use registration::register;
 
-use super::{Shared, principals};
+use super::{
+    Shared,
+    clients::{Refusal, refuse},
+    principals,
+};
 use expiring::Expiring;
 use redirect::RedirectUri;
 
@@ -38,10 +46,12 @@ const REQUEST_LIFETIME: Duration = Duration::from_secs(600);
 const CODE_LIFETIME: Duration = Duration::from_secs(60);
 const REFRESH_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
-/// An application without a secret.
+/// An application that people sign in to.
 #[derive(Clone)]
-struct PublicClient {
+struct Client {
     id: String,
+    /// What it proves itself with at the token endpoint; a public client has none.
+    secret: Option<String>,
     name: String,
     redirect_uris: Vec<RedirectUri>,
     /// Whether it asked for refresh tokens when it registered.
@@ -53,7 +63,7 @@ struct PublicClient {
 struct AuthorizationRequest {
     /// The path's tenant: a directory, or a name for all of them.
     tid: String,
-    client: PublicClient,
+    client: Client,
     redirect_uri: RedirectUri,
     challenge: String,
     scope: scope::Scope,
@@ -80,7 +90,9 @@ struct RefreshToken {
 }
 
 pub(super) struct SignIn {
-    clients: HashMap<String, PublicClient>,
+    /// Whether it lacks what Entra ID lacks.
+    strict: bool,
+    clients: HashMap<String, Client>,
     /// What the API is called in scopes: application ID URIs and the client ID.
     resources: Vec<String>,
     requests: Expiring<AuthorizationRequest>,
@@ -91,8 +103,9 @@ pub(super) struct SignIn {
 
 impl SignIn {
     pub(super) fn new() -> Self {
-        let known = |id: &str, name: &str, uris: &[&str]| PublicClient {
+        let known = |id: &str, name: &str, uris: &[&str]| Client {
             id: id.to_owned(),
+            secret: None,
             name: name.to_owned(),
             redirect_uris: uris.iter().filter_map(|uri| RedirectUri::parse(uri)).collect(),
             refreshes: true,
@@ -111,6 +124,7 @@ impl SignIn {
             known(AZURE_CLI, "Azure CLI", &["http://localhost", "http://localhost/"]),
         ];
         Self {
+            strict: false,
             clients: clients.map(|client| (client.id.clone(), client)).into(),
             resources: [principals::APPLICATION_ID_URI, principals::AUDIENCE].map(str::to_owned).into(),
             requests: Expiring::new(REQUEST_LIFETIME),
@@ -118,6 +132,41 @@ impl SignIn {
             refresh_tokens: Expiring::new(REFRESH_LIFETIME),
             families: 0,
         }
+    }
+
+    pub(super) fn be_strict(&mut self) {
+        self.strict = true;
+    }
+
+    pub(super) fn is_strict(&self) -> bool {
+        self.strict
+    }
+
+    /// Registers an application of the "web" platform. The URI that Entra ID would not register is the error.
+    pub(super) fn add_web_app(&mut self, id: &str, name: &str, secret: &str, uris: &[&str]) -> Result<(), String> {
+        let registered = |uri: &&str| RedirectUri::parse(uri).filter(RedirectUri::is_registrable);
+        let redirect_uris = uris
+            .iter()
+            .map(|uri| registered(uri).ok_or_else(|| (*uri).to_owned()))
+            .collect::<Result<Vec<_>, String>>()?;
+        let client = Client {
+            id: id.to_owned(),
+            secret: Some(secret.to_owned()),
+            name: name.to_owned(),
+            redirect_uris,
+            refreshes: true,
+        };
+        self.clients.insert(client.id.clone(), client);
+        Ok(())
+    }
+
+    /// Strict mode refuses a `resource`, whatever it names.
+    fn refuse_resource(&self, resource: Option<&str>) -> Result<(), Refusal> {
+        if self.strict && resource.is_some() {
+            let text = "The resource parameter provided in the request doesn't match with the requested scopes.";
+            return Err(refuse(9_010_010, "invalid_target", 400, text));
+        }
+        Ok(())
     }
 
     pub(super) fn add_resource(&mut self, uri: &str) {

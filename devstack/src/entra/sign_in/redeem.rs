@@ -6,7 +6,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{PublicClient, RefreshToken, SignIn, scope::Scope};
+use super::{Client, RefreshToken, SignIn, scope::Scope};
 use crate::entra::{
     Shared, TokenRequest,
     clients::{Refusal, refuse},
@@ -39,13 +39,24 @@ pub(in crate::entra) fn grant(
 }
 
 impl SignIn {
-    /// The client that a form names. It has no secret to prove it with, and must not show one.
-    fn public_client(&self, form: &HashMap<String, String>) -> Result<&PublicClient, Refusal> {
+    /// The client that a form names, and proves to be if it has a secret. A public client must not show one.
+    fn authenticate(&self, form: &HashMap<String, String>) -> Result<&Client, Refusal> {
         let id = required(form, "client_id")?;
         let client = self.clients.get(id).ok_or_else(|| {
             let text = format!("Application with identifier '{id}' was not found in the directory.");
             refuse(700_016, "unauthorized_client", 400, text)
         })?;
+        if let Some(secret) = &client.secret {
+            return match form.get("client_secret") {
+                Some(shown) if shown == secret => Ok(client),
+                Some(_) => Err(refuse(7_000_215, "invalid_client", 401, "Invalid client secret provided.")),
+                None => {
+                    let text = "The request body must contain the following parameter: 'client_assertion' or \
+                                'client_secret'.";
+                    Err(refuse(7_000_218, "invalid_client", 401, text))
+                }
+            };
+        }
         if form.contains_key("client_secret") || form.contains_key("client_assertion") {
             let text = "Client is public so neither 'client_assertion' nor 'client_secret' should be presented.";
             return Err(refuse(700_025, "invalid_client", 401, text));
@@ -54,7 +65,8 @@ impl SignIn {
     }
 
     fn redeem(&mut self, tid: &str, form: &HashMap<String, String>) -> Result<Granted, Refusal> {
-        let client = self.public_client(form)?.clone();
+        let client = self.authenticate(form)?.clone();
+        self.refuse_resource(form.get("resource").map(String::as_str))?;
         let (name, verifier) = (required(form, "code")?, required(form, "code_verifier")?);
         let redirect_uri = required(form, "redirect_uri")?;
         let invalid = |number, text: &str| refuse(number, "invalid_grant", 400, text);
@@ -109,7 +121,8 @@ impl SignIn {
 
     /// A refresh token is good once and brings its successor; a second use ends the whole line.
     fn refresh(&mut self, tid: &str, form: &HashMap<String, String>) -> Result<Granted, Refusal> {
-        let client_id = self.public_client(form)?.id.clone();
+        let client_id = self.authenticate(form)?.id.clone();
+        self.refuse_resource(form.get("resource").map(String::as_str))?;
         let name = required(form, "refresh_token")?;
         let invalid = |number, text: &str| refuse(number, "invalid_grant", 400, text);
         let Some(token) = self.refresh_tokens.get(name) else {

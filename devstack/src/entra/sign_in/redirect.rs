@@ -33,6 +33,11 @@ impl RedirectUri {
             }
     }
 
+    /// Whether Entra ID would register it: 256 characters at most, and never the address `[::1]`.
+    pub(super) fn is_registrable(&self) -> bool {
+        self.text.len() <= 256 && !matches!(self.url.host(), Some(Host::Ipv6(_)))
+    }
+
     /// Whether a request may use `other` where this one is registered: letter by letter the same, but for the port of a
     /// loopback URI, which the client's machine gives out anew each time.
     pub(super) fn covers(&self, other: &Self) -> bool {

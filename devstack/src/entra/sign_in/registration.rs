@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{PublicClient, redirect::RedirectUri};
+use super::{Client, redirect::RedirectUri};
 use crate::entra::{Endpoint, Shared, routes::begin};
 
 /// Most clients at a time, and most redirect URIs of one.
@@ -42,6 +42,9 @@ pub(in crate::entra) async fn register(
     if let Err(response) = begin(&shared, Endpoint::Registration, &tid).await {
         return response;
     }
+    if shared.lock().sign_in.is_strict() {
+        return StatusCode::NOT_FOUND.into_response();
+    }
     let answer = serde_json::from_slice::<Metadata>(&body)
         .map_err(|error| ("invalid_client_metadata", error.to_string()))
         .and_then(|metadata| accept(&metadata, &mut shared.lock().sign_in.clients));
@@ -54,7 +57,7 @@ pub(in crate::entra) async fn register(
 
 fn accept(
     metadata: &Metadata,
-    clients: &mut std::collections::HashMap<String, PublicClient>,
+    clients: &mut std::collections::HashMap<String, Client>,
 ) -> Result<Value, (&'static str, String)> {
     let invalid = |text: &str| Err(("invalid_client_metadata", text.to_owned()));
     let uris: Vec<RedirectUri> = metadata.redirect_uris.iter().map_while(|uri| RedirectUri::parse(uri)).collect();
@@ -82,7 +85,7 @@ fn accept(
         return invalid("too many clients are registered: start the stack again");
     }
     let id = Uuid::new_v4().to_string();
-    let client = PublicClient { id: id.clone(), name: name.clone(), redirect_uris: uris, refreshes };
+    let client = Client { id: id.clone(), secret: None, name: name.clone(), redirect_uris: uris, refreshes };
     clients.insert(id.clone(), client);
     Ok(json!({
         "client_id": id,
