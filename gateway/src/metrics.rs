@@ -66,7 +66,7 @@ pub struct Metrics {
     pub tool_errors: IntCounterVec,
     /// Kept answers that were looked for, by outcome.
     pub answer_cache: IntCounterVec,
-    /// Bytes of kept answers in memory.
+    /// Bytes of cached responses in memory.
     pub answer_cache_bytes: IntGauge,
     /// Statements that took long, by tool.
     pub slow_statements: IntCounterVec,
@@ -205,7 +205,7 @@ impl Metrics {
             )?,
             tool_errors: counters("mcp_tool_errors_total", "Errors of tools.", &["gen_ai_tool_name", "code"])?,
             answer_cache: counters("storefence_answer_cache_total", "Kept answers looked for.", &["outcome"])?,
-            answer_cache_bytes: gauge("storefence_answer_cache_bytes", "Bytes of kept answers in memory.")?,
+            answer_cache_bytes: gauge("storefence_answer_cache_bytes", "Bytes of cached responses in memory.")?,
             slow_statements: counters("storefence_slow_statements_total", "Statements that took long.", &["tool"])?,
             audit_failures: counter("storefence_audit_failures_total", "Audit lines that could not be written.")?,
             slow_clients: counters(

@@ -146,7 +146,7 @@ impl Answers {
         let _: Result<(), _> = redis.run(redis::cmd("SET").arg(&name).arg(sealed).arg("PX").arg(millis)).await;
     }
 
-    /// Calls a tool, or gives a kept answer of it. Callers who ask the same at the same time wait for one answer; if the one
+    /// Calls a tool, or returns the cached response of it. Callers who ask the same at the same time wait for one answer; if the one
     /// who began goes away, the next takes over.
     ///
     /// # Errors

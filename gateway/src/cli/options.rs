@@ -106,7 +106,7 @@ pub(super) struct RunArgs {
     #[arg(long, env = "STOREFENCE_AUDIT_FILE", value_name = "FILE", default_value = "-")]
     pub(super) audit_file: PathBuf,
 
-    /// Redis through which replicas share quotas and kept answers: rediss://[user:password@]host[:port][/database]; each
+    /// Redis through which replicas share quotas and cached responses: rediss://[user:password@]host[:port][/database]; each
     /// replica is on its own where not given
     #[arg(long, env = "STOREFENCE_REDIS_URL", value_name = "URL", hide_env_values = true)]
     pub(super) redis_url: Option<String>,
@@ -114,7 +114,7 @@ pub(super) struct RunArgs {
     #[command(flatten)]
     pub(super) traces: TraceArgs,
 
-    /// Seconds that a connection is kept between two requests; longer than a proxy in front keeps it
+    /// Seconds that a connection stays open between two requests; longer than a proxy in front keeps it open
     #[arg(long, env = "STOREFENCE_KEEP_ALIVE", value_name = "SECONDS", default_value_t = 75, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(super) keep_alive: u64,
 
@@ -123,7 +123,7 @@ pub(super) struct RunArgs {
     #[arg(long, env = "STOREFENCE_CLIENT_TIMEOUT", value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub(super) client_timeout: u64,
 
-    /// Most bytes of memory for kept answers, for tenants that ask for it with spec.gateway.cacheTtl; 0 keeps none
+    /// Most bytes of memory for cached responses, for tenants that ask for it with spec.gateway.cacheTtl; 0 caches none
     #[arg(long, env = "STOREFENCE_CACHE_BYTES", value_name = "BYTES", default_value_t = 32 * 1024 * 1024)]
     pub(super) cache_bytes: u64,
 
