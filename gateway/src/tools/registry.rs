@@ -152,10 +152,10 @@ mod tests {
         assert!(listed.is_sorted(), "gateway/src/tools/registry.rs: not in the order of names: {listed:?}");
         let known = ToolName::ALL.map(ToolName::as_str).into_iter().chain(ToolName::EVERYBODYS);
         let known: BTreeSet<_> = known.map(str::to_owned).collect();
-        for name in known.difference(&names()) {
+        if let Some(name) = known.difference(&names()).next() {
             panic!("gateway/src/tools/registry.rs: no tool {name}, which tenancy/src/resource/tools.rs knows");
         }
-        for name in names().difference(&known) {
+        if let Some(name) = names().difference(&known).next() {
             panic!("tenancy/src/resource/tools.rs: neither ToolName nor EVERYBODYS has {name}");
         }
     }

@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn sentences_follow_from_the_figures() {
         let found = insights(&report(4));
-        let texts: Vec<_> = found.iter().filter_map(|insight| Some(insight.text.as_str())).collect();
+        let texts: Vec<_> = found.iter().map(|insight| insight.text.as_str()).collect();
         assert_eq!(
             texts,
             [
@@ -176,7 +176,7 @@ mod tests {
             let found = insights(&report);
             found
                 .iter()
-                .filter_map(|insight| Some(insight.text.as_str()))
+                .map(|insight| insight.text.as_str())
                 .find(|text| text.contains("moved most"))
                 .map(str::to_owned)
         };
