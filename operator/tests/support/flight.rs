@@ -79,10 +79,23 @@ impl Session {
             }
         };
         if !self.client.is_closed() {
-            self.client.batch_execute("ROLLBACK").await.map_err(refusal)?;
+            self.roll_back().await?;
             self.ticket = ticket(&self.client).await;
         }
         Ok(answer.map_err(refusal)?.iter().map(|row| row.get(0)).collect())
+    }
+}
+
+impl Session {
+    /// Rolls back, again where a `statement_timeout` of a millisecond that the statement has set ends the ROLLBACK itself on a
+    /// busy machine. The gateway closes such a connection.
+    async fn roll_back(&self) -> Result<(), Refusal> {
+        loop {
+            match self.client.batch_execute("ROLLBACK").await.map_err(refusal) {
+                Err(refusal) if refusal.code == "57014" => {}
+                ended => return ended,
+            }
+        }
     }
 }
 
