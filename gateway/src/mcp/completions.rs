@@ -1,4 +1,4 @@
-//! Completions for stores, categories, periods and tables, as far as the caller may see them.
+//! Completions for stores, categories, periods and tables, limited to what the caller may see.
 
 use jiff::Timestamp;
 use rmcp::{
@@ -14,7 +14,7 @@ use crate::{
 
 const CATEGORIES: &str = "SELECT coalesce(json_agg(category_name ORDER BY category_name), '[]') FROM retail.categories";
 
-/// What is to be completed, by its own name.
+/// What to complete, by its own name.
 #[must_use]
 pub fn known(request: &CompleteRequestParams) -> &'static str {
     match &request.r#ref {
@@ -24,10 +24,10 @@ pub fn known(request: &CompleteRequestParams) -> &'static str {
     }
 }
 
-/// Values for one argument that begin with, or contain, what is written already.
+/// Values for one argument that begin with or contain the text so far.
 ///
 /// # Errors
-/// Invalid params: nothing has such an argument. Internal: the database does not answer.
+/// Invalid params: no such argument. Internal: the database does not answer.
 pub async fn complete(
     request: &CompleteRequestParams,
     services: &Services,
@@ -65,7 +65,7 @@ pub async fn complete(
     info.map(CompleteResult::new).map_err(|error| ErrorData::internal_error(error, None))
 }
 
-/// Those that begin with the text first, then those that contain it, in any case; and how many there are in all.
+/// Values that begin with the text, then values that contain it, ignoring case; and the total number of both.
 fn matching(values: Vec<String>, text: &str) -> (Vec<String>, usize) {
     let text = text.to_lowercase();
     let (mut first, rest): (Vec<_>, Vec<_>) =

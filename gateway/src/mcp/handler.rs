@@ -1,4 +1,4 @@
-//! rmcp's view of the gateway. Decisions are in the tools; this adapts.
+//! The adapter between rmcp and the gateway. The tools make the decisions.
 
 use std::{borrow::Cow, sync::Arc, time::Instant};
 
@@ -44,10 +44,10 @@ const INSTRUCTIONS: &str = "Answers questions about one retail chain from its Po
     last quarter.";
 /// How long a client may keep a list or a resource, in milliseconds.
 const LIST_TTL: u64 = 60_000;
-/// In `_meta` of an answer that was kept: how many seconds ago it was made.
+/// In `_meta` of a cached response: its age in seconds.
 const CACHE_AGE: &str = "retail.storefence.dev/cacheAgeSeconds";
 
-/// One per process; cheap to clone, as rmcp makes one per request.
+/// One per process. Cheap to clone: rmcp clones it for each request.
 #[derive(Clone)]
 pub struct Handler {
     gateway: Arc<Gateway>,
@@ -55,13 +55,12 @@ pub struct Handler {
 }
 
 impl Handler {
-    /// Serves these tools.
     #[must_use]
     pub fn new(gateway: Arc<Gateway>) -> Self {
         Self { gateway, levels: Arc::default() }
     }
 
-    /// The refusal of a tool that no rule of the caller's grants.
+    /// The refusal of a tool that none of the caller's rules grants.
     fn not_granted(&self, caller: &Caller, tool: &str) -> ToolError {
         let granted: Vec<_> =
             self.gateway.services.tools.granted(&caller.scope).map(crate::tools::Tool::name).collect();
@@ -73,7 +72,7 @@ impl Handler {
     }
 }
 
-/// The HTTP request behind an MCP request, with what the door put there.
+/// The HTTP request behind an MCP request, with what the auth layer added to it.
 pub(super) fn parts(context: &RequestContext<RoleServer>) -> Option<&http::request::Parts> {
     context.extensions.get::<http::request::Parts>()
 }
@@ -93,7 +92,7 @@ fn caller(context: &RequestContext<RoleServer>) -> Result<Arc<Caller>, ErrorData
     })
 }
 
-/// The caller of a list, which is empty for an outsider.
+/// The caller of a list request. An outsider's list is empty.
 fn lister(context: &RequestContext<RoleServer>) -> Result<Option<Arc<Caller>>, ErrorData> {
     match outsider(context) {
         Some(_) => Ok(None),
@@ -101,7 +100,7 @@ fn lister(context: &RequestContext<RoleServer>) -> Result<Option<Arc<Caller>>, E
     }
 }
 
-/// One page: every cursor is one that this server did not give.
+/// Lists have one page: this server gives out no cursors, so any cursor is invalid.
 fn first_page(request: Option<PaginatedRequestParams>) -> Result<(), ErrorData> {
     match request.and_then(|request| request.cursor) {
         Some(_) => Err(ErrorData::invalid_params("Invalid cursor", None)),
@@ -109,13 +108,13 @@ fn first_page(request: Option<PaginatedRequestParams>) -> Result<(), ErrorData> 
     }
 }
 
-/// How long an answer may be kept, and by whom: by nobody but the caller. Older clients know neither field.
+/// How long an answer may be cached, and that only the caller may cache it. Older clients know neither field.
 fn caching(context: &RequestContext<RoleServer>) -> (Option<u64>, Option<CacheScope>) {
     let known = context.protocol_version().is_some_and(|version| version >= ProtocolVersion::V_2026_07_28);
     if known { (Some(LIST_TTL), Some(CacheScope::Private)) } else { (None, None) }
 }
 
-/// What an outsider has to know stands where models look first.
+/// What an outsider has to know goes where models look first.
 fn instructed(mut config: ServerConfig, context: &RequestContext<RoleServer>) -> ServerConfig {
     if let Some(outsider) = outsider(context) {
         config.instructions = Some(outsider.instructions());
@@ -157,7 +156,7 @@ impl ServerHandler for Handler {
         Ok(DiscoverResult::from_server_info(versions, instructed(self.get_info(), &context)))
     }
 
-    /// What rmcp could not read as a request of its method.
+    /// The error for a request whose parameters rmcp could not read.
     async fn on_custom_request(
         &self,
         request: CustomRequest,
@@ -201,7 +200,7 @@ impl ServerHandler for Handler {
         request: SetLevelRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
-        // The newer revision says with each request what it wants to be told.
+        // In the newer revision each request names the level that it wants.
         if context.protocol_version().is_some_and(|version| version >= ProtocolVersion::V_2026_07_28) {
             return Err(ErrorData::method_not_found::<SetLevelRequestMethod>());
         }
@@ -313,7 +312,7 @@ impl ServerHandler for Handler {
         }
         let caller = caller(&context)?;
         let slot = part::<Slot>(&context).ok_or_else(|| ErrorData::internal_error("the request has no slot", None))?;
-        // Unknown names are the caller's own words, and may be anything.
+        // An unknown name comes from the caller and may be anything.
         let (known, started) = (self.gateway.services.tools.find(&request.name), Instant::now());
         let arguments = request.arguments.unwrap_or_default();
         let (arguments, ignored) = match known {
@@ -327,7 +326,7 @@ impl ServerHandler for Handler {
             operation.end("UNKNOWN_TOOL", "-32602");
             return Err(unknown(&request.name));
         };
-        // The names of the tools are in the documentation: that one is not the caller's tells nothing about the tenant.
+        // Tool names are documented, so a refusal by name reveals nothing about the tenant.
         if !caller.scope.tools().contains(tool.name()) {
             operation.end("FORBIDDEN_TOOL", "tool_error");
             let error = self.not_granted(&caller, tool.name());
@@ -371,7 +370,7 @@ impl ServerHandler for Handler {
                 };
                 let mut result = CallToolResult::success(vec![ContentBlock::text(text)]);
                 result.structured_content = structured;
-                // A reader who compares with the shop floor wants to know how old the figures are.
+                // A reader who compares with the shop floor needs the age of the figures.
                 if let Some(age) = age {
                     result.meta.get_or_insert_default().insert(CACHE_AGE.to_owned(), age.as_secs().into());
                 }
@@ -389,7 +388,7 @@ fn failed(caller: &Caller, client: Client, tool: &str, mut error: ToolError) -> 
         sqlstate = error.sqlstate, "tool error"
     );
     if error.code == Code::Authorization {
-        // Whoever is asked for the right finds the call by it.
+        // With the id, the person who can grant the right finds the call in the log.
         error.correlation = Some(caller.correlation);
     }
     let mut result = CallToolResult::error(vec![ContentBlock::text(error.text())]);

@@ -1,8 +1,8 @@
-//! `notifications/message`: what a client asked to be told about its own calls, on the stream of the call itself.
+//! `notifications/message`: log messages about a client's own calls, on the stream of the call itself.
 //!
-//! 2026-07-28 asks with each request (`_meta`, `io.modelcontextprotocol/logLevel`); the older ones once, with
-//! `logging/setLevel`. There the level is kept by the replica that took it, under the token and the session id: another
-//! replica sends nothing, which the revision leaves to a server that was not asked.
+//! In 2026-07-28 each request sets its level (`_meta`, `io.modelcontextprotocol/logLevel`); the older revisions set it
+//! once, with `logging/setLevel`. That level is kept by the replica that received it, under the token and the session
+//! id. Other replicas send nothing, which the revision permits where no level was set.
 // SEP-2577 deprecates logging; all revisions that are served have it.
 #![allow(deprecated)]
 
@@ -33,7 +33,7 @@ const KEPT: Duration = Duration::from_secs(12 * 3600);
 
 type Client = ([u8; 16], Option<Uuid>);
 
-/// Who asked for which messages.
+/// The level that each client has set.
 #[derive(Debug)]
 pub struct Levels(Cache<Client, LoggingLevel>);
 
@@ -44,7 +44,7 @@ impl Default for Levels {
 }
 
 impl Levels {
-    /// Takes the level for the client of this request.
+    /// Sets the level for the client of this request.
     pub fn set(&self, context: &RequestContext<RoleServer>, caller: &Caller, level: LoggingLevel) {
         self.0.insert(client(context, caller), level);
     }
@@ -56,7 +56,7 @@ impl Levels {
         self.0.get(&client(context, caller))
     }
 
-    /// Says how a call ended, if its client asked for messages of that weight.
+    /// Sends how a call ended, if its client asked for messages of that level.
     pub async fn tell(
         &self,
         context: &RequestContext<RoleServer>,
@@ -72,12 +72,12 @@ impl Levels {
         }
         let word = outcome.as_ref().map_or_else(|error| error.code.as_str(), |_| "ok");
         let notification = LoggingMessageNotificationParam::new(level, data(caller, tool, word, started));
-        // A client that is gone has cancelled the call, too.
+        // A client that is gone has cancelled the call as well.
         let _ = Box::pin(context.peer.notify_logging_message(notification.with_logger(LOGGER))).await;
     }
 }
 
-/// What is sent: nothing of the statement and nothing of the answer.
+/// The message. It holds nothing of the statement or of the answer.
 fn data(caller: &Caller, tool: &str, outcome: &str, started: Instant) -> Value {
     let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     json!({"tool": tool, "outcome": outcome, "durationMs": milliseconds, "correlationId": caller.correlation})
@@ -91,7 +91,7 @@ const fn weight(error: Option<Code>) -> LoggingLevel {
     }
 }
 
-/// The token, and the session id where the client has one. The id is the client's own word: it only ever parts the
+/// The token, and the session id if the client has one. The client can send any id, so it only distinguishes the
 /// clients of one token.
 fn client(context: &RequestContext<RoleServer>, caller: &Caller) -> Client {
     (*caller.principal.token(), parts(context).and_then(|parts| read_session(&parts.headers).1))

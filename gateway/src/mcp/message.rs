@@ -1,7 +1,7 @@
-//! Reads of a JSON-RPC message what the door looks at, and builds no tree of the rest.
+//! Reads the parts of a JSON-RPC message that the auth layer needs, without a tree of the rest.
 //!
-//! The whole body is read as strictly as [`Value`] reads it, numbers and depth included: what is no JSON there is none
-//! here. Of members of one name the last counts, as in a [`Value`].
+//! The whole body is parsed as strictly as [`Value`] parses it, numbers and depth included: what [`Value`] rejects is
+//! rejected here. As in a [`Value`], the last of several members with the same name wins.
 
 use std::{borrow::Cow, fmt, marker::PhantomData};
 
@@ -11,21 +11,16 @@ use serde::{
 };
 use serde_json::Value;
 
-/// A value of which the form matters, and the members of an object that `M` takes.
+/// A value whose type matters; of an object, the members that `M` takes.
 #[derive(Debug)]
 pub enum Seen<'a, M> {
-    /// A string.
     Text(Cow<'a, str>),
-    /// An object.
     Object(M),
-    /// `null`.
     Null,
-    /// Anything else.
     Other,
 }
 
 impl<'a, M> Seen<'a, M> {
-    /// The string.
     pub fn text(&self) -> Option<&str> {
         match self {
             Self::Text(text) => Some(text),
@@ -33,7 +28,7 @@ impl<'a, M> Seen<'a, M> {
         }
     }
 
-    /// What was taken of the object.
+    /// The members that were taken of the object.
     pub fn object(&self) -> Option<&M> {
         match self {
             Self::Object(members) => Some(members),
@@ -42,13 +37,13 @@ impl<'a, M> Seen<'a, M> {
     }
 }
 
-/// What is taken of an object.
+/// Selects members of an object.
 pub trait Members<'a>: Default {
     /// Reads the value of this member.
     fn take<A: MapAccess<'a>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error>;
 }
 
-/// Nothing is taken.
+/// Takes no members.
 #[derive(Debug, Default)]
 pub struct Nothing;
 
@@ -58,19 +53,15 @@ impl<'a> Members<'a> for Nothing {
     }
 }
 
-/// A value that matters where it is a string.
+/// A value that matters only if it is a string.
 pub type Text<'a> = Seen<'a, Nothing>;
 
 /// A JSON-RPC message.
 #[derive(Debug, Default)]
 pub struct Message<'a> {
-    /// `id`.
     pub id: Option<Value>,
-    /// `jsonrpc`.
     pub jsonrpc: Option<Text<'a>>,
-    /// `method`.
     pub method: Option<Text<'a>>,
-    /// `params`.
     pub params: Option<Seen<'a, Params<'a>>>,
     /// Whether there is a `result`.
     pub result: bool,
@@ -98,13 +89,10 @@ impl<'a> Members<'a> for Message<'a> {
 /// `params` of a message.
 #[derive(Debug, Default)]
 pub struct Params<'a> {
-    /// `name`.
     pub name: Option<Text<'a>>,
-    /// `arguments`.
     pub arguments: Option<Text<'a>>,
-    /// `protocolVersion`, which `initialize` has here.
+    /// `protocolVersion`, which only `initialize` sends here.
     pub version: Option<Text<'a>>,
-    /// `_meta`.
     pub meta: Option<Seen<'a, Meta<'a>>>,
 }
 
@@ -124,7 +112,7 @@ impl<'a> Members<'a> for Params<'a> {
 /// `_meta` of `params`.
 #[derive(Debug, Default)]
 pub struct Meta<'a> {
-    /// The revision that the request speaks.
+    /// The revision of the request.
     pub version: Option<Text<'a>>,
     /// W3C `traceparent`.
     pub parent: Option<Text<'a>>,
@@ -194,7 +182,7 @@ impl<'de, M: Members<'de>> Visitor<'de> for Look<M> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut members = M::default();
-        // The key of an object is always a string.
+        // Object keys are always strings.
         while let Some(name) = map.next_key::<Text<'de>>()? {
             members.take(name.text().unwrap_or_default(), &mut map)?;
         }

@@ -1,4 +1,4 @@
-//! The Model Context Protocol: rmcp's server with what it leaves to the application around it.
+//! The Model Context Protocol: rmcp's server, and what it leaves to the application around it.
 
 pub mod completions;
 pub mod handler;
@@ -17,9 +17,8 @@ use std::sync::Arc;
 
 use crate::{audit::Audit, cache::Answers, quota::Limiter, tools::Services};
 
-/// The tools, and what a call passes on its way to them and back.
+/// The tools, and what surrounds every call.
 pub struct Gateway {
-    /// The tools.
     pub services: Arc<Services>,
     /// Limits calls per minute and concurrent calls.
     pub quotas: Limiter,

@@ -1,5 +1,5 @@
-//! What every request on behalf of a caller has around it: a quota, an audit line, a metric, a span, progress, and an end
-//! when the client goes away.
+//! What surrounds every request of a caller: quota, audit line, metric, span, progress, and an end when the client goes
+//! away.
 
 use std::{sync::Arc, time::Instant};
 
@@ -16,7 +16,7 @@ use crate::{
     tools::{Code, ToolError},
 };
 
-/// A request under way.
+/// A request in progress.
 pub struct Operation<'a> {
     gateway: &'a Gateway,
     caller: &'a Caller,
@@ -42,7 +42,7 @@ impl<'a> Operation<'a> {
         Self { gateway, caller, method, tool, started: Instant::now(), record, span: span.unwrap_or(Span::none()) }
     }
 
-    /// Asks for a place within the quotas.
+    /// Acquires a slot within the quotas.
     ///
     /// # Errors
     /// `RATE_LIMITED`.
@@ -53,8 +53,8 @@ impl<'a> Operation<'a> {
         })
     }
 
-    /// Does the work, or gives up when the client goes away or sends `notifications/cancelled`; dropping the work cancels
-    /// its statement at the server.
+    /// Does the work, or stops when the client goes away or sends `notifications/cancelled`. Dropping the work cancels
+    /// its statement on the server.
     pub async fn run<F: Future>(&self, context: &RequestContext<RoleServer>, work: F) -> Option<F::Output> {
         let meter = self.record.meter();
         let work = meter.clone().measure(work).instrument(self.span.clone());
@@ -68,7 +68,7 @@ impl<'a> Operation<'a> {
         }
     }
 
-    /// Ends: `outcome` for the audit, `error_type` (empty where all is well) for metric and span.
+    /// Ends the operation: `outcome` for the audit, `error_type` (empty on success) for metric and span.
     pub fn end(self, outcome: &'static str, error_type: &str) {
         self.record.finish(outcome);
         self.gateway.services.observe(self.method, &self.tool, error_type, self.started);
@@ -77,10 +77,10 @@ impl<'a> Operation<'a> {
         }
     }
 
-    /// The whole of a request that is no tool call.
+    /// Runs a whole request other than a tool call.
     ///
     /// # Errors
-    /// The work's, the quota's, or that the client gave up.
+    /// Errors of the work or of the quota, or that the client gave up.
     pub async fn complete<T>(
         self,
         context: &RequestContext<RoleServer>,
@@ -126,7 +126,7 @@ fn rate_limited(refusal: &Refusal) -> ToolError {
     ToolError { retry_after_seconds: Some(seconds), ..error }
 }
 
-/// The word for an error in the audit: a tool's code where the error has one.
+/// The code for an error in the audit: the tool's own code if the error has one.
 fn outcome(error: &ErrorData) -> &'static str {
     let code = error.data.as_ref().and_then(|data| data["code"].as_str());
     match code.and_then(Code::named) {

@@ -1,8 +1,9 @@
-//! A caller whose token is good and whom no rule lets in, or whom several tenants let in at an endpoint that names none.
+//! A caller with a valid token who matches no rule, or who matches several tenants at an endpoint that names none.
 //!
-//! They connect like anybody else, since a refusal by HTTP status reaches no reader: clients take a 403 for a scope to ask
-//! for and open the browser again, or end the session. What they find is `whoami`, which says what was looked at and what
-//! the way out is; anything else is refused in the same words. Nothing here depends on whether a tenant exists.
+//! Outsiders connect like anybody else, because a refusal by HTTP status reaches no reader: on a 403 clients ask for
+//! another scope and open the browser again, or end the session. Outsiders see only `whoami`, which reports what was
+//! checked and what to do about it; everything else is refused with the same text. Nothing here depends on whether a
+//! tenant exists.
 
 use std::sync::Arc;
 
@@ -24,9 +25,9 @@ pub const TOOL: &str = "whoami";
 /// Why there is no scope.
 #[derive(Debug)]
 pub enum Why {
-    /// No rule matches; the same for a tenant that is unknown.
+    /// No rule matches. An unknown tenant gives the same reason.
     NoRule {
-        /// The claims that were looked at.
+        /// The claims that were checked.
         looked_at: Vec<String>,
         /// Whether group membership is unknown and would have mattered.
         overage: bool,
@@ -35,19 +36,18 @@ pub enum Why {
     Several(Vec<TenantId>),
 }
 
-/// Who calls, and why they see nothing.
+/// A caller without a scope.
 #[derive(Debug)]
 pub struct Outsider {
-    /// The verified token.
     pub principal: Arc<Principal>,
-    /// Finds the reason in the log.
+    /// The id of the log line with the reason.
     pub correlation: Uuid,
     /// Why there is no scope.
     pub why: Why,
 }
 
 impl Outsider {
-    /// What is the matter and what the way out is, in one sentence.
+    /// The problem and the remedy, in one sentence.
     #[must_use]
     pub fn sentence(&self) -> String {
         let id = self.correlation;
@@ -109,7 +109,7 @@ impl Outsider {
         result
     }
 
-    /// The answer of the one tool.
+    /// The answer of `whoami`.
     #[must_use]
     pub fn whoami(&self, client: Client) -> CallToolResult {
         let claims = &self.principal.claims;

@@ -1,4 +1,4 @@
-//! `notifications/progress` for calls that take long, where the client asked for it with `_meta.progressToken`.
+//! `notifications/progress` for long calls whose client asked for it with `_meta.progressToken`.
 //!
 //! The first notification turns the answer into an event stream; a call that ends before it is answered as plain JSON.
 
@@ -19,8 +19,8 @@ use crate::audit::meter::Meter;
 /// From the start of the call to the first notification, and from one to the next.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Reports for as long as the call runs, if it is asked to. Boxed where it is: rmcp moves the frame of every call several
-/// times, and most have no use for this part.
+/// Reports for as long as the call runs, if the client asked for it. Boxed only then: rmcp moves the frame of every
+/// call several times, and most calls do not report.
 pub async fn report(context: &RequestContext<RoleServer>, meter: &Meter, started: Instant) -> Infallible {
     match context.meta.get_progress_token().filter(|_| Client::of(context).streams) {
         None => std::future::pending().await,
@@ -28,7 +28,7 @@ pub async fn report(context: &RequestContext<RoleServer>, meter: &Meter, started
     }
 }
 
-/// Progress is the time in seconds: how long a statement will take nobody knows.
+/// Progress is the elapsed time in seconds: the duration of a statement is unknown.
 async fn reports(
     context: &RequestContext<RoleServer>,
     token: ProgressToken,
@@ -36,7 +36,7 @@ async fn reports(
     started: Instant,
 ) -> Infallible {
     let mut ticks = tokio::time::interval_at(tokio::time::Instant::from_std(started) + PAUSE, PAUSE);
-    // Behind a client that reads slowly there is no use in catching up.
+    // If the client reads slowly, missed ticks are not made up for.
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
@@ -45,7 +45,7 @@ async fn reports(
         if Client::of(context).knows(Revision::V2025_03_26) {
             notification = notification.with_message(message(seconds, meter.arrived()));
         }
-        // A client that is gone has cancelled the call, too.
+        // A client that is gone has cancelled the call as well.
         let _ = context.peer.notify_progress(notification).await;
     }
 }

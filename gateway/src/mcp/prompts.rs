@@ -18,14 +18,14 @@ struct Question {
     name: &'static str,
     title: &'static str,
     description: &'static str,
-    /// Its arguments, all optional.
+    /// The arguments, all optional.
     arguments: &'static [&'static str],
     /// The text; `{stores}`, `{period}` and `{category}` are filled in.
     text: &'static str,
 }
 
 impl Question {
-    /// Whether a caller with these tools has all that the text asks for.
+    /// Whether a caller with these tools can follow the whole text.
     fn fits(&self, tools: &ToolSet) -> bool {
         ToolName::ALL.map(ToolName::as_str).into_iter().all(|tool| !self.text.contains(tool) || tools.contains(tool))
     }
@@ -87,7 +87,7 @@ const QUESTIONS: [Question; 5] = [
     },
 ];
 
-/// The prompts that a caller with these tools can follow, in the order of their names.
+/// The prompts that a caller with these tools can follow, ordered by name.
 #[must_use]
 pub fn list(tools: &ToolSet) -> Vec<Prompt> {
     QUESTIONS
@@ -107,13 +107,13 @@ pub fn list(tools: &ToolSet) -> Vec<Prompt> {
         .collect()
 }
 
-/// The prompt's own name, or the word for one that there is not.
+/// The prompt's own name, or the label for an unknown prompt.
 #[must_use]
 pub fn known(name: &str) -> &'static str {
     QUESTIONS.iter().find(|question| question.name == name).map_or("unknown", |question| question.name)
 }
 
-/// Whether a prompt that a caller with these tools has takes this argument.
+/// Whether one of the prompts of a caller with these tools takes this argument.
 #[must_use]
 pub fn takes(prompt: &str, argument: &str, tools: &ToolSet) -> bool {
     Question::find(prompt, tools).is_some_and(|question| question.arguments.contains(&argument))
@@ -122,7 +122,8 @@ pub fn takes(prompt: &str, argument: &str, tools: &ToolSet) -> bool {
 /// The text of one prompt.
 ///
 /// # Errors
-/// Invalid params: an unknown prompt (one whose tools the caller lacks is no other) or argument, a store that is none of the caller's, no such period.
+/// Invalid params: an unknown prompt (which includes one whose tools the caller lacks), an unknown argument, a store
+/// that is not the caller's, or an invalid period.
 pub fn get(request: GetPromptRequestParams, caller: &Caller) -> Result<GetPromptResult, ErrorData> {
     let invalid = |message: String| ErrorData::invalid_params(message, None);
     let Some(question) = Question::find(&request.name, caller.scope.tools()) else {
@@ -132,7 +133,7 @@ pub fn get(request: GetPromptRequestParams, caller: &Caller) -> Result<GetPrompt
     let mut arguments = request.arguments.unwrap_or_default();
     let mut take = |name: &str| match arguments.remove(name) {
         None | Some(Value::Null) => Ok(None),
-        // An empty field of a form is one that was left out.
+        // An empty form field counts as left out.
         Some(Value::String(text)) => Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty())),
         Some(_) => Err(invalid(format!("{name}: a string is expected"))),
     };

@@ -10,11 +10,11 @@ use super::{
 };
 use crate::telemetry::spans::Carrier;
 
-/// Methods that count themselves, with what they came to.
+/// Methods that record their own metrics, with their outcome.
 const COUNTED: [&str; 5] = ["tools/call", "tools/list", "resources/read", "prompts/get", "completion/complete"];
-/// Methods that `notifications/cancelled` ends: those that may ask the database.
+/// Methods that `notifications/cancelled` ends: those that may query the database.
 const CANCELLABLE: [&str; 4] = ["tools/call", "resources/read", "prompts/get", "completion/complete"];
-/// All that are served.
+/// All methods that are served.
 const METHODS: [&str; 14] = [
     "tools/call",
     "tools/list",
@@ -32,36 +32,36 @@ const METHODS: [&str; 14] = [
     "notifications/cancelled",
 ];
 
-/// Served in the revisions with a handshake and gone from 2026-07-28, which wants HTTP 404 for them (transports, "Sending
-/// Messages to the Server").
+/// Served in the revisions with a handshake and removed in 2026-07-28, which requires HTTP 404 for them (transports,
+/// "Sending Messages to the Server").
 const REMOVED: [&str; 3] = ["initialize", "ping", "logging/setLevel"];
 
-/// What a request is, as far as metrics and the checks here need it.
+/// What the metrics and the checks in this module need to know of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Envelope {
-    /// `id` as it came, for error answers.
+    /// `id` as received, for error answers.
     pub id: Option<Value>,
     /// `method`; absent in responses.
     pub method: Option<String>,
-    /// `params.name`, where there is one.
+    /// `params.name`, if present.
     pub name: Option<String>,
-    /// The revision that the request speaks, where that is known; of `initialize` the one that is agreed to.
+    /// The revision of the request, if known; for `initialize` the one that is agreed to.
     pub revision: Option<Revision>,
-    /// The message as rmcp takes it, where that is another text than the one that came.
+    /// The message for rmcp, where it differs from the one received.
     pub repaired: Option<Bytes>,
     /// The trace that the caller's span in `params._meta` belongs to.
     pub trace: Carrier,
 }
 
 impl Envelope {
-    /// The method; what is not served is `other`.
+    /// The method, or `other` if it is not served.
     #[must_use]
     pub fn known_method(&self) -> Option<&'static str> {
         let method = self.method.as_deref()?;
         Some(METHODS.into_iter().find(|known| *known == method).unwrap_or("other"))
     }
 
-    /// The method for a metric, where it is not one of those that count themselves.
+    /// The method for a metric, unless the method records its own.
     #[must_use]
     pub fn other_method(&self) -> Option<&'static str> {
         self.known_method().filter(|method| !COUNTED.contains(method))
@@ -80,18 +80,13 @@ pub fn is_cancellable(method: &str) -> bool {
     CANCELLABLE.contains(&method)
 }
 
-/// An answer that ends a request before rmcp sees it.
+/// An answer that ends a request before it reaches rmcp.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// HTTP status.
     pub status: StatusCode,
-    /// JSON-RPC error code.
     pub code: i64,
-    /// Text.
     pub message: String,
-    /// JSON-RPC `data`.
     pub data: Option<Value>,
-    /// `id` of the request.
     pub id: Option<Value>,
 }
 
@@ -100,24 +95,24 @@ impl Refusal {
         Self { status: StatusCode::BAD_REQUEST, code, message: message.into(), data: None, id }
     }
 
-    /// One that clients read as the answer to their request: below HTTP 400 the older SDKs keep their session.
+    /// A refusal that clients read as the answer to their request: with an HTTP status below 400 the older SDKs keep
+    /// their session.
     fn within(code: i64, message: impl Into<String>, id: Option<Value>) -> Self {
         Self { status: StatusCode::OK, ..Self::new(code, message, id) }
     }
 
-    /// A body that is no JSON.
+    /// The body is not JSON.
     #[must_use]
     pub fn unreadable() -> Self {
         Self::new(-32700, "Parse error: the body is not JSON", None)
     }
 
-    /// A batch that is not taken.
+    /// A batch that is not accepted.
     #[must_use]
     pub fn batch(problem: &str) -> Self {
         Self::new(-32600, format!("Invalid Request: {problem}"), None)
     }
 
-    /// The JSON-RPC error.
     #[must_use]
     pub fn body(&self) -> Bytes {
         let mut error = json!({"code": self.code, "message": self.message});
@@ -167,13 +162,13 @@ pub fn inspect(headers: &HeaderMap, body: &[u8]) -> Result<Envelope, Refusal> {
         state: owned(meta.and_then(|meta| meta.state.as_ref())),
     };
     let in_meta = meta.and_then(|meta| meta.version.as_ref()?.text());
-    // Whatever its params are: rmcp would take one that it cannot read for a request of ours with wrong params.
+    // Checked before `params`: rmcp would take unreadable params for wrong params of a method that we serve.
     if REMOVED.contains(&method) && in_meta == Some(Revision::V2026_07_28.as_str()) {
         let message = format!("Method not found: {method} is not part of {}", Revision::V2026_07_28.as_str());
         return Err(Refusal { status: StatusCode::NOT_FOUND, ..Refusal::new(-32601, message, id) });
     }
     let revision = if method == "initialize" {
-        // It negotiates, and answers an unknown version with a known one.
+        // `initialize` negotiates: an unknown version is answered with a known one.
         Some(Revision::negotiated(params.and_then(|params| params.version.as_ref()?.text())))
     } else {
         let version = check_version(headers, in_meta, &id)?;
@@ -190,8 +185,8 @@ pub fn inspect(headers: &HeaderMap, body: &[u8]) -> Result<Envelope, Refusal> {
 /// Methods whose parameters have `arguments`.
 const WITH_ARGUMENTS: [&str; 2] = ["tools/call", "prompts/get"];
 
-/// What a client means that writes "nothing" in another way than by leaving it out: `null` for parameters; `null`, `[]` or an
-/// empty text for arguments; and arguments as a text that holds their JSON, as some models write them.
+/// Normalizes what some clients send in place of an absent value: `null` for parameters; `null`, `[]` or an empty
+/// string for arguments. Arguments in a string that holds their JSON, as some models write them, are unpacked.
 fn repair(body: &[u8]) -> Result<Bytes, &'static str> {
     let mut message: Value = serde_json::from_slice(body).map_err(|_| "the message cannot be read")?;
     if message["params"].is_null() {
@@ -223,7 +218,7 @@ fn check_version<'a>(
         (Some(one), None) => Some(one.to_str().unwrap_or("not text")),
         _ => return Err(Refusal::new(-32020, "MCP-Protocol-Version must stand once", id.clone())),
     };
-    // A contradiction comes before a version that is unknown: nobody knows which of the two was asked for.
+    // A contradiction is reported before an unknown version: it is unclear which of the two was meant.
     if header.is_some() && in_meta.is_some() && header != in_meta {
         let problem = "MCP-Protocol-Version does not match the protocolVersion in _meta";
         return Err(Refusal::new(-32020, problem, id.clone()));
@@ -239,7 +234,7 @@ fn check_version<'a>(
 /// Turns an answer that rmcp gave in plain text into the JSON-RPC error that clients read.
 #[must_use]
 pub fn refusal_from_text(status: StatusCode, text: &str, envelope: &Envelope) -> Refusal {
-    // rmcp answers 415 where the body is JSON but no message it knows.
+    // rmcp answers 415 where the body is JSON but not a message that it knows.
     let status = if status == StatusCode::UNSUPPORTED_MEDIA_TYPE { StatusCode::BAD_REQUEST } else { status };
     let message = match status {
         StatusCode::BAD_REQUEST if text.starts_with("fail to deserialize") => "Invalid Request: not an MCP message",

@@ -19,13 +19,13 @@ const TABLE: &str = "storefence://schema/";
 /// The template of one table.
 pub const TABLE_TEMPLATE: &str = "storefence://schema/{table}";
 
-/// Whether a caller with these tools has resources: all of them say what the schema tool says.
+/// Whether a caller with these tools has resources: all of them show what the schema tool shows.
 #[must_use]
 pub fn granted(tools: &ToolSet) -> bool {
     tools.contains(ToolName::GetMultipleTableSchemas.as_str())
 }
 
-/// The fixed ones.
+/// The fixed resources.
 #[must_use]
 pub fn list(tools: &ToolSet) -> Vec<Resource> {
     if !granted(tools) {
@@ -45,7 +45,7 @@ pub fn list(tools: &ToolSet) -> Vec<Resource> {
     ]
 }
 
-/// The one with a parameter.
+/// The resource with a parameter.
 #[must_use]
 pub fn templates(tools: &ToolSet) -> Vec<ResourceTemplate> {
     if !granted(tools) {
@@ -59,7 +59,7 @@ pub fn templates(tools: &ToolSet) -> Vec<ResourceTemplate> {
     ]
 }
 
-/// The resource's own name, or the word for one that there is not.
+/// The resource's own name, or the label for an unknown one.
 #[must_use]
 pub fn known(uri: &str) -> &'static str {
     match uri {
@@ -70,10 +70,10 @@ pub fn known(uri: &str) -> &'static str {
     }
 }
 
-/// Reads one.
+/// Reads a resource.
 ///
 /// # Errors
-/// Not found, which goes for all where the caller lacks the schema tool; or what kept the database from answering.
+/// Not found, also for every resource if the caller lacks the schema tool; or the failure of the database.
 pub async fn read(uri: &str, services: &Services, caller: &Caller) -> Result<ReadResourceResult, ErrorData> {
     if !granted(caller.scope.tools()) {
         return Err(not_found(uri));

@@ -1,9 +1,9 @@
-//! The revisions of MCP, and what a client of each knows.
+//! The revisions of MCP, and which features the clients of each know.
 //!
-//! The revision of a request is that of its `_meta` or of its header `MCP-Protocol-Version`. Where it has neither, as
-//! clients before 2025-06-18 and VS Code, it is the one in the session id that `initialize` was answered with
-//! ([`session`]), and where that is missing too, nobody knows: the request is no later than 2025-11-25, it gets fields
-//! that every known client ignores where it does not know them, and no kind of content that some cannot read.
+//! A request names its revision in `_meta` or in the header `MCP-Protocol-Version`. Clients before 2025-06-18 and VS
+//! Code send neither; for them the revision is read from the session id that `initialize` returned ([`session`]). If
+//! that is missing too, the revision is unknown but no later than 2025-11-25: the answer gets fields that every known
+//! client ignores if it does not know them, and no kind of content that some clients cannot read.
 
 use http::HeaderMap;
 use rmcp::{
@@ -13,15 +13,14 @@ use rmcp::{
 };
 use uuid::Uuid;
 
-/// The header of the revisions with a handshake that tells one client from another.
+/// The header by which the revisions with a handshake tell clients apart.
 pub const SESSION: &str = "mcp-session-id";
-/// The header that names a request's revision.
 pub const VERSION: &str = "mcp-protocol-version";
 
 /// A revision of the protocol, the oldest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Revision {
-    /// Its own transport is gone; clients of it speak the next one's.
+    /// Its own transport is no longer served; its clients use the transport of the next revision.
     V2024_11_05,
     /// Streamable HTTP, annotations of tools, batches.
     V2025_03_26,
@@ -29,7 +28,7 @@ pub enum Revision {
     V2025_06_18,
     /// Icons.
     V2025_11_25,
-    /// No handshake: each request says all there is to know.
+    /// No handshake: each request carries everything.
     V2026_07_28,
 }
 
@@ -37,45 +36,46 @@ impl Revision {
     /// All that are served, oldest first.
     pub const ALL: [Self; 5] =
         [Self::V2024_11_05, Self::V2025_03_26, Self::V2025_06_18, Self::V2025_11_25, Self::V2026_07_28];
-    /// Their names.
+    /// The names of all that are served.
     pub const NAMES: [&str; 5] = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28"];
-    /// The newest that begins with `initialize`.
+    /// The newest revision that begins with `initialize`.
     const NEWEST_WITH_HANDSHAKE: Self = Self::V2025_11_25;
 
-    /// Its date.
+    /// The date that names it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         Self::NAMES[self as usize]
     }
 
-    /// The revision of this date.
+    /// The revision with this date.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|revision| revision.as_str() == name)
     }
 
-    /// What `initialize` agrees to: what was asked for, or the newest that has a handshake.
+    /// The revision that `initialize` agrees to: the requested one, or the newest that has a handshake.
     #[must_use]
     pub fn negotiated(asked: Option<&str>) -> Self {
         let known = asked.and_then(Self::named).filter(|revision| *revision <= Self::NEWEST_WITH_HANDSHAKE);
         known.unwrap_or(Self::NEWEST_WITH_HANDSHAKE)
     }
 
-    /// The revision of a request: its own word, or its session id's.
+    /// The revision of a request: the one that it names, or the one in its session id.
     #[must_use]
     pub fn of(version: Option<&str>, headers: &HeaderMap) -> Option<Self> {
         version.and_then(Self::named).or_else(|| read_session(headers).0)
     }
 }
 
-/// A session id for a client that agreed to a revision. There is no session: the id says what was agreed, to whichever
-/// replica is asked next, and tells the clients of one token apart. It is the client's own word and grants nothing.
+/// A session id for a client that agreed to a revision. There is no session: the id carries the agreed revision to
+/// whichever replica serves the next request, and distinguishes clients that share a token. The client can send any
+/// value, so it grants nothing.
 #[must_use]
 pub fn session(revision: Revision) -> String {
     format!("{}.{}", revision.as_str(), Uuid::new_v4())
 }
 
-/// What a session id says; nothing where it is none of ours.
+/// The revision in a session id; `None` for an id that is not ours.
 #[must_use]
 pub fn read_session(headers: &HeaderMap) -> (Option<Revision>, Option<Uuid>) {
     let Some(text) = headers.get(SESSION).and_then(|value| value.to_str().ok()) else { return (None, None) };
@@ -86,33 +86,32 @@ pub fn read_session(headers: &HeaderMap) -> (Option<Revision>, Option<Uuid>) {
 /// What is known of the client of one request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Client {
-    /// The revision that it speaks, where that is known.
+    /// Its revision, if known.
     pub revision: Option<Revision>,
-    /// Whether it takes an event stream for an answer.
+    /// Whether it accepts an event stream as an answer.
     pub streams: bool,
 }
 
 impl Client {
-    /// The client of a request.
     #[must_use]
     pub fn of(context: &RequestContext<RoleServer>) -> Self {
         let parts = context.extensions.get::<http::request::Parts>();
         parts.and_then(|parts| parts.extensions.get::<Self>()).copied().unwrap_or_default()
     }
 
-    /// Whether it knows what came with `revision`. One that is not known to be older does, or does not mind.
+    /// Whether it knows what came with `revision`. A client of unknown revision counts as knowing it or ignoring it.
     #[must_use]
     pub fn knows(self, revision: Revision) -> bool {
         self.revision.is_none_or(|own| own >= revision)
     }
 
-    /// Whether it may send several messages at once. The revisions before and after it have no batches.
+    /// Whether it may send batches. Only one revision has them.
     #[must_use]
     pub fn has_batches(self) -> bool {
         matches!(self.revision, None | Some(Revision::V2025_03_26))
     }
 
-    /// `structuredContent` and what describes it.
+    /// Whether it knows `structuredContent` and output schemas.
     #[must_use]
     pub fn has_structured_content(self) -> bool {
         self.knows(Revision::V2025_06_18)
@@ -122,7 +121,7 @@ impl Client {
         self.knows(Revision::V2025_06_18)
     }
 
-    /// A tool as it knows tools.
+    /// A tool in the form of this client's revision.
     #[must_use]
     pub fn tool(self, mut tool: Tool) -> Tool {
         if !self.has_titles() {
@@ -140,7 +139,7 @@ impl Client {
         tool
     }
 
-    /// A prompt as it knows prompts.
+    /// A prompt in the form of this client's revision.
     #[must_use]
     pub fn prompt(self, mut prompt: Prompt) -> Prompt {
         if !self.has_titles() {
@@ -150,7 +149,7 @@ impl Client {
         prompt
     }
 
-    /// A resource as it knows resources.
+    /// A resource in the form of this client's revision.
     #[must_use]
     pub fn resource(self, mut resource: Resource) -> Resource {
         if !self.has_titles() {
@@ -159,7 +158,7 @@ impl Client {
         resource
     }
 
-    /// A template as it knows templates.
+    /// A template in the form of this client's revision.
     #[must_use]
     pub fn template(self, mut template: ResourceTemplate) -> ResourceTemplate {
         if !self.has_titles() {
@@ -168,7 +167,7 @@ impl Client {
         template
     }
 
-    /// The answer to `initialize` as the revision that was agreed to knows it.
+    /// The answer to `initialize` in the form of the agreed revision.
     #[must_use]
     pub fn config(mut config: ServerConfig, agreed: &ProtocolVersion) -> ServerConfig {
         let client = Self { revision: Revision::named(agreed.as_str()), streams: false };

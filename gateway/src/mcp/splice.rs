@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use memchr::{memchr2, memmem};
 
-/// Where a tool leaves its result for the response to this one request.
+/// Where a tool leaves its result for the response to one request.
 #[derive(Clone, Debug)]
 pub struct Slot(Arc<Inner>);
 
@@ -21,28 +21,29 @@ struct Inner {
 
 #[derive(Debug)]
 struct Payload {
-    /// Absent for a client that knows no structured content.
+    /// Absent for a client that does not know structured content.
     structured: Option<String>,
     text: String,
 }
 
 impl Default for Slot {
     fn default() -> Self {
-        // The generator of this thread, which is seeded from the system's: asking the system is a call into the kernel each time.
+        // The thread's generator, which is seeded by the system: asking the system itself costs a system call each
+        // time.
         let mark = || format!("{:032x}", rand::random::<u128>());
         Self(Arc::new(Inner { structured_mark: mark(), text_mark: mark(), payload: Mutex::default() }))
     }
 }
 
 impl Slot {
-    /// Leaves raw JSON and its text form, and returns the marks to send in their stead: structured, text.
+    /// Stores raw JSON and its text form, and returns the marks to send instead: structured, text.
     #[must_use]
     pub fn put(&self, structured: String, text: String) -> (String, String) {
         self.hold(Payload { structured: Some(structured), text });
         (self.0.structured_mark.clone(), self.0.text_mark.clone())
     }
 
-    /// Leaves the text form alone, and returns the mark to send in its stead.
+    /// Stores only the text form, and returns the mark to send instead.
     #[must_use]
     pub fn put_text(&self, text: String) -> String {
         self.hold(Payload { structured: None, text });
@@ -53,14 +54,14 @@ impl Slot {
         *self.0.payload.lock().unwrap_or_else(PoisonError::into_inner) = Some(payload);
     }
 
-    /// Puts the result in the place of the marks. `None` where the body has no marks.
+    /// Replaces the marks with the result. `None` if the body has no marks.
     #[must_use]
     pub fn splice(&self, body: &[u8]) -> Option<Bytes> {
         self.put_in(body, |json| json)
     }
 
-    /// The same for an event of a stream, whose data has to stay on one line: a column of type `json` holds whatever line
-    /// breaks its writer put between two values.
+    /// The same for an event of a stream, whose data has to stay on one line: the value of a `json` column keeps the
+    /// line breaks of its writer.
     #[must_use]
     pub fn splice_line(&self, event: &[u8]) -> Option<Bytes> {
         self.put_in(event, |json| match memchr2(b'\n', b'\r', json.as_bytes()).is_some() {
@@ -80,16 +81,16 @@ impl Slot {
         }
         let Payload { structured, text } = held.take()?;
         let (mut structured, mut text) = (form(structured.unwrap_or_default()), text);
-        // Escaping makes text a little longer, as a rule; written in its place, it is never held twice.
+        // Escaping usually makes text a little longer. Escaped into the body directly, the text is never held twice.
         let mut out = Vec::with_capacity(body.len() + structured.len() + text.len() + text.len() / 8);
         let mut rest = body;
         marks.sort_unstable_by_key(|(at, ..)| *at);
         let mut copied = 0;
         for (at, is_structured, length) in marks {
-            // The mark is a JSON string: one quote before it and one behind.
+            // The mark is a JSON string, with a quote on each side.
             let start = at.checked_sub(1)?;
             out.extend_from_slice(&rest[..start - copied]);
-            // Each goes as soon as it has been copied: both are as large as the answer.
+            // Each is dropped as soon as it has been copied: both are as large as the answer.
             match is_structured {
                 true => out.extend_from_slice(std::mem::take(&mut structured).as_bytes()),
                 false => serde_json::to_writer(&mut out, &std::mem::take(&mut text)).ok()?,
