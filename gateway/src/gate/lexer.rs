@@ -1,10 +1,9 @@
 //! Tokens of a statement by PostgreSQL's own rules (`src/backend/parser/scan.l`, with
 //! `standard_conforming_strings = on`).
 //!
-//! Only what decides where one token ends and the next begins is here, and it is exact: a difference of one character
+//! This module only decides where one token ends and the next begins, and it is exact: a difference of one character
 //! would hide a name from the gate. Values are not interpreted.
 
-/// What a token is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// An identifier or keyword without quotes; compare in lower case.
@@ -25,10 +24,9 @@ pub enum Kind {
     Punctuation(u8),
 }
 
-/// One token: what it is and where it stands, in bytes.
+/// One token: its kind and its position in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Token {
-    /// Its kind.
     pub kind: Kind,
     /// First byte.
     pub start: usize,
@@ -54,7 +52,7 @@ pub enum LexError {
 }
 
 impl LexError {
-    /// The byte it speaks of.
+    /// The byte that the error refers to.
     #[must_use]
     pub const fn offset(&self) -> usize {
         match self {
@@ -76,7 +74,7 @@ pub fn tokens(text: &str) -> Result<Vec<Token>, LexError> {
     Ok(tokens)
 }
 
-/// The first token at or behind a place where none has begun.
+/// The first token at or after a position that is not inside a token.
 ///
 /// # Errors
 /// As [`tokens`].
@@ -244,8 +242,8 @@ impl Scanner<'_> {
         }
     }
 
-    /// Where a constant goes on after its closing quote: behind white space with at least one line break, in which
-    /// `--` comments may stand. `None` where it does not.
+    /// Where a constant continues after its closing quote: after white space with at least one line break, which may
+    /// contain `--` comments. `None` if it does not continue.
     fn continuation(&self) -> Option<usize> {
         let mut at = self.at;
         let mut newline = false;
@@ -305,8 +303,8 @@ impl Scanner<'_> {
         Ok(Kind::Text)
     }
 
-    /// Digits, point, exponent, underscores, `0x…`. Letters that follow directly are taken as a word of their own:
-    /// PostgreSQL refuses them, and the gate has looked at them before.
+    /// Digits, point, exponent, underscores, `0x…`. Letters that follow directly become a token of their own:
+    /// PostgreSQL refuses them, but only after the gate has checked them.
     fn number(&mut self) -> Kind {
         let radix = self.peek(0) == b'0' && matches!(self.peek(1) | 0x20, b'x' | b'o' | b'b');
         if radix && (self.peek(2).is_ascii_hexdigit() || self.peek(2) == b'_') {
@@ -338,7 +336,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// The longest run of operator characters that no comment begins in.
+    /// The longest run of operator characters that does not start a comment.
     fn operator(&mut self) -> Kind {
         while is_operator(self.peek(0)) && !self.looking_at(b"--") && !self.looking_at(b"/*") {
             self.at += 1;

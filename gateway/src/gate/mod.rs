@@ -1,8 +1,9 @@
 //! The lexical gate: one SELECT-like statement, free of names that could hurt others.
 //!
-//! It is courtesy and depth; the fence in the database is what holds. A function can only be called by a name that
-//! stands as a token in the text, once `U&"…"` identifiers and the functions that run SQL from strings are refused.
-//! That makes a look at the tokens complete without a parser, and it lets all of PostgreSQL's SELECT through.
+//! The gate adds clear errors and defence in depth; the fence in the database is the actual protection. Once `U&"…"`
+//! identifiers and the functions that run SQL from strings are refused, a function can only be called by a name that is
+//! a token of the text. So checking the tokens is complete without a parser, and all of PostgreSQL's SELECT remains
+//! available.
 
 pub mod lexer;
 pub mod moment;
@@ -22,21 +23,21 @@ pub const STATEMENT_MAX: usize = 256 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Refusal {
-    /// For the caller; names the word.
+    /// The message for the caller; it quotes the refused part.
     pub message: String,
-    /// Where, in characters from 1 as PostgreSQL counts; absent where the whole statement is meant.
+    /// The position in characters, from 1 as PostgreSQL counts; absent if the whole statement is refused.
     pub position: Option<u32>,
-    /// One word for metrics.
+    /// The label for metrics.
     pub reason: &'static str,
-    /// Whether it asks which tables there are.
+    /// Whether the statement asks which tables exist.
     pub of_tables: bool,
 }
 
 /// A statement that may be run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Checked<'a> {
-    /// The part to run: without trailing semicolons and comments, otherwise as it came, so that positions in
-    /// PostgreSQL's errors are the caller's own.
+    /// The part to run: without trailing semicolons and comments, otherwise unchanged, so that positions in
+    /// PostgreSQL's errors match the caller's text.
     pub sql: &'a str,
     /// See [`gathers`].
     pub gathers: bool,
@@ -86,7 +87,7 @@ fn one_select(text: &str, tokens: &[Token]) -> Result<(), Refusal> {
         let of_tables = matches!(word.as_ref(), "show" | "describe" | "desc");
         return Err(Refusal { of_tables, ..refuse(text, at, "NotASelect", message) });
     }
-    // Behind a parenthesis a statement of its own begins: in WITH, or after it.
+    // After a parenthesis a new statement can begin: in WITH, or after it.
     let writing = (1..tokens.len()).find(|&i| {
         let next = tokens.get(i + 1).map(|token| name(text, token)).unwrap_or_default();
         // UPDATE, a table with its schema and alias, SET
@@ -166,8 +167,8 @@ fn check_token(text: &str, tokens: &[Token], i: usize, token: Token) -> Result<(
     }
 }
 
-/// Whether the statement gathers rows: it groups, drops duplicates, or calls an aggregate. A hint for how to run it; wrong
-/// for a column or a function of such a name, which does no harm.
+/// Whether the statement aggregates: it groups, drops duplicates, or calls an aggregate. This is a hint for how to run
+/// it; it is wrong for a column or function with an aggregate's name, which does no harm.
 #[must_use]
 pub fn gathers(text: &str) -> bool {
     tokens(text).is_ok_and(|tokens| any_gathers(text, &tokens))
@@ -184,8 +185,9 @@ fn any_gathers(text: &str, tokens: &[Token]) -> bool {
     })
 }
 
-/// Whether the call at `i` is cast to text at once: `f(…)::text` or `CAST(f(…) AS text)`. A value of another type beside it
-/// would become one of its own type otherwise, and a number the name of what it stands for.
+/// Whether the call at `i` is cast to text directly: `f(…)::text` or `CAST(f(…) AS text)`. Otherwise a value of another
+/// type beside it would determine the result's type, and a number could become the name of the object that it
+/// identifies.
 fn is_text(text: &str, tokens: &[Token], i: usize) -> bool {
     let is = |at: usize, written: &str| {
         tokens.get(at).is_some_and(|token| text[token.start..token.end].eq_ignore_ascii_case(written))
@@ -206,7 +208,7 @@ fn is_text(text: &str, tokens: &[Token], i: usize) -> bool {
     (is(end + 1, "::") && text_at(end + 2)) || cast
 }
 
-/// Number of arguments in the parentheses that follow; 0 where none do.
+/// Number of arguments in the parentheses that follow; 0 if there are none.
 fn arguments(tokens: &[Token]) -> usize {
     let mut depth = 0_usize;
     let mut commas = 0;

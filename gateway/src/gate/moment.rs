@@ -1,5 +1,5 @@
-//! Whether a statement's value moves with the clock or by chance: asked again a second later it has another answer although
-//! no row has changed.
+//! Whether a statement's value depends on the clock or on chance: run again a second later, it gives another result
+//! although no row has changed.
 
 use super::{
     lexer::{Kind, tokens},
@@ -8,7 +8,7 @@ use super::{
 
 /// Keywords that are values.
 const WORDS: [&str; 5] = ["current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"];
-/// Functions of the clock and of chance, those of pgcrypto and uuid-ossp included.
+/// Functions of the clock and of randomness, including those of pgcrypto and uuid-ossp.
 const CALLS: [&str; 18] = [
     "array_sample",
     "array_shuffle",
@@ -29,10 +29,10 @@ const CALLS: [&str; 18] = [
     "uuidv4",
     "uuidv7",
 ];
-/// What a text becomes a date or a time of this moment by.
+/// Casts and type names by which a text becomes a date or time relative to now.
 const TEXTS: [&str; 4] = ["now", "today", "tomorrow", "yesterday"];
 
-/// Whether it does. Where a text only looks like it, the answer is yes: it costs one more run.
+/// Whether the value depends on the clock or on chance. False positives are acceptable: they cost one more run.
 #[must_use]
 pub fn is_momentary(sql: &str) -> bool {
     let Ok(tokens) = tokens(sql) else { return true };
@@ -44,7 +44,7 @@ pub fn is_momentary(sql: &str) -> bool {
             let written = || token.kind == Kind::Word && !(i > 0 && tokens[i - 1].kind == Kind::Punctuation(b'.'));
             (WORDS.contains(&name) && written())
                 || (CALLS.contains(&name) && opens(i + 1))
-                // With one argument: the time since.
+                // With one argument, `age` measures up to now.
                 || (name == "age" && super::arguments(&tokens[i + 1..]) == 1)
                 || (name == "tablesample" && token.kind == Kind::Word)
         }

@@ -5,11 +5,12 @@ use std::{collections::HashSet, sync::LazyLock};
 /// Why a name is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// A system catalog, or a function that looks into one.
+    /// A system catalog, or a function that reads one.
     Catalog,
     /// It reaches beyond the statement: locks, sleeps, signals, files, sequences, settings.
     SideEffect,
-    /// A function of PostgreSQL's own machinery: types' readers and writers, support of indexes and aggregates, validators.
+    /// A function of PostgreSQL's own machinery: input and output functions of types, support functions of indexes and
+    /// aggregates, validators.
     Internal,
     /// It names a login or the database.
     Session,
@@ -33,15 +34,16 @@ impl Why {
     }
 }
 
-/// `pg_…` names are the server's own; these few are harmless and useful to an analyst.
+/// `pg_…` names belong to the server; these few are harmless and useful to an analyst.
 const PG_ALLOWED: [&str; 3] = ["pg_typeof", "pg_size_pretty", "pg_column_size"];
 
-/// Functions that take or give numbers of the server's own things, or what only the server itself can make. Where a number
-/// can be given, a name may come back: `array_in('{…}', 4096, -1)` reads an array of roles. The list holds what PUBLIC may
-/// call in `pg_proc` of PostgreSQL 16 and 18; a test compares. Refused where they are called: `name_of` may be a column.
+/// Functions that take or return OIDs of the server's own objects, or values that only the server can make. Where an
+/// OID can be passed in, a name may come back: `array_in('{…}', 4096, -1)` reads an array of roles. The list holds what
+/// PUBLIC may call in `pg_proc` of PostgreSQL 16 and 18; a test compares. They are refused only where they are called:
+/// `name_of` may be a column.
 const INTERNAL: &str = include_str!("internal.txt");
 
-/// The same by their endings, for other versions and for extensions.
+/// The same by suffix, for other versions and for extensions.
 const INTERNAL_ENDINGS: [&str; 12] = [
     "_in",
     "_out",
@@ -57,7 +59,7 @@ const INTERNAL_ENDINGS: [&str; 12] = [
     "_typanalyze",
 ];
 
-/// Words that name who is logged in, or where. `current_user` is the same role for everybody, and says nothing.
+/// Words that name the login or the database. `current_user` is the same role for everybody, so it reveals nothing.
 const SESSION: [&str; 3] = ["session_user", "system_user", "current_catalog"];
 
 fn is_internal(name: &str) -> bool {
@@ -65,7 +67,7 @@ fn is_internal(name: &str) -> bool {
     INTERNAL_ENDINGS.iter().any(|ending| name.ends_with(ending)) || NAMES.contains(name)
 }
 
-/// PostgreSQL's aggregates by name or, for the families, by the beginning of it.
+/// PostgreSQL's aggregates by name or, for families of them, by prefix.
 const AGGREGATES: [&str; 20] = [
     "count",
     "sum",
@@ -90,14 +92,15 @@ const AGGREGATES: [&str; 20] = [
 ];
 const AGGREGATE_FAMILIES: [&str; 6] = ["stddev", "var_", "covar_", "regr_", "percentile_", "range_agg"];
 
-/// Whether a function of this name aggregates.
+/// Whether a function of this name is an aggregate.
 #[must_use]
 pub fn is_aggregate(name: &str) -> bool {
     AGGREGATES.contains(&name) || AGGREGATE_FAMILIES.iter().any(|family| name.starts_with(family))
 }
 
-/// Names of the server's own things become numbers and back, comments and rights become readable. A type of these with an
-/// underscore before it is the array of it; with `in` and the like behind it, the function that reads its text.
+/// Types that turn names of the server's objects into OIDs and back, and make comments and privileges readable. With an
+/// underscore before it, the name is that of the array type; with `in` and the like after it, that of the type's input
+/// function.
 const CATALOG_TYPES: [&str; 12] = [
     "aclitem",
     "regclass",
@@ -153,14 +156,14 @@ const CATALOG: [&str; 37] = [
     "txid_visible_in_snapshot",
 ];
 
-/// Catalogue functions whose names people give to columns, too: refused where they are called.
+/// Catalogue functions whose names are also used for columns: refused only where they are called.
 const CATALOG_CALLS: [&str; 1] = ["format_type"];
 
 const SIDE_EFFECT: [&str; 32] = [
     "set_config",
-    // It outlives the rollback, and with it one caller would choose the next one's random numbers.
+    // The seed outlives the rollback: one caller would choose the next one's random numbers.
     "setseed",
-    // They look at the newest version of a row whatever the policies say.
+    // They read the newest version of a row regardless of policies.
     "currtid",
     "currtid2",
     "nextval",
@@ -193,14 +196,14 @@ const SIDE_EFFECT: [&str; 32] = [
     "gin_clean_pending_list",
 ];
 
-/// A type of [`CATALOG_TYPES`], its array, or a function that turns it into text or bytes and back.
+/// A type of [`CATALOG_TYPES`], its array, or a function that converts it to or from text or bytes.
 fn of_catalog_type(name: &str) -> bool {
     let plain = name.trim_start_matches('_');
     let functions = ["in", "out", "recv", "send", "eq"].iter().filter_map(|function| plain.strip_suffix(function));
     std::iter::once(plain).chain(functions).any(|name| CATALOG_TYPES.contains(&name))
 }
 
-/// Whether an identifier (lower case where it stands without quotes) is refused. `called` says that a parenthesis follows.
+/// Whether an identifier (lower case if unquoted) is refused. `called` says whether a parenthesis follows.
 #[must_use]
 pub fn refused(name: &str, called: bool) -> Option<Why> {
     if let Some(rest) = name.strip_prefix("pg_") {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use super::lexer::{Kind, next_token};
 
-/// White space that PostgreSQL takes for letters.
+/// White space that PostgreSQL treats as letters.
 const fn is_blank(c: char) -> bool {
     matches!(
         c,
@@ -22,7 +22,7 @@ const fn is_double(c: char) -> bool {
     matches!(c, '\u{201c}' | '\u{201d}' | '\u{201e}' | '\u{201f}' | '\u{2033}')
 }
 
-/// The statement in PostgreSQL's own characters. What stands inside of constants and quoted identifiers is left alone.
+/// The statement in PostgreSQL's own characters. The content of constants and quoted identifiers is unchanged.
 #[must_use]
 pub fn understood(text: &str) -> Cow<'_, str> {
     let plain = |c: char| c != '`' && (c.is_ascii() || !(is_blank(c) || is_single(c) || is_double(c)));
@@ -40,7 +40,7 @@ pub fn understood(text: &str) -> Cow<'_, str> {
             written.push(' ');
             continue;
         }
-        // Up to the quote that closes it. An apostrophe within a word closes nothing.
+        // Up to the closing quote. An apostrophe within a word does not close.
         let (quote, ends): (char, fn(char) -> bool) = match c {
             '`' => ('"', |c| c == '`'),
             c if is_single(c) => ('\'', |c| is_single(c) || c == '\''),
@@ -55,7 +55,7 @@ pub fn understood(text: &str) -> Cow<'_, str> {
             break;
         };
         written.push(quote);
-        // What would end it sooner stays out.
+        // A character that would end the constant early is not replaced.
         written.extend(rest[..end].chars().map(|c| if c == quote { ' ' } else { c }));
         written.push(quote);
         rest = &rest[end + closing.len_utf8()..];
@@ -64,7 +64,7 @@ pub fn understood(text: &str) -> Cow<'_, str> {
     written.into()
 }
 
-/// Blanks a code fence's first and last line into `written`, and returns what is between.
+/// Blanks a code fence's first and last line in `written`, and returns the range between them.
 fn unfenced<'a>(text: &'a str, written: &mut String) -> &'a str {
     let start = text.len() - text.trim_start_matches(|c: char| c.is_whitespace() || is_blank(c)).len();
     let Some(fenced) = text[start..].strip_prefix("```") else { return text };
@@ -72,15 +72,15 @@ fn unfenced<'a>(text: &'a str, written: &mut String) -> &'a str {
     let head = start + 3 + language;
     written.extend(text[..head].chars().map(|c| if c == '\n' { c } else { ' ' }));
     let body = &text[head..];
-    // What is behind it says nothing that runs.
+    // Text after the fence is not SQL to run.
     body.rfind("```").map_or(body, |end| body[..end].trim_end())
 }
 
-/// Where the first such character is that stands outside of constants, quoted identifiers and comments.
+/// The position of the first such character outside of constants, quoted identifiers and comments.
 fn first_odd(text: &str) -> Option<usize> {
     let mut at = 0;
     loop {
-        // Where it is no SQL any more, PostgreSQL's words are the clearer ones.
+        // If the text is not SQL at all, PostgreSQL's own error is clearer.
         let token = next_token(text, at).ok()??;
         if matches!(token.kind, Kind::Word | Kind::Operator) {
             let inside = &text[token.start..token.end];

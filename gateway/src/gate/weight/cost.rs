@@ -3,40 +3,40 @@
 
 use std::ops::{Add, AddAssign};
 
-/// A query, and a table in it: their own structures, paths and policies.
+/// A query and a table in it: their own structures, paths and policies.
 pub const QUERY: u64 = 60;
 /// As above.
 pub const RELATION: u64 = 60;
-/// Columns of a table, which the gate does not know.
+/// Assumed columns of a table, since the gate does not know the actual number.
 pub const COLUMNS: u64 = 20;
 
-/// What planning costs, by what causes it.
+/// The cost of planning, by cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
-    /// Expressions, copied to wherever their names stand.
+    /// Expressions, copied to wherever their names occur.
     pub expressions: u64,
     /// Queries and tables.
     pub queries: u64,
-    /// Orders in which tables can be joined.
+    /// Possible join orders.
     pub joins: u64,
-    /// Comparisons of each with each: equalities, sort keys, aggregates, windows, grouping sets.
+    /// Pairwise comparisons: equalities, sort keys, aggregates, windows, grouping sets.
     pub lists: u64,
-    /// Conditions between AND and OR among the expressions: counted, and no part of the sum.
+    /// Conditions between AND and OR among the expressions: counted, but not part of the sum.
     pub conditions: u64,
 }
 
 impl Cost {
-    /// Of expressions alone.
+    /// A cost of expressions alone.
     pub const fn expressions(expressions: u64) -> Self {
         Self { expressions, queries: 0, joins: 0, lists: 0, conditions: 0 }
     }
 
-    /// All together.
+    /// The sum.
     pub const fn total(&self) -> u64 {
         self.expressions.saturating_add(self.queries).saturating_add(self.joins).saturating_add(self.lists)
     }
 
-    /// As often.
+    /// The cost of this many repetitions.
     #[must_use]
     pub const fn times(self, n: u64) -> Self {
         Self {
@@ -48,7 +48,7 @@ impl Cost {
         }
     }
 
-    /// The greater one, part by part.
+    /// The maximum of each part.
     #[must_use]
     pub fn max(self, other: Self) -> Self {
         Self {
@@ -60,7 +60,7 @@ impl Cost {
         }
     }
 
-    /// What to do about the greatest part of it.
+    /// Advice about the largest part.
     pub fn advice(&self) -> &'static str {
         let greatest = self.expressions.max(self.queries).max(self.joins).max(self.lists);
         if greatest == self.expressions {
@@ -98,9 +98,9 @@ impl AddAssign for Cost {
     }
 }
 
-/// The search for the best order of joins. Eight tables are searched exhaustively (`join_collapse_limit`), more in groups
-/// of eight whose columns still meet in one class of equal ones; a list with commas is searched whole up to eleven. Each
-/// condition is looked at for each pair that is tried.
+/// The search for the best join order. Up to eight tables are searched exhaustively (`join_collapse_limit`), more in
+/// groups of eight whose columns can still be in the same equivalence class; a list with commas is searched
+/// exhaustively up to eleven. Each condition is checked for each pair that is tried.
 pub fn joins(tables: u64, listed: u64, equalities: u64, conditions: u64) -> u64 {
     if tables < 2 {
         return 0;
@@ -113,18 +113,19 @@ pub fn joins(tables: u64, listed: u64, equalities: u64, conditions: u64) -> u64 
     search.saturating_add(search.saturating_mul(conditions) / 100)
 }
 
-/// Each equality is compared with each, for each table that it may join.
+/// Each equality is compared with each other one, for each table that it may join.
 pub const fn equalities(equalities: u64, tables: u64) -> u64 {
     equalities.saturating_mul(equalities).saturating_mul(tables)
 }
 
-/// Sort keys, and those of aggregates that sort.
+/// Sort keys, including those of aggregates that sort.
 pub const fn lists(keys: u64, sorted_aggregates: u64) -> u64 {
     let sorted = sorted_aggregates.saturating_mul(sorted_aggregates).saturating_mul(2);
     (keys.saturating_mul(keys) / 30).saturating_add(sorted)
 }
 
-/// Each window hands on all columns, and its keys are compared with those of the others, keys that it is named after included.
+/// Each window passes on all columns, and its keys are compared with those of the other windows, inherited keys
+/// included.
 pub const fn windows(windows: u64, columns: u64, keys: u64, named_keys: u64) -> u64 {
     let all = keys.saturating_add(windows.saturating_mul(named_keys));
     windows

@@ -1,4 +1,4 @@
-//! Expressions: what their names stand for, and what PostgreSQL copies within them.
+//! Expressions: what their names refer to, and what PostgreSQL copies within them.
 
 use std::ops::Range;
 
@@ -9,14 +9,14 @@ use super::{
 };
 use crate::gate::lexer::Kind;
 
-/// Reserved words that can be no column without quotes.
+/// Reserved words that cannot be a column without quotes.
 const WORDS: [&str; 27] = [
     "all", "and", "any", "array", "as", "asc", "both", "case", "cast", "collate", "desc", "distinct", "else", "end",
     "false", "from", "in", "is", "not", "null", "or", "order", "some", "then", "true", "when", "where",
 ];
-/// Behind one of these another operand begins.
+/// After one of these another operand begins.
 const BOUNDARIES: [&str; 6] = ["and", "or", "when", "then", "else", "where"];
-/// Functions that a whole row can be given to as if they were columns of it.
+/// Functions that can be applied to a whole row by attribute notation, like columns.
 const OF_ROWS: [&str; 13] = [
     "row_to_json",
     "to_json",
@@ -32,7 +32,7 @@ const OF_ROWS: [&str; 13] = [
     "first_value",
     "last_value",
 ];
-/// Functions whose value is as long as a number says. PostgreSQL computes it while it plans.
+/// Functions whose result's size is given by a number. PostgreSQL computes them while it plans.
 const GROWS: [&str; 4] = ["repeat", "lpad", "rpad", "array_fill"];
 
 impl Reader<'_, '_> {
@@ -40,10 +40,10 @@ impl Reader<'_, '_> {
     pub fn expression(&mut self, range: Range<usize>) -> Result<Cost, Heavy> {
         let text = self.text;
         let mut total = Cost::default();
-        // What the operand before a BETWEEN or IN has cost, where it began at the latest.
+        // The cost before the operand of a BETWEEN or IN, at the latest point where that operand can begin.
         let mut operand = Cost::default();
         let mut factor = 1;
-        // Elements of the group that ends just before.
+        // The number of elements in the group that ends just before.
         let mut before = 1;
         let mut i = range.start;
         while i < range.end {
@@ -58,7 +58,7 @@ impl Reader<'_, '_> {
                 None => self.atom(&range, i, before),
             };
             if text.is_word(i, "between") {
-                // a BETWEEN b AND c is a >= b AND a <= c; SYMMETRIC takes each of the three twice as often.
+                // a BETWEEN b AND c becomes a >= b AND a <= c; SYMMETRIC doubles the copies of all three.
                 let symmetric = text.is_bare(i + 1, "symmetric");
                 cost += operand.times(if symmetric { 3 } else { 1 });
                 factor = if symmetric { 2 } else { 1 };
@@ -66,7 +66,8 @@ impl Reader<'_, '_> {
             if text.is_word(i, "in") {
                 let copies = self.compared(&range, i);
                 cost += operand.times(copies);
-                // Compared with one element, or with a query's rows, it is an equality, or one for each element of a row.
+                // Compared with one element or with the rows of a query it is an equality, or one for each element of a
+                // row.
                 let query = text.group(i + 1).is_some_and(|list| text.is_query(&list));
                 if let Some(counts) = self.counts.last_mut().filter(|_| copies == 1 || query) {
                     counts.equalities += before;
@@ -74,7 +75,7 @@ impl Reader<'_, '_> {
             }
             if text.is_operator(i, "*") && i > range.start && text.is(i - 1, b'.') && !text.is_name(i.saturating_sub(2))
             {
-                // (e).* is one copy of e for each column.
+                // (e).* makes one copy of e for each column.
                 let columns = self.scopes.here().map_or(0, |columns| columns.count);
                 cost += operand.times(columns.max(COLUMNS));
             }
@@ -111,7 +112,7 @@ impl Reader<'_, '_> {
         }
         let name = text.name(i);
         if text.is(i + 1, b'.') {
-            // A table, unless all of it is meant.
+            // A table, unless the whole row is meant.
             let whole = text.is_operator(i + 2, "*");
             return if whole { own + self.scopes.row(name).map_or_else(Cost::default, |row| row.all) } else { own };
         }
@@ -135,7 +136,7 @@ impl Reader<'_, '_> {
             if let Some(counts) = self.counts.last_mut().filter(|_| joins) {
                 counts.tables += query.tables;
             }
-            // EXISTS is planned twice: for one row, and for all rows at once.
+            // EXISTS is planned twice: for one row, and for all rows.
             return Ok(query.cost.times(if before("exists") { 2 } else { 1 }));
         }
         let mut cost = self.expression(inside.clone())?;
@@ -163,13 +164,13 @@ impl Reader<'_, '_> {
         Ok(cost)
     }
 
-    /// Whether a function of this name makes as much as a number says.
+    /// Whether a number in the call to this function determines the size of its result.
     pub fn grows(&self, i: usize) -> bool {
         self.text.is_name(i) && GROWS.contains(&self.text.name(i))
     }
 
-    /// How often what stands before IN is copied. With constants alone it is compared with an array of them, once; a row, or
-    /// a list with a column in it, becomes a comparison for each.
+    /// How often the operand before IN is copied. A list of constants alone becomes one comparison with an array; a
+    /// row, or a list with a column in it, becomes one comparison for each element.
     fn compared(&self, range: &Range<usize>, i: usize) -> u64 {
         let text = self.text;
         let Some(list) = text.group(i + 1).filter(|list| text.is(i + 1, b'(') && !text.is_query(list)) else {

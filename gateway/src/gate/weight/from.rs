@@ -13,34 +13,34 @@ use super::{
 const NO_ALIAS: [&str; 13] =
     ["on", "using", "join", "cross", "inner", "left", "right", "full", "natural", "where", "tablesample", "with", "as"];
 
-/// What FROM amounts to.
+/// What FROM contributes.
 #[derive(Default)]
 pub struct From {
     pub cost: Cost,
-    /// Tables that are joined, those of subqueries included.
+    /// Tables that are joined, including those of subqueries.
     pub tables: u64,
-    /// Places in the list that commas make.
+    /// Items in the comma-separated list.
     pub listed: u64,
-    /// What the joins within subqueries have cost.
+    /// The cost of the joins within subqueries.
     pub joined: u64,
     pub copy: u64,
-    /// The most branches of a set operation in one place.
+    /// The most branches of a set operation in one item.
     pub branches: u64,
-    /// Expressions of ON.
+    /// Expressions in ON.
     pub conditions: Cost,
     /// Columns that USING and NATURAL compare.
     pub equalities: u64,
 }
 
 impl Reader<'_, '_> {
-    /// Reads FROM, and takes its columns into the scope.
+    /// Reads FROM, and adds its columns to the scope.
     pub fn from(&mut self, range: Range<usize>) -> Result<From, Heavy> {
         let mut from = From::default();
         self.places(range, &mut from)?;
         Ok(from)
     }
 
-    /// Reads places and joins; returns the columns of all.
+    /// Reads items and joins; returns the columns of all.
     fn places(&mut self, range: Range<usize>, from: &mut From) -> Result<Columns, Heavy> {
         let text = self.text;
         let mut all = Columns::none();
@@ -52,8 +52,8 @@ impl Reader<'_, '_> {
                 listed += u64::from(i == range.start || text.is(i - 1, b','));
                 let (next, columns) = self.place(i, range.end, from)?;
                 all.join(&columns);
-                // Each join has the columns of all before it, whose names are compared where a plan is explained: the log of
-                // slow statements does so.
+                // Each join has the columns of all before it, and EXPLAIN compares their names. The log of slow
+                // statements uses it.
                 if i > range.start {
                     from.cost.lists = from.cost.lists.saturating_add(all.count.saturating_mul(all.count) / 72);
                 }
@@ -73,7 +73,7 @@ impl Reader<'_, '_> {
                 }
                 i = columns.end + 1;
             } else {
-                // ON, TABLESAMPLE and whatever else stands between the places
+                // ON, TABLESAMPLE and anything else between the items
                 let start = i;
                 let begins_next = |i| {
                     text.is(i, b',')
@@ -93,7 +93,7 @@ impl Reader<'_, '_> {
         Ok(all)
     }
 
-    /// One place: a table, a subquery, a function, or joins in parentheses. Returns what is behind it and its alias.
+    /// One item: a table, a subquery, a function, or joins in parentheses. Returns the position after it and its alias.
     fn place(&mut self, start: usize, end: usize, from: &mut From) -> Result<(usize, Columns), Heavy> {
         let text = self.text;
         let mut i = start;
@@ -133,7 +133,7 @@ impl Reader<'_, '_> {
             let rows_from = text.is_word(i - 1, "rows") && text.is_word(i, "from") && text.is(i + 1, b'(');
             i += usize::from(rows_from);
             if let Some(arguments) = text.group(i).filter(|_| text.is(i, b'(')) {
-                // A function's value is merged where it is a constant, which is as long as the function makes it.
+                // A function's constant result is merged into the query, and the function determines its length.
                 let cost = self.expression(called..arguments.end + 1)?;
                 i = arguments.end + 1;
                 from.cost += cost + Cost { queries: RELATION, ..Cost::default() };
@@ -147,7 +147,7 @@ impl Reader<'_, '_> {
         } else {
             return Ok((i, Columns::none()));
         }
-        // What may stand before the alias: `*`, WITH ORDINALITY.
+        // Tokens that may precede the alias: `*`, WITH ORDINALITY.
         while i < end && (text.is_operator(i, "*") || text.is_bare(i, "ordinality") || text.is_word(i, "with")) {
             i += 1;
         }
@@ -177,7 +177,8 @@ impl Reader<'_, '_> {
         if cte.forward {
             return Err(Heavy { at, why: Why::Forward });
         }
-        // One that is named once is merged where it is named, one that is named twice is planned once, beside.
+        // One that is referenced once is merged at the reference; one that is referenced twice is planned once,
+        // separately.
         let first = !std::mem::replace(&mut cte.used, true);
         if cte.copied || first {
             from.cost += cte.cost;
@@ -193,7 +194,7 @@ impl Reader<'_, '_> {
         from.branches = from.branches.max(cte.branches);
         let mut columns = cte.columns.clone();
         if cte.apart {
-            // Materialized: a name stands for a column, not for an expression.
+            // Materialized: a name refers to a column, not to an expression.
             columns.named.clear();
             (columns.other, columns.all) = (Cost::default(), Cost::expressions(columns.count));
         }

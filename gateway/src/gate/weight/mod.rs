@@ -1,8 +1,9 @@
-//! What a statement costs to plan. PostgreSQL's planner heeds neither timeouts nor cancels while it copies a query into
-//! itself, and its memory has no limit of its own: a kilobyte of text can take gigabytes.
+//! The cost of planning a statement. PostgreSQL's planner ignores timeouts and cancels while it copies a query into
+//! itself, and its memory is unlimited: a kilobyte of text can take gigabytes.
 //!
-//! The weight is an upper bound, read from the tokens alone: it knows no table and no type. Wherever a text can be read in
-//! several ways, the dearest counts ([decision 23](../../../../docs/decisions/0023-statements-have-a-weight.md)).
+//! The weight is an upper bound, computed from the tokens alone: it knows no table and no type. If a text can be read
+//! in several ways, the most expensive one counts ([decision
+//! 23](../../../../docs/decisions/0023-statements-have-a-weight.md)).
 
 mod cost;
 mod expression;
@@ -18,32 +19,33 @@ use self::{
 };
 use super::lexer::{Kind, Token};
 
-/// The heaviest statement that runs, in units of about 1.4 KB and 5 microseconds.
+/// The weight of the heaviest statement that runs, in units of about 1.4 KB and 5 microseconds.
 pub const WEIGHT_MAX: u64 = 120_000;
 /// Tables, subqueries and references to common table expressions in one statement.
 const RELATIONS_MAX: usize = 400;
-/// States of the automata that repetitions in regular expressions ask for, about. PostgreSQL compiles them while it plans.
+/// The approximate number of automaton states that repetitions in regular expressions may need. PostgreSQL compiles
+/// them while it plans.
 const REPETITIONS_MAX: u64 = 20_000;
 
 /// Why a statement is too heavy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heavy {
-    /// The token at which it shows.
+    /// The token at which the limit is exceeded.
     pub at: usize,
-    /// What it is, and the way out.
+    /// The problem and the remedy.
     pub why: Why,
 }
 
-/// Kinds of being too heavy.
+/// Ways of being too heavy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// A parenthesis, a bracket or a CASE without its end, or an end without its beginning.
+    /// A parenthesis, a bracket or a CASE that is not closed, or a closing one without an opening one.
     Unmatched,
     /// Brackets within brackets.
     Deep,
     /// More than [`RELATIONS_MAX`].
     Relations,
-    /// A common table expression names one that comes after it.
+    /// A common table expression references one that comes after it.
     Forward,
     /// Repetitions within repetitions in a regular expression.
     Repetitions,
@@ -52,7 +54,7 @@ pub enum Why {
 }
 
 impl Why {
-    /// One word for metrics.
+    /// The label for metrics.
     pub const fn reason(self) -> &'static str {
         match self {
             Self::Unmatched => "Syntax",
@@ -101,8 +103,8 @@ pub fn weigh(text: &str, tokens: &[Token]) -> Result<Cost, Heavy> {
     if cost.total() > WEIGHT_MAX { Err(Heavy { at: 0, why: Why::Weight(cost) }) } else { Ok(cost) }
 }
 
-/// Bounds in braces within one constant multiply where groups are nested; a constant that only looks like numbers in braces
-/// is an array.
+/// Bounds in braces within one constant multiply if groups are nested. A constant that only resembles such bounds is an
+/// array.
 fn repetitions(text: &str, tokens: &[Token]) -> Result<(), Heavy> {
     let mut all: u64 = 0;
     for (at, token) in tokens.iter().enumerate().filter(|(_, token)| token.kind == Kind::Text) {
@@ -122,7 +124,7 @@ fn repetitions(text: &str, tokens: &[Token]) -> Result<(), Heavy> {
     Ok(())
 }
 
-/// The greater bound of `2`, `2,` or `2,5`.
+/// The larger bound of `2`, `2,` or `2,5`.
 fn bound(inside: &str) -> Option<u64> {
     let (least, most) = inside.split_once(',').unwrap_or((inside, ""));
     let least: u64 = least.trim().parse().ok()?;
@@ -161,7 +163,7 @@ mod tests {
             assert!(more > 2 * few, "{item}: {few}, {more}");
             assert!(matches!(heavy(&nested(24, item)), Why::Weight(_)), "{item}");
         }
-        // A column that goes by a name PostgreSQL makes up, by a list of names, or in a row.
+        // A column referenced by a name that PostgreSQL generates, through a list of names, or in a row.
         for levels in [
             (0..20).fold("SELECT 1 + quantity FROM order_items".to_owned(), |sql, _| {
                 format!("SELECT \"?column?\" + \"?column?\" FROM ({sql}) x")
@@ -198,7 +200,7 @@ mod tests {
         ] {
             assert!(matches!(heavy(&sql), Why::Weight(_)), "{sql}");
         }
-        // What is no clause to PostgreSQL is refused rather than guessed.
+        // A clause that PostgreSQL does not know is refused rather than guessed.
         assert_eq!(heavy("SELECT 1 end FROM orders"), Why::Unmatched);
         assert_eq!(heavy("SELECT (1"), Why::Unmatched);
         assert_eq!(heavy("WITH RECURSIVE a AS (SELECT 1 FROM b), b AS (SELECT 1) TABLE a"), Why::Forward);

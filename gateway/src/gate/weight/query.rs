@@ -12,7 +12,7 @@ use crate::gate::lexer::Kind;
 
 /// Words that begin the clauses of a SELECT, which are reserved.
 const CLAUSES: [&str; 10] = ["where", "group", "having", "window", "order", "limit", "offset", "fetch", "for", "into"];
-/// Clauses with which a subquery stays one, and is not merged into the query around it.
+/// Clauses that keep a subquery from being merged into the query around it.
 const APART: [&str; 7] = ["group", "having", "window", "order", "limit", "offset", "fetch"];
 
 /// A common table expression.
@@ -24,18 +24,18 @@ pub struct Cte {
     pub joined: u64,
     pub copy: u64,
     pub branches: u64,
-    /// Planned anew at each reference.
+    /// Planned anew for each reference.
     pub copied: bool,
     /// Never merged into the query around it.
     pub apart: bool,
-    /// Has been named already.
+    /// Has been referenced already.
     pub used: bool,
     /// Not read yet.
     pub forward: bool,
 }
 
 impl Cte {
-    /// One whose query is not read: of tables.
+    /// One whose query is not read; it counts as made of tables.
     fn unread(name: String, forward: bool) -> Self {
         Self {
             name,
@@ -56,15 +56,15 @@ impl Cte {
 /// What is known of a query.
 pub struct Query {
     pub columns: Columns,
-    /// What planning it costs.
+    /// The cost of planning it.
     pub cost: Cost,
     /// Tables that the query around it will join with its own.
     pub tables: u64,
-    /// What joining them has cost so far.
+    /// The cost of joining them so far.
     pub joined: u64,
-    /// What copying it into the query around it costs.
+    /// The cost of copying it into the query around it.
     pub copy: u64,
-    /// Branches of set operations that expressions around it are copied into.
+    /// Branches of set operations that surrounding expressions are copied into.
     pub branches: u64,
 }
 
@@ -73,7 +73,7 @@ pub struct Query {
 pub struct Counts {
     pub equalities: u64,
     pub windows: u64,
-    /// Keys of windows, of their own and of those that they are named after.
+    /// Keys of windows, both their own and inherited.
     pub window_keys: u64,
     pub named_keys: u64,
     pub sorted_aggregates: u64,
@@ -89,7 +89,7 @@ pub struct Reader<'t, 'a> {
     pub counts: Vec<Counts>,
     /// Tables and subqueries so far.
     pub relations: usize,
-    /// Set operations around the place that is read.
+    /// Set operations around the current position.
     sets: usize,
 }
 
@@ -119,13 +119,13 @@ impl<'t, 'a> Reader<'t, 'a> {
             whole = Some(match whole {
                 None => query,
                 Some(mut first) => {
-                    // The columns of all branches go by the names of the first one's.
+                    // The columns of all branches take the names of the first branch's columns.
                     let all = first.columns.all.max(query.columns.all);
                     let compared = first.columns.count.max(query.columns.count);
                     first.columns.join(&query.columns);
                     first.columns.renamed();
                     (first.columns.all, first.columns.count) = (all, compared);
-                    // Each column of a branch is looked for among those of the whole.
+                    // Each column of a branch is looked up among those of the whole.
                     first.cost.lists = first.cost.lists.saturating_add(compared.saturating_mul(compared));
                     Query {
                         cost: first.cost + query.cost,
@@ -149,7 +149,7 @@ impl<'t, 'a> Reader<'t, 'a> {
             branches: 1,
         });
         query.cost += own;
-        // An inner query is copied whole for each one around it that it is merged into.
+        // An inner query is copied whole for each outer query that it is merged into.
         query.copy += 2 + (range.len() / 8) as u64;
         query.cost.queries = query.cost.queries.saturating_add(query.copy);
         if with {
@@ -163,7 +163,7 @@ impl<'t, 'a> Reader<'t, 'a> {
         if cost.total() > WEIGHT_MAX { Err(Heavy { at, why: Why::Weight(cost) }) } else { Ok(()) }
     }
 
-    /// The common table expressions; returns where the query begins that uses them, and what their other clauses cost.
+    /// The common table expressions; returns where the main query begins, and the cost of their other clauses.
     fn with(&mut self, range: Range<usize>) -> Result<(usize, Cost), Heavy> {
         let text = self.text;
         let mut i = range.start + 1;
@@ -174,7 +174,7 @@ impl<'t, 'a> Reader<'t, 'a> {
         }
         let mut other = Cost::default();
         while let Some((name, renamed, keep, body)) = self.definition(i, range.end) {
-            // Within itself it is a table of its own rows.
+            // Within its own body it is a table of its rows.
             let known = self.ctes.len();
             if recursive {
                 self.ctes.push(Cte::unread(name.clone(), false));
@@ -199,7 +199,7 @@ impl<'t, 'a> Reader<'t, 'a> {
                 forward: false,
             };
             self.ctes.push(cte);
-            // SEARCH and CYCLE have commas, too.
+            // SEARCH and CYCLE contain commas as well.
             i = body.end + 1;
             let clauses = i;
             let begins_next = |i| {
@@ -219,7 +219,7 @@ impl<'t, 'a> Reader<'t, 'a> {
         Ok((i.min(range.end), other))
     }
 
-    /// In WITH RECURSIVE an expression can name later ones, which this reading, from front to back, cannot follow.
+    /// In WITH RECURSIVE an expression can reference later ones, which this front-to-back reading cannot follow.
     fn announce(&mut self, range: Range<usize>) {
         let mut i = range.start;
         while i < range.end {
@@ -232,7 +232,8 @@ impl<'t, 'a> Reader<'t, 'a> {
         }
     }
 
-    /// `name [(columns)] AS [[NOT] MATERIALIZED] (body)`: name, whether columns are named, what was said of MATERIALIZED, body.
+    /// `name [(columns)] AS [[NOT] MATERIALIZED] (body)`: name, whether columns are named, the MATERIALIZED option,
+    /// body.
     fn definition(&self, at: usize, end: usize) -> Option<(String, bool, Option<bool>, Range<usize>)> {
         let text = self.text;
         if at >= end || !text.is_name(at) {
@@ -283,7 +284,8 @@ impl<'t, 'a> Reader<'t, 'a> {
                 branches: from.branches,
             });
         }
-        // VALUES, or what PostgreSQL will refuse. One row is merged into the query around it, several are not.
+        // VALUES, or a text that PostgreSQL will refuse. A single row is merged into the query around it, several are
+        // not.
         let cost = self.bare(range.clone())?;
         let rows = text.list(first + 1..range.end);
         let row = rows.first().and_then(|row| text.group(row.start));
@@ -330,7 +332,7 @@ impl<'t, 'a> Reader<'t, 'a> {
             Some(part) => self.from(part.clone())?,
             None => super::from::From::default(),
         };
-        // What is written around a set operation is copied into each of its branches.
+        // Expressions around a set operation are copied into each of its branches.
         let around = |cost: Cost| Cost { expressions: cost.expressions.saturating_mul(from.branches.max(1)), ..cost };
         let mut cost = from.cost + around(Cost::expressions(from.conditions.expressions));
         let mut conditions = from.conditions.conditions;
@@ -373,7 +375,7 @@ impl<'t, 'a> Reader<'t, 'a> {
         }
         let tables = from.tables + counts.tables / 2;
         let equalities = counts.equalities + from.equalities;
-        // What the queries within have paid for already is not paid for again.
+        // The cost of inner queries is already counted and is not counted again.
         let search = cost::joins(tables, from.listed, equalities, conditions);
         cost.joins = cost.joins.saturating_add(search.saturating_sub(from.joined));
         let lists = cost::lists(keys, counts.sorted_aggregates).saturating_add(cost::windows(
@@ -383,7 +385,7 @@ impl<'t, 'a> Reader<'t, 'a> {
             counts.named_keys,
         ));
         if self.sets > 0 || from.branches > 1 {
-            // Each condition on a branch is held against each, in case they contradict each other.
+            // Each condition on a branch is compared with each other one, to detect contradictions.
             let pairs = conditions.saturating_mul(conditions).saturating_mul(from.branches.max(1));
             cost.lists = cost.lists.saturating_add(pairs / 12);
         }
@@ -394,7 +396,8 @@ impl<'t, 'a> Reader<'t, 'a> {
         Ok(Query { columns, cost, tables, joined, copy: from.copy, branches: from.branches.max(1) })
     }
 
-    /// How many grouping sets a list of GROUP BY makes, and how many pairs of them are looked at, or of columns in a ROLLUP.
+    /// The number of grouping sets in a GROUP BY list, and the number of pairs that are compared, of sets or of columns
+    /// in a ROLLUP.
     fn sets(&self, range: Range<usize>) -> (u64, u64) {
         self.text
             .list(range)
@@ -428,7 +431,7 @@ impl<'t, 'a> Reader<'t, 'a> {
         (1, 0)
     }
 
-    /// Whether an item surely ends with a label that has no AS before it: behind an operand.
+    /// Whether an item certainly ends with a label without AS: after an operand.
     fn is_labelled(&self, item: &Range<usize>) -> bool {
         let (text, last) = (self.text, item.end - 1);
         if item.len() < 2 || !text.is_name(last) {
@@ -445,7 +448,7 @@ impl<'t, 'a> Reader<'t, 'a> {
         }
     }
 
-    /// One item of a select list: its cost, and the columns that it hands out.
+    /// One item of a select list: its cost, and the columns that it provides.
     fn item(&mut self, item: &Range<usize>, columns: &mut Columns) -> Result<Cost, Heavy> {
         let (text, last) = (self.text, item.end.saturating_sub(1));
         if item.is_empty() {
@@ -474,7 +477,7 @@ impl<'t, 'a> Reader<'t, 'a> {
         let (label, made) = if chain(item) {
             (Some(last), false)
         } else {
-            // `a COLLATE b` is called by a name that PostgreSQL makes up; other words may be labels.
+            // PostgreSQL generates the name of `a COLLATE b`; other words may be labels.
             (Some(last).filter(|last| text.is_name(*last)), true)
         };
         let cost = self.expression(item.clone())?;

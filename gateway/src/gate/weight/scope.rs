@@ -1,35 +1,35 @@
-//! What the names of columns stand for, as far as a statement itself says: expressions of a subquery, which PostgreSQL
-//! copies to wherever the name stands.
+//! What column names refer to, as far as the statement itself shows: expressions of a subquery, which PostgreSQL copies
+//! to wherever the name occurs.
 
 use std::collections::HashMap;
 
 use super::cost::{COLUMNS, Cost};
 
-/// What a query, or a place in FROM, hands out.
+/// The columns that a query or an item in FROM provides.
 #[derive(Clone, Debug)]
 pub struct Columns {
-    /// What each name costs.
+    /// The cost of each name.
     pub named: HashMap<String, Cost>,
-    /// What any other name costs: columns of tables, and columns whose names PostgreSQL makes up.
+    /// The cost of any other name: columns of tables, and columns whose names PostgreSQL generates.
     pub other: Cost,
-    /// What all columns cost together, as in `*` and in a whole row.
+    /// The cost of all columns together, as in `*` and in a whole row.
     pub all: Cost,
-    /// How many there are, about.
+    /// The approximate number of columns.
     pub count: u64,
 }
 
 impl Columns {
-    /// None.
+    /// No columns.
     pub fn none() -> Self {
         Self { named: HashMap::new(), other: Cost::default(), all: Cost::default(), count: 0 }
     }
 
-    /// Those of a table, each of which costs its name.
+    /// The columns of a table, each of which costs its name.
     pub fn of_table() -> Self {
         Self { named: HashMap::new(), other: Cost::default(), all: Cost::expressions(COLUMNS), count: COLUMNS }
     }
 
-    /// A column of this name, or of one that PostgreSQL makes up.
+    /// A column of this name, or of a name that PostgreSQL generates.
     pub fn add(&mut self, name: Option<&str>, cost: Cost) {
         match name {
             Some(name) => self.raise(name, cost),
@@ -39,15 +39,15 @@ impl Columns {
         self.count += 1;
     }
 
-    /// A name costs at least this.
+    /// Raises the cost of every name to at least this.
     pub fn raise(&mut self, name: &str, cost: Cost) {
         let known = self.named.entry(name.to_owned()).or_default();
         *known = known.max(cost);
     }
 
-    /// Takes up another one's columns: what stands beside each other in FROM, and the branches of a set operation.
+    /// Adds the columns of another one: adjacent items in FROM, and the branches of a set operation.
     pub fn join(&mut self, others: &Self) {
-        // One side may have a column of the other side's name that it has made up itself.
+        // One side may have a column of the other side's name, which PostgreSQL generated.
         if others.other != Cost::default() {
             for (name, cost) in &mut self.named {
                 *cost = cost.max(others.cost(name));
@@ -62,39 +62,39 @@ impl Columns {
         self.count += others.count;
     }
 
-    /// The dearest column.
+    /// The cost of the most expensive column.
     pub fn dearest(&self) -> Cost {
         self.named.values().fold(self.other, |dearest, cost| dearest.max(*cost))
     }
 
-    /// The same columns under names of another list: which is which does not matter.
+    /// The same columns under the names in another list. The assignment does not matter.
     pub fn renamed(&mut self) {
         self.other = self.dearest();
         self.named.clear();
     }
 
-    /// What a name costs here.
+    /// The cost of a name here.
     pub fn cost(&self, name: &str) -> Cost {
         self.named.get(name).copied().unwrap_or(self.other)
     }
 }
 
-/// Names in scope, the innermost query's last.
+/// Names in scope, those of the innermost query last.
 #[derive(Debug, Default)]
 pub struct Scopes(Vec<(Columns, HashMap<String, Columns>)>);
 
 impl Scopes {
-    /// Opens a query.
+    /// Opens the scope of a query.
     pub fn enter(&mut self) {
         self.0.push((Columns::none(), HashMap::new()));
     }
 
-    /// Closes it, and returns its columns.
+    /// Closes the scope, and returns its columns.
     pub fn leave(&mut self) -> Columns {
         self.0.pop().map_or_else(Columns::none, |(columns, _)| columns)
     }
 
-    /// A place in FROM of the innermost query, by the name that whole rows of it go by.
+    /// An item in FROM of the innermost query, under the name that its whole rows have.
     pub fn add(&mut self, alias: Option<&str>, columns: Columns) {
         if let Some((all, rows)) = self.0.last_mut() {
             all.join(&columns);
@@ -103,7 +103,7 @@ impl Scopes {
         }
     }
 
-    /// Columns that USING or NATURAL merges: each side's expression stands in the merged one.
+    /// Columns that USING or NATURAL merges: the merged one holds the expressions of both sides.
     pub fn merge(&mut self, name: Option<&str>) {
         let Some((all, rows)) = self.0.last_mut() else { return };
         let names: Vec<String> = name.map_or_else(|| all.named.keys().cloned().collect(), |name| vec![name.to_owned()]);
@@ -121,12 +121,12 @@ impl Scopes {
         self.0.last().map(|(columns, _)| columns)
     }
 
-    /// The rows that go by this name.
+    /// The rows with this name.
     pub fn row(&self, name: &str) -> Option<&Columns> {
         self.0.iter().rev().find_map(|(_, rows)| rows.get(name))
     }
 
-    /// What a name costs: the dearest thing that it may stand for.
+    /// The cost of a name: that of the most expensive thing that it may refer to.
     pub fn cost(&self, name: &str) -> Cost {
         self.0.iter().fold(Cost::default(), |dearest, (columns, rows)| {
             let row = rows.get(name).map_or_else(Cost::default, |row| row.all);

@@ -7,7 +7,7 @@ use crate::gate::{
     name,
 };
 
-/// Brackets nested deeper are refused: no statement needs them, and reading one takes the thread's stack.
+/// Brackets nested deeper than this are refused: no statement needs them, and reading them uses the thread's stack.
 pub const DEPTH_MAX: usize = 120;
 
 /// Why brackets cannot be matched.
@@ -19,17 +19,16 @@ pub enum Unmatched {
     Deep(usize),
 }
 
-/// Tokens, the names they stand for, and where each group ends.
+/// Tokens, their names, and where each group ends.
 pub struct Text<'a> {
     text: &'a str,
-    /// The tokens.
     pub tokens: &'a [Token],
     names: Vec<Cow<'a, str>>,
     labels: Vec<bool>,
     close: Vec<usize>,
 }
 
-/// Reserved words that cannot begin an expression: what stands before them has ended.
+/// Reserved words that cannot begin an expression: the expression before them has ended.
 const AFTER_LABEL: [&str; 13] = [
     "from",
     "where",
@@ -91,7 +90,7 @@ impl<'a> Text<'a> {
         &self.names[i]
     }
 
-    /// What a token costs: a long constant is copied whole wherever it is copied.
+    /// The cost of a token: a long constant is copied whole with each copy.
     pub fn units(&self, i: usize) -> u64 {
         match self.tokens[i].kind {
             Kind::Punctuation(_) => 0,
@@ -100,35 +99,35 @@ impl<'a> Text<'a> {
         }
     }
 
-    /// The number that a token stands for, where it is a plain one.
+    /// The value of a token that is a plain number.
     pub fn number(&self, i: usize) -> Option<u64> {
         let token = self.tokens[i];
         let written = || self.text[token.start..token.end].replace('_', "").parse().ok();
         (token.kind == Kind::Number).then(written).flatten()
     }
 
-    /// Whether it is this keyword: without quotes, and neither a label behind AS nor a column behind a point. A keyword
-    /// that PostgreSQL reserves can stand nowhere else.
+    /// Whether it is this keyword: unquoted, and neither a label after AS nor a column after a point. A keyword that
+    /// PostgreSQL reserves can occur nowhere else.
     pub fn is_word(&self, i: usize, word: &str) -> bool {
         self.is_bare(i, word) && !self.labels[i]
     }
 
-    /// The same of several words.
+    /// The same for several keywords.
     pub fn is_one_of(&self, i: usize, words: &[&str]) -> bool {
         words.iter().any(|word| self.is_word(i, word))
     }
 
-    /// Whether it is this word without quotes, wherever it stands.
+    /// Whether it is this unquoted word, wherever it occurs.
     pub fn is_bare(&self, i: usize, word: &str) -> bool {
         self.tokens.get(i).is_some_and(|token| token.kind == Kind::Word) && self.names[i] == word
     }
 
-    /// Whether it is AS itself, and no label of that name.
+    /// Whether it is the keyword AS, and not a label of that name.
     pub fn is_as(&self, i: usize) -> bool {
         self.is_word(i, "as")
     }
 
-    /// `SELECT 1 case FROM t` calls a column so.
+    /// In `SELECT 1 case FROM t`, `case` is a column's label.
     fn is_label_case(&self, i: usize) -> bool {
         let next = i + 1;
         next >= self.tokens.len()
@@ -153,12 +152,12 @@ impl<'a> Text<'a> {
         self.tokens.get(i).is_some_and(|token| matches!(token.kind, Kind::Word | Kind::Quoted))
     }
 
-    /// The inside of the group that opens at `i`, where one does.
+    /// The inside of the group that opens at `i`, if one does.
     pub fn group(&self, i: usize) -> Option<Range<usize>> {
         self.close.get(i).filter(|close| **close > 0).map(|close| i + 1..*close)
     }
 
-    /// The token behind the one at `i`, or behind the group that opens there.
+    /// The token after the one at `i`, or after the group that opens there.
     pub fn after(&self, i: usize) -> usize {
         self.group(i).map_or(i + 1, |inside| inside.end + 1)
     }
@@ -178,7 +177,7 @@ impl<'a> Text<'a> {
         self.is_query(&inside) && (next >= range.end || self.is_one_of(next, &goes_on))
     }
 
-    /// A range cut where `is_cut` says, outside of groups; the cuts themselves belong to no part.
+    /// A range split at the tokens for which `is_cut` is true, outside of groups; the separators belong to no part.
     pub fn cut(&self, range: Range<usize>, is_cut: impl Fn(usize) -> bool) -> Vec<Range<usize>> {
         let mut parts = Vec::new();
         let (mut start, mut i) = (range.start, range.start);
@@ -193,7 +192,7 @@ impl<'a> Text<'a> {
         parts
     }
 
-    /// A list cut at its commas; nothing for an empty one.
+    /// A list split at its commas; no parts for an empty list.
     pub fn list(&self, range: Range<usize>) -> Vec<Range<usize>> {
         if range.is_empty() { Vec::new() } else { self.cut(range, |i| self.is(i, b',')) }
     }
