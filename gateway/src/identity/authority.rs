@@ -1,4 +1,4 @@
-//! Where tokens come from: the issuers and the address of the keys, per directory.
+//! Where tokens come from: the issuers and the address of the signing keys, for each directory.
 
 use url::Url;
 use uuid::Uuid;
@@ -11,7 +11,7 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// `base` such as `https://login.microsoftonline.com`; `v1` overrides the issuer of version 1.0 tokens.
+    /// `base` is for example `https://login.microsoftonline.com`; `v1` overrides the issuer of version 1.0 tokens.
     #[must_use]
     pub fn new(base: &Url, v1: Option<&Url>) -> Self {
         let trim = |url: &Url| url.as_str().trim_end_matches('/').to_owned();
@@ -41,14 +41,14 @@ impl Authority {
         format!("{}/{tid}/", self.v1)
     }
 
-    /// Where the signing keys of a directory are.
+    /// The address of a directory's signing keys.
     #[must_use]
     pub fn keys_url(&self, tid: Uuid) -> String {
         format!("{}/{tid}/discovery/v2.0/keys", self.base)
     }
 
-    /// The authorization server named to clients: any work or school account, since the directory is known only from
-    /// the token.
+    /// The authorization server named to clients: any work or school account, since the directory becomes known only
+    /// with the token.
     #[must_use]
     pub fn organizations(&self) -> String {
         format!("{}/organizations/v2.0", self.base)

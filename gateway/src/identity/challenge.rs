@@ -1,19 +1,20 @@
-//! The `WWW-Authenticate` header (RFC 6750, RFC 9728). Fixed texts: what a library says about a token helps attackers.
+//! The `WWW-Authenticate` header (RFC 6750, RFC 9728). Its texts are fixed: a library's details about a token would
+//! help attackers.
 
 use http::HeaderValue;
 
-/// What is asked of the caller.
+/// What the challenge asks of the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
     /// No token was sent.
     Token,
     /// The token that was sent is not accepted.
     AnotherToken,
-    /// The token is good and allows too little.
+    /// The token is valid but grants too little.
     MoreScope,
 }
 
-/// The header's value. `metadata` and `scopes` come from the configuration and hold no quotes.
+/// The header's value. `metadata` and `scopes` come from the configuration and contain no quotes.
 #[must_use]
 pub fn header(ask: Ask, metadata: &str, scopes: &[String]) -> HeaderValue {
     let error = match ask {

@@ -1,15 +1,16 @@
-//! By what a verified token is known, without keeping it: 128 bits under a key that this process made for itself.
+//! Identifies a verified token without keeping it: 128 bits under a random key of this process.
 //!
-//! It is AES-GCM's authentication code (GMAC) over the token, always with the same nonce. Repeating a nonce is forbidden
-//! where an attacker sees the codes, since two of them give the key away. Nobody sees these: they leave neither the
-//! process nor its memory, not even in a log. To whoever sees neither key nor codes, two texts of up to 24 KiB collide with
-//! a chance of 1,540 in 2^128, whatever the texts are (GHASH is a universal hash), and each guess is a request. SHA-256
-//! says the same with more general means, at several times the cost: it was half of what a known token costs.
+//! The fingerprint is AES-GCM's authentication code (GMAC) over the token, always with the same nonce. Repeating a
+//! nonce is forbidden where an attacker sees the codes, since two of them reveal the key. Nobody sees these: they never
+//! leave the memory of the process, not even in a log. For somebody who sees neither key nor codes, two texts of up to
+//! 24 KiB collide with a probability of 1,540 in 2^128, whatever the texts are (GHASH is a universal hash), and each
+//! guess costs a request. SHA-256 would do the same at several times the cost: it was half the cost of verifying a
+//! known token.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use sha2::{Digest, Sha256};
 
-/// Of one token, in this process.
+/// The fingerprint of one token, valid in this process.
 pub type Fingerprint = [u8; 16];
 
 /// Makes fingerprints.
@@ -31,7 +32,7 @@ impl Fingerprints {
             key.seal_in_place_separate_tag(nonce, Aad::from(text.as_bytes()), &mut []).ok()
         });
         let code = code.as_ref().and_then(|code| code.as_ref().try_into().ok());
-        // The library has no cause to fail on a key of the right length and no plain text.
+        // The library cannot fail with a key of the right length and no plain text.
         code.unwrap_or_else(|| {
             let mut half = [0; 16];
             half.copy_from_slice(&Sha256::digest(text.as_bytes())[..16]);

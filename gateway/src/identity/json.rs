@@ -1,5 +1,5 @@
-//! JSON in which a name stands once. `serde_json` keeps the last of two equal names and others keep the first: a token
-//! read in two ways is how one check is passed with one value and the next with another (RFC 7519, section 4).
+//! JSON without duplicate names. `serde_json` keeps the last of two equal names and other parsers keep the first: with
+//! such a token one check could pass on one value and the next check on the other (RFC 7519, section 4).
 
 use std::fmt;
 

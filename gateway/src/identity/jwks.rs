@@ -1,4 +1,4 @@
-//! Signing keys, per directory: refreshed in the background, hourly unless told otherwise, kept through an outage of the
+//! Signing keys, for each directory: refreshed in the background (hourly by default), kept through an outage of the
 //! authority, and fetched for an unknown key id at most once in five minutes.
 
 use std::{
@@ -20,13 +20,13 @@ use uuid::Uuid;
 use super::{Reject, authority::Authority, token::Unverified, verify::Issuer};
 use crate::metrics::Metrics;
 
-/// How often the keys of a directory are fetched while all is well, unless told otherwise. Entra rolls keys over weeks.
+/// The default interval between fetches of a directory's keys while fetches succeed. Entra rolls keys over weeks.
 pub const REFRESH: Duration = Duration::from_secs(3600);
-/// How often an unknown key id may cause a fetch.
+/// The shortest interval between fetches for unknown key ids.
 const UNKNOWN_KEY_PAUSE: Duration = Duration::from_secs(300);
 /// First and longest pause after a failed background fetch.
 const RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
-/// Longest wait for the authority.
+/// Timeout of a fetch.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest answer and most keys that are read.
 const ANSWER_MAX: usize = 512 * 1024;
@@ -35,7 +35,7 @@ const KEYS_MAX: usize = 100;
 /// Why keys could not be fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// No answer, or not in time.
+    /// No answer within the timeout.
     #[error("the authority did not answer: {0}")]
     Unreachable(#[source] reqwest::Error),
     /// An answer other than 200.
@@ -47,7 +47,7 @@ pub enum FetchError {
 }
 
 impl FetchError {
-    /// A word for metrics.
+    /// The label for metrics.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
@@ -115,7 +115,6 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl KeyStore {
-    /// An empty store.
     #[must_use]
     pub fn new(authority: Authority, http: reqwest::Client, metrics: Arc<Metrics>) -> Self {
         let sets = RwLock::default();
@@ -123,20 +122,21 @@ impl KeyStore {
         Self { authority, http, metrics, refresh: REFRESH, sets, generation, ready, wake }
     }
 
-    /// With another pause between two background fetches than [`REFRESH`]. What an unknown key id may cause stays as it is.
+    /// With another interval between background fetches than [`REFRESH`]. The limit on fetches for unknown key ids
+    /// stays.
     #[must_use]
     pub const fn refreshed_every(mut self, pause: Duration) -> Self {
         self.refresh = pause;
         self
     }
 
-    /// Changes whenever a key appears, disappears or changes; whoever caches a verification keeps it beside.
+    /// Changes whenever a key appears, disappears or changes. A cached verification is valid only for its generation.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// The directories whose keys are kept. Keys of others are dropped.
+    /// Sets the directories whose keys are kept. The keys of others are dropped.
     pub fn keep(&self, directories: &[Uuid]) {
         let mut sets = self.sets.write().unwrap_or_else(PoisonError::into_inner);
         sets.retain(|tid, _| directories.contains(tid));
@@ -147,9 +147,9 @@ impl KeyStore {
         self.wake.notify_one();
     }
 
-    /// Whether each of these directories has been tried once, and at least one has keys where there are any: one
-    /// directory that is away must not hold back the others. Once so it stays so: a tenant of a new directory would
-    /// otherwise take every replica out of service at the same moment, until its keys have been asked for.
+    /// Whether each of these directories has been tried once, and at least one has keys if there are any directories:
+    /// an unavailable directory must not hold back the others. Once true it stays true. Otherwise a tenant of a new
+    /// directory would take every replica out of service at the same moment, until its keys have been fetched.
     #[must_use]
     pub fn is_ready(&self, directories: &[Uuid]) -> bool {
         let ready = self.ready.load(Ordering::Acquire) || self.has_keys(directories);
@@ -200,7 +200,7 @@ impl KeyStore {
 
     async fn fetch_for_unknown_key(self: &Arc<Self>, tid: Uuid, set: &Arc<KeySet>, kid: &str) {
         let paused = |state: &State| state.unknown_key_fetch.is_some_and(|at| at.elapsed() < UNKNOWN_KEY_PAUSE);
-        // Those who come while a fetch for them is under way wait for it; those who come later do not even queue.
+        // Requests that arrive during a fetch for their key wait for it; later ones do not even queue.
         if paused(&locked(&set.state)) && set.fetching.try_lock().is_ok() {
             return;
         }
@@ -215,18 +215,18 @@ impl KeyStore {
             }
             state.unknown_key_fetch = Some(Instant::now());
         }
-        // In a task of its own, which outlives this request: anyone can send a token with an unknown key and go away, and
-        // would otherwise take the one fetch of five minutes along, and with it those whose key is new.
+        // Runs in a task of its own, which outlives this request. Otherwise anyone could send a token with an unknown
+        // key and hang up, and the only fetch within five minutes would be lost for callers whose key is new.
         let (store, set) = (self.clone(), set.clone());
         let fetch = tokio::spawn(async move {
             let _single_flight = single_flight;
             store.refresh(tid, &set, "unknown_key").await;
         });
-        // It ends in another way only with the process.
+        // The task ends otherwise only with the process.
         let _ = fetch.await;
     }
 
-    /// Fetches what is due, for ever.
+    /// Fetches what is due, forever.
     pub async fn keep_fresh(&self) {
         loop {
             let sets: Vec<_> = {
@@ -272,14 +272,14 @@ impl KeyStore {
                 state.failures += 1;
                 state.due = Some(Instant::now() + pause);
                 drop(state);
-                // The background may sleep for long yet, and nobody else tries again in the next five minutes.
+                // The background task may sleep for a long time, and no request may fetch in the next five minutes.
                 self.wake.notify_one();
                 tracing::warn!(directory = %tid, %error, cause, "signing keys could not be fetched; the last good ones stay");
             }
         }
     }
 
-    /// Asks the authority for the keys of a directory and keeps nothing of the answer: their number.
+    /// Fetches the keys of a directory, discards them, and returns their number.
     ///
     /// # Errors
     /// [`FetchError`].

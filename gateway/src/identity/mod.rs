@@ -1,6 +1,6 @@
-//! Who calls: a bearer token becomes a [`Principal`], or a [`Reject`] that only the log sees.
+//! Authentication: a bearer token becomes a [`Principal`], or a [`Reject`] that only the log shows.
 //!
-//! Everything is explicit. There is no switch that turns a check off.
+//! Every check is explicit, and no setting turns one off.
 
 pub mod authority;
 pub mod challenge;
@@ -27,9 +27,9 @@ use self::{
 };
 use crate::metrics::Metrics;
 
-/// Most verified tokens that are remembered unless told otherwise; one takes a few KiB.
+/// The default number of verified tokens that are remembered; one takes a few KiB.
 pub const REMEMBERED: u32 = 10_000;
-/// For how long one is remembered without use.
+/// How long an unused one is remembered.
 const IDLE: Duration = Duration::from_secs(3600);
 
 /// Why a token is not accepted. The caller learns only that it is not.
@@ -50,19 +50,19 @@ pub enum Reject {
     /// Not canonical base64url.
     #[error("a segment is not canonical base64url")]
     Base64,
-    /// Not an object, or a name stands twice.
+    /// Not an object, or with a duplicate name.
     #[error("header or payload is not an object with unique names")]
     Json,
-    /// Another algorithm than RS256.
+    /// An algorithm other than RS256.
     #[error("the algorithm is not RS256")]
     Algorithm,
     /// `typ` is not that of an access token.
     #[error("typ is not JWT")]
     Type,
-    /// A header field that must not be there.
+    /// A header field that is not allowed.
     #[error("a header field is not allowed")]
     HeaderField,
-    /// No plain `kid`.
+    /// No usable `kid`.
     #[error("kid is missing or not plain")]
     KeyId,
     /// `tid` is missing, not a GUID, or that of personal accounts.
@@ -86,7 +86,7 @@ pub enum Reject {
     /// The signature is wrong.
     #[error("the signature is wrong")]
     Signature,
-    /// `aud` is not ours.
+    /// `aud` is not one of ours.
     #[error("aud is not ours")]
     Audience,
     /// `exp` is missing or not a whole number.
@@ -107,7 +107,7 @@ pub enum Reject {
 }
 
 impl Reject {
-    /// A word for metrics and logs.
+    /// The label for metrics and logs.
     #[must_use]
     pub const fn reason(self) -> &'static str {
         match self {
@@ -138,19 +138,18 @@ impl Reject {
     }
 }
 
-/// What makes a token acceptable.
+/// What a token must match to be accepted.
 #[derive(Clone, Debug)]
 pub struct TokenSettings {
     /// Values of `aud` that mean this gateway.
     pub audiences: Vec<String>,
     /// Scopes as clients ask for them.
     pub scopes: Vec<String>,
-    /// Who issues tokens.
     pub authority: Authority,
 }
 
 impl TokenSettings {
-    /// The words of which `scp` must hold one: what follows the last slash of a fully qualified scope.
+    /// The values of which `scp` must hold one: the part of a fully qualified scope after the last slash.
     #[must_use]
     pub fn words(&self) -> Vec<String> {
         self.scopes.iter().map(|scope| scope.rsplit('/').next().unwrap_or(scope).to_owned()).collect()
@@ -167,17 +166,17 @@ pub struct Principal {
     generation: u64,
 }
 
-/// Who a principal is, whatever tokens it has: its directory (`tid`) and its object there (`oid`).
+/// The identity of a principal, independent of its tokens: its directory (`tid`) and its object there (`oid`).
 pub type PrincipalId = (Uuid, Uuid);
 
 impl Principal {
-    /// Who it is.
+    /// The principal's identity.
     #[must_use]
     pub const fn id(&self) -> PrincipalId {
         (self.claims.tid, self.claims.oid)
     }
 
-    /// By what this process knows the token.
+    /// The fingerprint by which this process knows the token.
     #[must_use]
     pub const fn token(&self) -> &Fingerprint {
         &self.token
@@ -194,7 +193,7 @@ fn cache(most: u32) -> Cache<Fingerprint, Arc<Principal>> {
     Cache::builder().max_capacity(most.into()).time_to_idle(IDLE).build()
 }
 
-/// Verifies tokens and remembers those it verified.
+/// Verifies tokens and remembers the verified ones.
 pub struct Identity {
     authority: Authority,
     audiences: Vec<String>,
@@ -209,7 +208,7 @@ impl Identity {
     /// Verifies with these keys.
     #[must_use]
     pub fn new(settings: &TokenSettings, keys: Arc<KeyStore>, metrics: &Metrics) -> Self {
-        // Looking a counter up by its labels costs as much as looking the token up.
+        // Looking up a counter by its labels costs as much as looking up the token.
         let outcome = |name: &str| metrics.token_cache.with_label_values(&[name]);
         Self {
             authority: settings.authority.clone(),
@@ -229,8 +228,8 @@ impl Identity {
         self
     }
 
-    /// Verifies a token. `accepts` tells whether some tenant is of a directory; it is asked on each call, so that a
-    /// tenant that goes takes its directory along.
+    /// Verifies a token. `accepts` says whether some tenant belongs to a directory. It is evaluated on each call, so
+    /// that removing a tenant removes its directory.
     ///
     /// # Errors
     /// [`Reject`].
@@ -252,7 +251,7 @@ impl Identity {
             return Err(Reject::Directory);
         }
         let verified = verify::check(std::mem::take(&mut unverified.claims), &self.audiences, now)?;
-        // `generation` is that of before: a key that is withdrawn meanwhile must not leave a fresh entry behind.
+        // `generation` was read before the verification: a key withdrawn meanwhile must not leave a fresh entry behind.
         self.keys.verify(&unverified, &issuer).await?;
         let (claims, expires) = (verified.claims, verified.expires);
         let principal = Arc::new(Principal { claims, token: fingerprint, expires, generation });
@@ -293,8 +292,8 @@ mod tests {
         assert!(cache.entry_count() <= most.into(), "{}", cache.entry_count());
     }
 
-    /// Nobody sends a token with an unknown key here: the hour alone brings the new key, and takes the old one away from
-    /// a token that is remembered under it.
+    /// No token with an unknown key arrives here: the hourly refresh alone brings the new key, and invalidates a
+    /// remembered token of the old one.
     #[tokio::test]
     async fn keys_are_fetched_every_hour_and_a_withdrawn_one_takes_its_tokens_along() {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -318,7 +317,7 @@ mod tests {
             async move { keys.keep_fresh().await }
         });
         let waited = async |count: u64| {
-            // By the machine's clock: that of the runtime stands still below, where nobody moves it.
+            // By the machine's clock: the runtime's clock stands still below unless it is advanced.
             while !fetched(count) {
                 tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(5))).await.expect("slept");
             }
@@ -329,7 +328,7 @@ mod tests {
         entra.rotate_keys().expect("rotated");
         entra.retire_old_keys();
         assert!(identity.verify(&old, |_| true).await.is_ok(), "nothing has been fetched yet");
-        // The runtime must not move its clock while an answer is under way: a task that blocks holds it.
+        // The runtime must not advance its clock during a fetch: a blocking task prevents that.
         tokio::time::pause();
         let (held, release) = std::sync::mpsc::channel::<()>();
         let holding = tokio::task::spawn_blocking(move || release.recv().is_ok());

@@ -1,4 +1,4 @@
-//! The compact form of a JSON Web Signature, read strictly and before any key is looked at.
+//! The compact form of a JSON Web Signature, parsed strictly and before any key is looked up.
 
 use base64::{
     Engine,
@@ -14,8 +14,8 @@ pub const TOKEN_MAX: usize = 24 * 1024;
 /// The longest key id. Entra's have 27 characters or, for certificates, 40.
 const KID_MAX: usize = 128;
 
-/// base64url without padding, and only the canonical spelling: two texts for one signature would be two tokens for one
-/// entry of a deny-list.
+/// base64url without padding, and only in its canonical spelling: with two texts for one signature, one token could get
+/// past a deny-list entry of the other.
 const BASE64URL: GeneralPurpose = GeneralPurpose::new(
     &URL_SAFE,
     GeneralPurposeConfig::new()
@@ -23,7 +23,7 @@ const BASE64URL: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(false),
 );
 
-/// A token whose form is right; nothing in it is verified.
+/// A token in the right form; nothing in it is verified.
 #[derive(Debug)]
 pub struct Unverified<'a> {
     /// Key id from the header.
@@ -68,12 +68,12 @@ fn key_id(header: &[u8]) -> Result<String, Reject> {
     if header.get("alg").and_then(Value::as_str) != Some("RS256") {
         return Err(Reject::Algorithm);
     }
-    // at+jwt is RFC 9068's; Entra sends JWT.
+    // at+jwt is from RFC 9068; Entra sends JWT.
     let typ = header.get("typ").map(Value::as_str);
     if !matches!(typ, None | Some(Some("JWT" | "jwt" | "at+jwt" | "application/at+jwt"))) {
         return Err(Reject::Type);
     }
-    // No extension is understood, so a critical one cannot be honoured. A key that comes with the token is the sender's.
+    // No extension is supported, so a critical one cannot be honoured. A key in the token would be the sender's own.
     for name in ["crit", "jwk", "jku", "x5u", "x5c", "zip", "b64", "enc"] {
         if header.contains_key(name) {
             return Err(Reject::HeaderField);
@@ -143,7 +143,7 @@ mod tests {
             (format!("{head}."), Reject::Signature),
             (format!("{good}="), Reject::Base64),
             (format!("{head}.{signature} "), Reject::Base64),
-            // "c2ln" is "sig"; "c2lo" differs in bits that do not count only where a segment has unused bits
+            // "c2ln" is "sig"; "c2lo" decodes to other bits, which are unused bits only at the end of some segments
             (format!("{head}.ab"), Reject::Base64),
             (format!("{head}.a+/b"), Reject::Base64),
             ("x".repeat(super::TOKEN_MAX + 1), Reject::TooLong),

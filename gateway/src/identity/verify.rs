@@ -11,16 +11,16 @@ pub const SKEW_SECONDS: u64 = 60;
 /// The directory of personal Microsoft accounts. Anyone can have an account there.
 const CONSUMERS: Uuid = Uuid::from_u128(0x9188_040d_6c67_4c5b_b112_36a3_04b6_6dad);
 
-/// A token whose every claim has been checked; only the signature may be missing, see [`super::Identity`].
+/// A token whose claims have all been checked; only the signature may still be unchecked, see [`super::Identity`].
 #[derive(Debug)]
 pub struct Verified {
     /// The claims.
     pub claims: Claims,
-    /// End of life in Unix seconds, without the skew.
+    /// Expiry in Unix seconds, without the skew.
     pub expires: u64,
 }
 
-/// Who says so: read before the key is looked up, because keys belong to an issuer.
+/// The token's origin. It is read before the key is looked up, because keys belong to an issuer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Issuer {
     /// `tid`.
@@ -51,7 +51,7 @@ pub fn issuer(claims: &Map<String, Value>, authority: &Authority) -> Result<Issu
     Ok(Issuer { tid, iss: expected })
 }
 
-/// Checks the rest: audience, times, and that it is an access token.
+/// Checks the rest: audience, times, and that the token is an access token.
 ///
 /// # Errors
 /// [`Reject`].
@@ -73,7 +73,7 @@ pub fn check(claims: Map<String, Value>, audiences: &[String], now: u64) -> Resu
     Ok(Verified { claims, expires })
 }
 
-/// A string that is one of ours, or an array of strings that holds one.
+/// A string that is one of ours, or an array of strings that contains one.
 fn audience_matches(claim: Option<&Value>, audiences: &[String]) -> bool {
     let ours = |value: &Value| value.as_str().is_some_and(|text| audiences.iter().any(|audience| audience == text));
     match claim {
