@@ -1,4 +1,4 @@
-//! The gateway's client of PostgreSQL against a real server, with TLS in front of it, and against one that misbehaves.
+//! The gateway's PostgreSQL client against a real server, with TLS in front of it, and against a misbehaving one.
 
 use std::{sync::Arc, time::Duration};
 
@@ -59,13 +59,13 @@ async fn sslmode_lets_in_whom_it_should_and_nobody_else() -> Result<()> {
     refused(connect(secure, None).await, "the system's authorities alone")?;
     let elsewhere = secure.replace("@127.0.0.1:", "@elsewhere.example:") + "&hostaddr=127.0.0.1";
     refused(connect(&elsewhere.replace("&sslrootcert", "&unused"), Some(ca)).await, "another name")?;
-    // The chain without the name, and neither.
+    // Only the chain is verified, then neither chain nor name.
     connect(&elsewhere.replace("verify-full", "verify-ca"), Some(ca)).await.context("verify-ca")?;
     connect(&elsewhere.replace("verify-full", "require"), Some(ca)).await.context("require with a root")?;
     refused(connect(&secure.replace("verify-full", "require"), Some(other.path())).await, "require, another root")?;
     connect(&elsewhere.replace("verify-full", "require"), None).await.context("require")?;
     connect(&secure.replace("verify-full", "prefer"), None).await.context("prefer")?;
-    // The server itself has no TLS here: those who can do without it do.
+    // The server itself has no TLS here: clients that do not require it connect.
     let clear = clear.split('?').next().unwrap_or_default();
     let bare = connect(&format!("{clear}?sslmode=require"), None).await;
     if cluster.binaries().major() > 0 && bare.is_err() {
@@ -117,14 +117,14 @@ async fn a_group_is_done_to_its_first_mistake_and_the_connection_serves_on() -> 
     ensure!((label, error.sqlstate.as_str()) == ("two", "22012"), "{label}: {error}");
     ensure!(seen.iter().filter(|(label, _)| *label == "one").count() == 3, "{seen:?}");
     ensure!(seen.iter().all(|(label, _)| *label != "three"), "{seen:?}");
-    // A complaint as long as what it complains of.
+    // An error message as long as the statement that it is about.
     let error = wire.query("SELECT repeat('y', 30000000)::int").await.err().context("a number")?;
     ensure!(error.sqlstate() == Some("22P02"), "{}", error.to_string().len());
     ensure!(error.to_string().len() < 100_000);
-    // Notices belong to no answer.
+    // Notices belong to no result.
     wire.query("DO $$ BEGIN FOR i IN 1..100 LOOP RAISE WARNING 'notice %', i; END LOOP; END $$").await?;
     ensure!(wire.query("SELECT 7").await?.as_deref() == Some("7"));
-    // A row beyond what was asked for is not taken in.
+    // Rows beyond the requested number are not read.
     let error = wire.query("SELECT repeat('z', 3000000)").await.err().context("3 MB")?;
     ensure!(matches!(error, WireError::Protocol(_)) && wire.is_closed(), "{error}");
     Ok(())
@@ -150,8 +150,8 @@ async fn an_end_while_nobody_calls_is_noticed() -> Result<()> {
     Ok(())
 }
 
-/// An authority that ends is followed by appending the next one; connections that are opened then are let in, with the same
-/// configuration. What cannot be read leaves the last good file in force.
+/// An expiring authority is replaced by appending the next one: new connections are accepted with the same
+/// configuration. An unreadable file leaves the last good one in force.
 #[tokio::test]
 async fn a_root_that_is_appended_is_trusted() -> Result<()> {
     let (cluster, database) = world().await?;
@@ -230,7 +230,7 @@ async fn a_cancel_ends_the_statement_and_a_drop_the_session() -> Result<()> {
     Ok(())
 }
 
-/// A server that says these words, each after it was said something.
+/// A server that sends these messages, one after each message of the client.
 async fn scripted(words: Vec<Vec<u8>>) -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let port = listener.local_addr()?.port();
@@ -256,7 +256,7 @@ async fn a_server_that_misbehaves_gets_no_further() -> Result<()> {
         b"R\0\0\0\x03".to_vec(),
         b"R\xff\xff\xff\xff".to_vec(),
         b"D\0\0\0\x0a\0\x01\0\0\0\0".to_vec(),
-        // SCRAM without what goes with it; Kerberos.
+        // SCRAM without its mechanisms; Kerberos.
         b"R\0\0\0\x0a\0\0\0\x0a\0\0".to_vec(),
         b"R\0\0\0\x08\0\0\0\x02".to_vec(),
         b"R\0\0\0\x0c\0\0\0\x0cv=x=".to_vec(),

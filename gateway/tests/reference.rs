@@ -1,4 +1,4 @@
-//! docs/reference/ says of settings, metrics and log fields what the code says.
+//! docs/reference/ agrees with the code about settings, metrics and log fields.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -18,14 +18,14 @@ fn every_option_stands_in_the_document() {
     document("options").generated("options of storefence-gateway", &reference::options(&cli::command()));
 }
 
-/// What is read past the options, in all that is shipped.
+/// Variables that are read outside of the options, in all shipped code.
 #[test]
 fn every_variable_without_an_option_stands_in_the_document() {
     let page = std::fs::read_to_string(sources().join("../../docs/reference/options.md")).expect("the page");
     for package in ["runtime", "gateway", "operator", "tenancy"] {
         let sources = sources().join("../..").join(package).join("src");
         let mut read = reference::in_sources(&sources, r#"env::var(?:_os)?\("([A-Z_]+)"\)"#);
-        // The collector's are asked for by way of a function.
+        // The collector's variables are read through a function.
         read.extend(reference::in_sources(&sources, r#""(OTEL_[A-Z_]+)""#));
         let missing: Vec<_> = read.iter().filter(|name| !page.contains(&format!("`{name}`"))).collect();
         assert!(missing.is_empty(), "{package}: {missing:?}");
@@ -36,7 +36,7 @@ fn every_variable_without_an_option_stands_in_the_document() {
 fn every_metric_stands_in_the_document() {
     let scrape = Metrics::new().expect("metrics").render().expect("text");
     let families = reference::families(&scrape);
-    // A metric that has no value yet would be missing from the scrape, and from the table.
+    // A metric without a value would be missing from the scrape, and so from the table.
     let named = reference::in_sources(&sources(), r#""((?:mcp|storefence)_[a-z_]+_(?:total|seconds|bytes|info))""#);
     let missing: Vec<_> = named.iter().filter(|name| !families.contains_key(*name)).collect();
     assert!(missing.is_empty(), "without a value from the start (see Metrics::begin): {missing:?}");
@@ -64,7 +64,7 @@ fn every_audit_field_stands_in_the_document() {
         audit.split("struct Line<'a> {").nth(1).and_then(|rest| rest.split("\n}").next()).expect("the line's fields");
     let fields = body.lines().filter_map(|line| line.split_once(':').map(|(name, _)| name.trim()));
     let mut names: BTreeSet<String> = fields.map(camel_case).collect();
-    // The chain is put behind them by hand.
+    // The fields of the chain are appended by hand.
     for name in ["previous", "hash"] {
         assert!(chain.contains(&format!("\\\"{name}\\\"")), "{name} is no longer in the line");
         names.insert(name.to_owned());

@@ -1,4 +1,5 @@
-//! No option and no variable turns a check off: each is looked at by its name, its values, and in the binary's own help.
+//! No option and no variable turns a check off: each is examined by its name, by its values, and in the binary's own
+//! help.
 
 use std::{path::Path, process::Command};
 
@@ -6,7 +7,7 @@ use clap::{Arg, ArgAction};
 use storefence_devstack::reference;
 use storefence_gateway::cli;
 
-/// What such options are called elsewhere.
+/// Common names of such options elsewhere.
 const WORDS: [&str; 19] = [
     "insecure",
     "unsafe",
@@ -28,11 +29,11 @@ const WORDS: [&str; 19] = [
     "lax",
     "unauth",
 ];
-/// Options without a value, and why there may be such a thing at all.
+/// Options without a value, and why each may exist.
 const SWITCHES: [(&str, &str); 1] =
     [("trace-statements", "sends more to the operator's own collector, and checks nothing")];
 
-/// The words in a name that an option must not have.
+/// Words that an option's name must not contain.
 fn suspicious(name: &str) -> Vec<&'static str> {
     let name = name.to_lowercase().replace('_', "-");
     let mut found: Vec<_> = WORDS.into_iter().filter(|word| name.contains(word)).collect();
@@ -70,7 +71,7 @@ fn no_option_is_a_switch_for_a_check() {
     }
 }
 
-/// What the binary says of itself, in case it is another than the definition.
+/// The binary's own help, in case it differs from the definition.
 #[test]
 fn the_help_of_the_binary_names_no_such_option() {
     for command in [&["run"][..], &["doctor"], &["explain"], &["probe"], &["audit", "verify"]] {
@@ -87,7 +88,7 @@ fn the_help_of_the_binary_names_no_such_option() {
     }
 }
 
-/// Variables that are read past the options.
+/// Variables that are read outside of the options.
 #[test]
 fn no_variable_is_a_switch_for_a_check() {
     for package in ["runtime", "gateway", "tenancy"] {

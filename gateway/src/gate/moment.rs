@@ -29,7 +29,7 @@ const CALLS: [&str; 18] = [
     "uuidv4",
     "uuidv7",
 ];
-/// Casts and type names by which a text becomes a date or time relative to now.
+/// Input texts that stand for a date or time relative to now.
 const TEXTS: [&str; 4] = ["now", "today", "tomorrow", "yesterday"];
 
 /// Whether the value depends on the clock or on chance. False positives are acceptable: they cost one more run.

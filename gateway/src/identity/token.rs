@@ -14,8 +14,8 @@ pub const TOKEN_MAX: usize = 24 * 1024;
 /// The longest key id. Entra's have 27 characters or, for certificates, 40.
 const KID_MAX: usize = 128;
 
-/// base64url without padding, and only in its canonical spelling: with two texts for one signature, one token could get
-/// past a deny-list entry of the other.
+/// base64url without padding, and only in its canonical spelling: with two spellings of one signature, a deny-list
+/// entry would match only one of them.
 const BASE64URL: GeneralPurpose = GeneralPurpose::new(
     &URL_SAFE,
     GeneralPurposeConfig::new()

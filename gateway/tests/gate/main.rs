@@ -1,4 +1,4 @@
-//! The gate against two corpora: what analysts write passes whole, what a managed server cannot revoke is refused.
+//! The gate against two corpora: analysts' statements all pass, and what a managed server cannot revoke is refused.
 
 mod names;
 mod planner;
@@ -20,7 +20,7 @@ fn attacks() -> Vec<(String, String)> {
             let attack: serde_json::Value = serde_json::from_str(line).expect("a JSON object per line");
             let field = |name: &str| attack[name].as_str().expect("a text").to_owned();
             let mut sql = field("sql");
-            // Any value will do for what stands for a store or a login.
+            // Any value replaces the placeholders for a store or a login.
             while let (Some(start), Some(end)) = (sql.find("{{"), sql.find("}}")) {
                 sql.replace_range(start..end + 2, "1");
             }
@@ -39,8 +39,8 @@ fn analysts_statements_pass() {
     }
 }
 
-/// Statements of the corpus that get past the gate: nothing in them is forbidden by name, so the fence answers them with
-/// the caller's own rows, refuses them, or cuts them. A name that appears here or goes from here is a decision.
+/// Statements of the corpus that pass the gate: nothing in them is forbidden by name, so the fence answers them with
+/// the caller's own rows, refuses them, or limits them. Adding or removing a name here is a decision.
 const PASSED: [&str; 46] = [
     "aggregate_filter",
     "array_slice",

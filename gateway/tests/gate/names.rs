@@ -1,12 +1,12 @@
-//! Functions that take or give numbers of the server's own things, as `pg_proc` of PostgreSQL 16 and 18 has them: each is
-//! refused, or stands here with the reason why it may be called.
+//! Functions that take or return OIDs of the server's own objects, from `pg_proc` of PostgreSQL 16 and 18: each is
+//! refused, or listed here with the reason why it may be called.
 
 use anyhow::{Result, ensure};
 use storefence_gateway::gate::check;
 
 use super::planner::{cluster, reader};
 
-/// Types that name things of the server, that only the server itself makes, or that a type's reader and writer deal in.
+/// Types that name objects of the server, that only the server itself makes, or that input and output functions use.
 const TYPES: &str = "'oid', 'oid[]', 'oidvector', 'cstring', 'internal', 'regproc', 'regprocedure', 'regoper', 'regoperator', \
     'regclass', 'regcollation', 'regtype', 'regtype[]', 'regrole', 'regnamespace', 'regconfig', 'regdictionary', 'aclitem', \
     'aclitem[]', 'xid', 'xid8', 'cid', 'tid', 'name', 'name[]', 'pg_snapshot', 'txid_snapshot', 'trigger', 'event_trigger', \
@@ -51,7 +51,7 @@ const HARMLESS: [(&str, &str); 33] = [
 async fn walk(version: u32) -> Result<()> {
     let cluster = cluster(version, 4 * 1024 * 1024).await?;
     let (client, _) = reader(&cluster).await?;
-    // Also what says who is logged in: functions without arguments that give a text.
+    // Also functions that name the login: those without arguments that return a text.
     let sql = format!(
         "SELECT DISTINCT p.proname::text FROM pg_proc p WHERE p.prokind IN ('f', 'a', 'w')
             AND has_function_privilege('fence_reader', p.oid, 'EXECUTE') AND p.pronamespace::regnamespace::text <> 'fence'
@@ -66,7 +66,7 @@ async fn walk(version: u32) -> Result<()> {
         if HARMLESS.iter().any(|(harmless, _)| *harmless == name) {
             continue;
         }
-        // As it is called, quoted, by a value's attribute, and in the catalogue's own schema.
+        // As called, quoted, in attribute notation, and with the catalogue's schema.
         for text in
             [format!("SELECT \"{name}\" (a)"), format!("SELECT (a).\"{name}\""), format!("SELECT x.\"{name}\"(a)")]
         {
@@ -95,7 +95,7 @@ async fn catalogue_functions_of_18_are_refused() -> Result<()> {
     walk(18).await
 }
 
-/// Every way to be somebody, as words and as functions.
+/// All ways to name the current user, as keywords and as functions.
 #[test]
 fn who_is_logged_in_is_not_told() {
     for name in ["session_user", "system_user", "current_catalog"] {

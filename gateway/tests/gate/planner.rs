@@ -1,5 +1,5 @@
-//! What the gate lets through plans in two seconds and 256 MB, on PostgreSQL 16 and 18: searched for among statements that
-//! are made to multiply. The servers run under a limit of memory, in case the gate is wrong.
+//! Statements that pass the gate are planned within two seconds and 256 MB, on PostgreSQL 16 and 18. The test searches
+//! among generated statements that multiply. The servers run under a memory limit, in case the gate is wrong.
 
 use std::{fs, path::Path};
 
@@ -9,10 +9,11 @@ use storefence_gateway::gate::{check, lexer::tokens, weight::weigh};
 
 use super::statements::statement;
 
-/// Statements that are made, and the lightest that is planned: lighter ones are the analysts' own.
+/// Number of generated statements, and the weight of the lightest that is planned: lighter ones are ordinary
+/// statements.
 const SEEDS: std::ops::Range<u64> = 0..2_500;
 const LIGHTEST: u64 = 8_000;
-/// What planning may take: processor time, so that a busy machine changes nothing, and memory.
+/// Limits of planning: processor time, so that a busy machine changes nothing, and memory.
 const TICKS: u64 = 200;
 const KIBIBYTES: u64 = 256 * 1024;
 
@@ -35,7 +36,7 @@ pub async fn cluster(version: u32, address_space: u64) -> Result<Cluster> {
     Ok(cluster)
 }
 
-/// A session as statements of callers have it.
+/// A session with the settings that callers' statements have.
 pub async fn reader(cluster: &Cluster) -> Result<(tokio_postgres::Client, i32)> {
     let client = cluster.connect("retail").await?;
     client
@@ -47,7 +48,7 @@ pub async fn reader(cluster: &Cluster) -> Result<(tokio_postgres::Client, i32)> 
     Ok((client, pid))
 }
 
-/// Processor time in hundredths of a second, and the most memory so far in KiB.
+/// Processor time in hundredths of a second, and peak memory in KiB.
 fn used(pid: i32) -> Result<(u64, u64)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let fields: Vec<_> = stat.rsplit_once(')').context("stat")?.1.split_whitespace().collect();
@@ -80,7 +81,7 @@ async fn planned(cluster: &Cluster, sql: &str, seen: &mut Seen) -> Result<()> {
     let (ticks, kibibytes) = (after.0 - before.0, after.1 - before.1);
     seen.planned += 1;
     if let Err(error) = answer {
-        // A type that does not fit is the statement's own affair, running out of memory or time is the gate's.
+        // A type mismatch is the statement's own error; running out of memory or time is the gate's.
         let code = error.code().context("no answer")?.code().to_owned();
         ensure!(code.starts_with("42") || code == "0A000", "{code}: {sql}");
         seen.failed += 1;
@@ -122,7 +123,7 @@ fn joined(range: std::ops::Range<u32>, between: &str, one: impl Fn(u32) -> Strin
     range.map(one).collect::<Vec<_>>().join(between)
 }
 
-/// Statements just below the bounds, one for each.
+/// One statement just below each of the limits.
 fn edges() -> Vec<String> {
     let nested = |n, inner: &str| (0..n).fold(inner.to_owned(), |sql, _| format!("SELECT a + a a FROM ({sql}) x"));
     let exists = (0..7).fold("true".to_owned(), |inner, i| {
@@ -228,8 +229,8 @@ async fn what_passes_is_planned_soon_and_small_on_18() -> Result<()> {
     search(18).await
 }
 
-/// What the gate would let through if it were wrong ends with an error of its own session, where the server's processes have
-/// a limit of memory.
+/// If the gate were wrong, a statement would end with an error of its own session, provided that the server's processes
+/// have a memory limit.
 #[tokio::test]
 async fn a_limit_of_memory_holds_what_no_timeout_does() -> Result<()> {
     let cluster = cluster(18, 700 * 1024).await?;
@@ -240,7 +241,7 @@ async fn a_limit_of_memory_holds_what_no_timeout_does() -> Result<()> {
     let (client, _) = reader(&cluster).await?;
     let error = client.batch_execute(&format!("EXPLAIN {bomb}")).await.err().context("planned")?;
     ensure!(error.code().is_some_and(|code| code.code() == "53200"), "{error:?}");
-    // Neither the session nor any other one was ended.
+    // Neither this session nor any other was ended.
     client.batch_execute("SELECT count(*) FROM pg_class").await?;
     other.batch_execute("SELECT 1").await?;
     cluster.stop().await?;

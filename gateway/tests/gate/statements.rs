@@ -1,7 +1,8 @@
-//! Statements made at random of what multiplies in a planner: names of expressions, subqueries and common table expressions
-//! named several times, joins in lists and in trees, EXISTS, BETWEEN, IN, rows, set operations, windows, grouping sets.
+//! Random statements made of what multiplies in a planner: references to expressions, repeated references to subqueries
+//! and common table expressions, joins in lists and in trees, EXISTS, BETWEEN, IN, rows, set operations, windows,
+//! grouping sets.
 
-/// SplitMix64: the same statements everywhere.
+/// SplitMix64, so that every machine generates the same statements.
 pub struct Random(pub u64);
 
 impl Random {
@@ -23,13 +24,13 @@ impl Random {
     }
 }
 
-/// A statement and what it is made of.
+/// The text of a statement and the parts that it is made of.
 pub struct Maker {
     random: Random,
     names: u32,
 }
 
-/// A statement of this seed. Each query within it gives `a` (an integer), `b` (a boolean) and `store_id`.
+/// A statement for this seed. Each query in it returns `a` (an integer), `b` (a boolean) and `store_id`.
 pub fn statement(seed: u64) -> String {
     let mut maker = Maker { random: Random(seed), names: 0 };
     let depth = 1 + maker.random.below(8);

@@ -1,4 +1,4 @@
-//! The audit log: what stands in it, what does not, and what `audit verify` finds.
+//! The audit log: what it contains, what it leaves out, and what `audit verify` finds.
 
 use std::{
     path::Path,
@@ -70,13 +70,13 @@ async fn audit(world: Arc<World>) -> Result<()> {
     query("DROP TABLE retail.orders").await?;
     client.call_tool("list_stores", json!({})).await?;
     client.call_tool("a_secret_word", json!({})).await?;
-    // One that the client gives up.
+    // A request that the client gives up.
     let slow = "SELECT count(*) FROM generate_series(1, 100000) a, generate_series(1, 100000) b";
     let arguments_of = json!({"name": "execute_sales_query", "arguments": {"postgresql_query": slow}});
     let request = client.request("tools/call", arguments_of).timeout(Duration::from_millis(300));
     ensure!(request.send().await.is_err(), "the slow statement was fast");
     until("six lines", Duration::from_secs(3), || async { Ok(read(&file)?.len() == 6) }).await?;
-    // What else reads rows, and what only looks like it.
+    // Other requests that read rows, and requests that only look like it.
     for (method, params) in OTHERS {
         let params: Value = serde_json::from_str(params)?;
         let mut request = client.request(method, params.clone());
@@ -137,7 +137,7 @@ async fn audit(world: Arc<World>) -> Result<()> {
         ensure!(!whole.contains(secret), "{secret} is in {whole}");
     }
 
-    // One file has one writer: two chains in one file would be none.
+    // A file has one writer: two writers would break the hash chain.
     let output = Command::new(env!("CARGO_BIN_EXE_storefence-gateway"))
         .env_clear()
         .args(["run", "--public-url", "http://localhost:1", "--audience", "x", "--scope", "x"])
@@ -151,7 +151,7 @@ async fn audit(world: Arc<World>) -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.code() == Some(2) && said.contains("STOREFENCE_AUDIT_FILE"), "{output:?}");
 
-    // The chain goes on after a restart.
+    // The hash chain continues after a restart.
     end(gateway).await?;
     let gateway = world.another_gateway("audit-2", &arguments).await?;
     world.client_of(&gateway, "head-office")?.call_tool("get_current_utc_date", json!({})).await?;

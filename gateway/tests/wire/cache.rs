@@ -1,4 +1,4 @@
-//! Kept answers: to whom they are given again, and when no longer.
+//! Cached responses: who receives them, and when they become invalid.
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,7 +29,7 @@ async fn ask(client: &McpClient, sql: &str) -> Result<Answer> {
     Ok(client.call_tool(TOOL, json!({"postgresql_query": sql})).await?)
 }
 
-/// How old the answer is said to be; `None` for one that was made for this call.
+/// The reported age of the answer; `None` if it was made for this call.
 fn age(answer: &Answer) -> Option<u64> {
     answer.result()["_meta"][AGE].as_u64()
 }
@@ -46,12 +46,12 @@ async fn set(world: &World, ttl: Value) -> Result<()> {
     world.patch_spec("zava", json!({"gateway": {"cacheTtl": ttl}})).await
 }
 
-/// Asks until an answer is one that was kept.
+/// Repeats a call until the answer is a cached response.
 async fn until_kept(client: &McpClient, sql: &str) -> Result<()> {
     until("an answer is kept", Duration::from_secs(3), || async { Ok(age(&ask(client, sql).await?).is_some()) }).await
 }
 
-/// Another person whom the same rule names.
+/// Another person matched by the same rule.
 fn colleague(world: &World, principal: &str) -> Result<McpClient> {
     let principal = principals::find(principal).context("no such principal")?;
     let request = TokenRequest::principal(principal).claim("oid", json!("33333333-3333-4333-8333-333333333333"));
@@ -78,7 +78,7 @@ async fn kept(world: Arc<World>) -> Result<()> {
     ensure!(looked_up(&world, "hit").await? > hits);
     ensure!(world.metric(&world.gateway, "storefence_answer_cache_bytes").await? > 0.0);
 
-    // Another scope has its own answers, however alike the question.
+    // Another scope has its own responses, even for the same question.
     for (principal, orders) in [("redmond-manager", 5), ("puget-sound-regional", 12), ("head-office", 15)] {
         let client = world.client_as(principal)?;
         let answer = ask(&client, ORDERS).await?;
@@ -86,25 +86,25 @@ async fn kept(world: Arc<World>) -> Result<()> {
         ensure!(age(&answer).is_none(), "{principal}: an answer of another scope");
         ensure!(age(&ask(&client, ORDERS).await?).is_some(), "{principal}: not kept");
     }
-    // Another tenant asked for nothing.
+    // Another tenant has no cached response yet.
     let contoso = world.client_as("contoso-head-office")?;
     for _ in 0..2 {
         let answer = ask(&contoso, ORDERS).await?;
         ensure!(answer.structured()["rows"] == json!([[6]]) && age(&answer).is_none(), "{}", answer.message);
     }
-    // Another principal of the same scope has the same answer.
+    // Another principal with the same scope gets the cached response.
     let answer = ask(&colleague(&world, "redmond-manager")?, ORDERS).await?;
     ensure!(answer.structured()["rows"] == json!([[5]]) && age(&answer).is_some(), "{}", answer.message);
-    // Other arguments have other answers.
+    // Other arguments have other responses.
     ensure!(age(&ask(&seattle, "SELECT count(*) AS n FROM retail.orders").await?).is_none());
-    // An error is made anew each time.
+    // Errors are not cached.
     for _ in 0..2 {
         let ran = statements(&world).await?;
         let answer = ask(&redmond, "SELECT 1 / (count(*) - count(*)) FROM retail.orders").await?;
         ensure!(answer.structured()["sqlstate"] == "22012", "{}", answer.message);
         ensure!(statements(&world).await? > ran, "an error was kept");
     }
-    // What moves by itself is asked anew each time.
+    // Statements that depend on the clock or on chance are not cached.
     let moving =
         ["SELECT clock_timestamp() AS at", "SELECT now() AS at", "SELECT random() AS at, count(*) FROM retail.stores"];
     for sql in moving {
@@ -124,7 +124,7 @@ async fn kept(world: Arc<World>) -> Result<()> {
         ensure!(age(&seattle.call_tool(tool, json!({})).await?).is_some(), "{tool} is not kept");
     }
 
-    // For as long as it was asked for.
+    // For as long as configured.
     set(&world, json!("1s")).await?;
     until("an answer is forgotten", Duration::from_secs(5), || async {
         let first = age(&ask(&seattle, ORDERS).await?);
@@ -149,7 +149,7 @@ async fn single_flight(world: Arc<World>) -> Result<()> {
     let ran = statements(&world).await? - ran;
     ensure!((ran - 1.0).abs() < 0.5, "{ran} statements");
 
-    // The one who began goes away; the one who waits gets an answer all the same.
+    // The caller who started the work goes away; the one who waits is answered all the same.
     let slow = slow.replace("1000", "1500");
     let request = seattle.request("tools/call", json!({"name": TOOL, "arguments": {"postgresql_query": slow}}));
     let leaving = tokio::spawn(request.timeout(Duration::from_millis(150)).send());
@@ -169,7 +169,7 @@ async fn revoked(world: Arc<World>) -> Result<()> {
     until_kept(&seattle, ORDERS).await?;
     until_kept(&head, ORDERS).await?;
 
-    // A rule grants another store: the old answer is not hers any more.
+    // A rule grants another store: the old response is no longer hers.
     let rules = ZAVA.object()["spec"]["principals"].clone();
     let mut moved = rules.clone();
     moved[1]["stores"] = json!(["Online"]);
@@ -178,7 +178,7 @@ async fn revoked(world: Arc<World>) -> Result<()> {
     world.patch_spec("zava", json!({"principals": rules})).await?;
     until("the former rule is back", within, || async { Ok(orders(&seattle).await? == json!([[7]])) }).await?;
 
-    // A store leaves the tenant: by the fence's own mapping, which the gateway only learns by asking.
+    // A store leaves the tenant in the fence's own mapping, which the gateway only sees by querying it.
     let superuser = world.superuser().await?;
     let online = ZAVA.stores[2].1;
     superuser.batch_execute(&format!("DELETE FROM fence.tenant_stores WHERE store_id = '{online}'")).await?;
@@ -186,7 +186,7 @@ async fn revoked(world: Arc<World>) -> Result<()> {
     superuser.batch_execute(&format!("INSERT INTO fence.tenant_stores VALUES ('{online}', 1, 'Online')")).await?;
     until("head office has three stores", within, || async { Ok(orders(&head).await? == json!([[15]])) }).await?;
 
-    // A policy changes, a table changes: what was seen before it is not given again.
+    // A policy changes, a table changes: earlier responses are not served again.
     for (change, back) in [
         ("ALTER TABLE retail.orders ADD COLUMN kept_note text", "ALTER TABLE retail.orders DROP COLUMN kept_note"),
         ("REVOKE SELECT ON retail.customers FROM fence_reader", "GRANT SELECT ON retail.customers TO fence_reader"),
@@ -211,7 +211,7 @@ async fn revoked(world: Arc<World>) -> Result<()> {
         }
     }
 
-    // The tenant's login is shut out of the fence: an error, and no memory of better days.
+    // The fence shuts out the tenant's login: the answer is an error and not a cached response.
     until_kept(&head, ORDERS).await?;
     superuser.batch_execute("UPDATE fence.tenants SET enabled = false WHERE tenant_id = 'zava'").await?;
     let shut = until("the tenant is shut out", within, || async {
@@ -222,7 +222,7 @@ async fn revoked(world: Arc<World>) -> Result<()> {
     shut?;
     until("the tenant is back", within, || async { Ok(orders(&head).await? == json!([[15]])) }).await?;
 
-    // The context key is rotated: everything is asked anew.
+    // The context key is rotated: every call runs anew.
     until_kept(&seattle, ORDERS).await?;
     world.context_key(&ZAVA, 9).await?;
     world.set_credentials("zava", Slot::A, 9).await?;

@@ -1,4 +1,4 @@
-//! Kept answers that replicas share through Redis: what stands there, and what becomes of somebody else's hands on it.
+//! Cached responses that replicas share through Redis: what Redis stores, and what happens if somebody tampers with it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -47,7 +47,7 @@ async fn shared(world: Arc<World>) -> Result<()> {
         let answer = ask(&world, &first, principal).await?;
         ensure!(answer.structured()["rows"] == json!([[orders]]), "{}", answer.message);
     }
-    // Another replica has never run the statement, and answers.
+    // Another replica answers without ever having run the statement.
     let second = world.another_gateway("answers-2", &arguments).await?;
     for (principal, orders) in [("seattle-manager", 7), ("redmond-manager", 5)] {
         let answer = ask(&world, &second, principal).await?;
@@ -63,7 +63,7 @@ async fn shared(world: Arc<World>) -> Result<()> {
     let answer = ask(&world, &second, "head-office").await?;
     ensure!(answer.structured()["rows"] == json!([[15]]) && !is_kept(&answer), "{}", answer.message);
 
-    // Without memory of its own a replica has the shared answers, and no others.
+    // A replica without a cache in memory serves the shared responses, and no others.
     let bare = world.another_gateway("answers-bare", &[&arguments[..], &["--cache-bytes", "0"]].concat()).await?;
     for (principal, orders) in [("seattle-manager", 7), ("redmond-manager", 5)] {
         let answer = ask(&world, &bare, principal).await?;
@@ -71,7 +71,7 @@ async fn shared(world: Arc<World>) -> Result<()> {
     }
     ensure!((redis_hits(&world, &bare).await? - 2.0).abs() < 0.5);
 
-    // What an operator of Redis sees.
+    // What an operator of Redis can see.
     let names: Vec<String> = redis::cmd("KEYS").arg("storefence:answer:*").query_async(&mut redis).await?;
     ensure!(names.len() == 3, "{names:?}");
     let mut values = Vec::new();
@@ -85,7 +85,7 @@ async fn shared(world: Arc<World>) -> Result<()> {
         }
         values.push(value);
     }
-    // Answers that are moved to other names, edited or cut are none.
+    // Responses that are moved to other keys, edited or cut are not served.
     values.rotate_left(1);
     values[1][20] ^= 1;
     values[2].truncate(5);

@@ -1,4 +1,5 @@
-//! Nobody waits for the answer any more: the statement ends at the server, in both revisions and over both versions of HTTP.
+//! When nobody waits for an answer any more, the statement ends on the server: in both revisions and over both versions
+//! of HTTP.
 
 use std::{
     collections::BTreeMap,
@@ -17,11 +18,13 @@ use crate::{
     world::{World, ZAVA, until},
 };
 
-/// From the client's word to the statement's end, for each. Far below the statement's own length of many seconds.
+/// The time limit for each cancel, from the client's signal to the statement's end. Far below the statement's own
+/// duration of many seconds.
 const SOON: Duration = Duration::from_secs(2);
-/// The same as it is promised.
+/// The documented limit.
 const PROMISED: Duration = Duration::from_millis(200);
-/// Tries of each way. Their median is held to the promise, so that one that a busy machine held up does not count.
+/// Attempts of each kind. Their median has to meet the documented limit, so that one attempt delayed by a busy machine
+/// does not count.
 const TRIES: usize = 3;
 
 pub fn tests(tests: &mut Tests) {
@@ -31,12 +34,12 @@ pub fn tests(tests: &mut Tests) {
     tests.add("resources_and_completions_are_cancelled_as_tools_are", other_methods);
 }
 
-/// From the client's word to the statement's end, by way.
+/// The time from the client's signal to the statement's end, by kind of cancel.
 #[derive(Default)]
 struct Times(BTreeMap<String, Vec<Duration>>);
 
 impl Times {
-    /// Waits for the end of the statement that somebody has just given up.
+    /// Waits for the end of a statement that was just given up.
     async fn until_ended(&mut self, way: String, gone: Instant, database: &Client) -> Result<()> {
         until("the statement has ended", SOON, || async { Ok(!active(database).await?) })
             .await
@@ -45,7 +48,8 @@ impl Times {
         Ok(())
     }
 
-    /// In time whichever way, and by a cancel of ours: the server would notice a closed socket by itself, after a second.
+    /// In time for every kind, and through the gateway's cancel: the server itself would notice a closed socket only
+    /// after a second.
     async fn promised(mut self, world: &World, cancels: f64) -> Result<()> {
         for (way, times) in &mut self.0 {
             times.sort_unstable();
@@ -92,7 +96,7 @@ async fn cancels(world: &World) -> Result<f64> {
     world.metric(&world.gateway, "storefence_cancels_total{cause=\"disconnect\"}").await
 }
 
-/// The notification that ends a request of the client, as its revision writes it.
+/// The notification that cancels a request, in the form of the client's revision.
 async fn cancel(client: &McpClient, id: u32) -> Result<()> {
     let request = client.request("notifications/cancelled", json!({}));
     let built = request.try_clone().and_then(|request| request.build().ok()).context("a request")?;
@@ -114,7 +118,7 @@ async fn disconnect(world: Arc<World>) -> Result<()> {
     let (mut times, before) = (Times::default(), cancels(&world).await?);
     for streaming in [false, true].repeat(TRIES) {
         for (name, client) in clients(&world, "head-office")? {
-            // A connection is there, so that what is active is the statement and not the opening.
+            // Opens the connection first, so that the active query is the statement.
             world.rows("head-office", "SELECT 1").await?;
             let request = slow(&client, SLOW, streaming.then(|| json!("p")))?;
             let (reached, reaches) = tokio::sync::oneshot::channel();
@@ -140,8 +144,8 @@ async fn disconnect(world: Arc<World>) -> Result<()> {
     Ok(())
 }
 
-/// The server forgets a cancel that comes between two of the statements that make up a call: it has to come again in time.
-/// Here the line loses it.
+/// The server ignores a cancel that arrives between two statements of one call, so the gateway has to repeat it in
+/// time. Here the network loses the cancel.
 async fn forgotten(world: Arc<World>) -> Result<()> {
     world.limits(&ZAVA, "head-office", Some(json!({"statementTimeout": "30s"}))).await?;
     let (database, proxy) = (world.superuser().await?, world.cluster.proxy());
@@ -183,7 +187,7 @@ async fn cancelled(world: Arc<World>) -> Result<()> {
                 // By now the answer has begun.
                 tokio::time::sleep(Duration::from_millis(1300)).await;
             }
-            // The same id of another client, and another id of the same one.
+            // The same id from another client, and another id from the same client.
             cancel(&other, 1).await?;
             cancel(&client, 2).await?;
             ensure!(active(&database).await? && !calling.is_finished(), "{name}: somebody else cancelled it");
@@ -200,12 +204,12 @@ async fn cancelled(world: Arc<World>) -> Result<()> {
     Ok(())
 }
 
-/// Each of these with each of those.
+/// All combinations of both lists.
 fn pairs<'a, A, B>(these: &'a [A], those: &'a [B]) -> Vec<(&'a A, &'a B)> {
     these.iter().flat_map(|this| those.iter().map(move |that| (this, that))).collect()
 }
 
-/// What else asks the database. A table that is locked holds the statements up.
+/// Other requests that query the database. A locked table holds the statements up.
 async fn other_methods(world: Arc<World>) -> Result<()> {
     world.limits(&ZAVA, "seattle-manager", Some(json!({"statementTimeout": "30s"}))).await?;
     let (mut locking, database) = (world.superuser().await?, world.superuser().await?);

@@ -1,4 +1,4 @@
-//! Each code of a tool error is one word, the same on the wire, in the metrics and in the audit log.
+//! Each tool error has one code, the same on the wire, in the metrics and in the audit log.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ pub fn tests(tests: &mut Tests) {
     tests.add("a_forbidden_tool_is_refused_in_words_and_recorded", forbidden);
 }
 
-/// Something sold in the first days of the year, for an amount that is no number.
+/// A sale in the first days of the year, with an amount that is not a number.
 const UNREADABLE: &str = "SET ROLE retail_loader;
     WITH tenant AS (SELECT tenant_key FROM retail.tenants WHERE tenant_id = 'zava'),
     category AS (INSERT INTO retail.categories (tenant_key, category_name) SELECT tenant_key, 'FENCES' FROM tenant RETURNING category_id, tenant_key),
@@ -78,7 +78,7 @@ async fn codes(world: Arc<World>) -> Result<()> {
     Ok(())
 }
 
-/// The caller reads that the tool is not theirs; who reads the audit log sees that it was tried.
+/// The caller reads that the tool is not theirs; the audit log shows the attempt.
 async fn forbidden(world: Arc<World>) -> Result<()> {
     const OID: &str = "66666666-6666-4666-8666-666666666666";
     let before = ZAVA.object()["spec"]["principals"].clone();

@@ -1,4 +1,4 @@
-//! What is counted, by calls whose numbers are known: before and after, to the last one.
+//! Metrics against a known number of calls: exact differences between before and after.
 
 use std::{
     collections::BTreeMap,
@@ -39,7 +39,7 @@ impl Scrape {
         Ok(Self(series.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect()))
     }
 
-    /// The value of a series; one that has not begun is at zero.
+    /// The value of a series, or zero if it does not exist yet.
     fn value(&self, name: &str) -> f64 {
         self.0.get(name).copied().unwrap_or_default()
     }
@@ -104,7 +104,7 @@ async fn statements(world: Arc<World>) -> Result<()> {
             failed(&[("mcp_query_duration_seconds_count{outcome=\"Statement\"}", 1.0)]),
         ),
         (
-            // The gate's answer: nothing is asked of the database.
+            // Answered by the gate: no query reaches the database.
             "DROP TABLE retail.orders",
             failed(&[
                 (QUERIES, 0.0),
@@ -123,8 +123,8 @@ async fn statements(world: Arc<World>) -> Result<()> {
     Ok(())
 }
 
-/// One connection, and a statement on it that waits for a lock: whoever comes next waits for the connection, or for the
-/// statement if it is the same principal's.
+/// One connection with a statement that waits for a lock: later calls wait for the connection, or for the statement if
+/// they come from the same principal.
 async fn waiting(world: Arc<World>) -> Result<()> {
     const HELD: Duration = Duration::from_millis(800);
     const OWN: &str = "storefence_principal_wait_seconds";
@@ -189,7 +189,7 @@ async fn age(world: Arc<World>) -> Result<()> {
     let waited = first_at.elapsed().as_secs_f64();
     let second = Scrape::of(&world, &gateway).await?;
     let aged = second.since(&first, AGE);
-    // Each scrape has its own moment between being asked for and being answered.
+    // The scrapes run at different moments.
     ensure!(aged >= waited - 0.001 && aged <= started.elapsed().as_secs_f64(), "{aged} s older after {waited} s");
     ensure!(second.value("storefence_tenants{state=\"served\"}") == 2.0);
     ensure!(second.since(&first, FETCHES) == 0.0, "fetched before the hour is over");

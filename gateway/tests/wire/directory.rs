@@ -17,7 +17,7 @@ pub fn tests(tests: &mut Tests) {
 async fn directory(world: Arc<World>) -> Result<()> {
     let tenants = world.path("directory");
     std::fs::create_dir_all(&tenants)?;
-    // Whole or not at all, as editors and kubelets write.
+    // Written atomically, as editors and kubelets do.
     let write = |name: &str, text: String| -> Result<()> {
         let temporary = tenants.join(format!(".{name}.new"));
         std::fs::write(&temporary, text)?;
@@ -39,7 +39,7 @@ async fn directory(world: Arc<World>) -> Result<()> {
     };
     ensure!(count("seattle-manager").await? == json!([[7]]) && count("contoso-head-office").await? == json!([[6]]));
 
-    // A change acts, a broken file is reported and changes nothing, a file that goes takes its tenant along.
+    // A change takes effect, a broken file is reported and changes nothing, and removing a file removes its tenant.
     let mut changed = ZAVA.object();
     changed["spec"]["principals"][1]["stores"] = json!(["Seattle", "Online"]);
     write("zava.yaml", changed.to_string())?;

@@ -1,4 +1,4 @@
-//! `storefence-gateway doctor` and `/readyz?verbose`: each part is broken, and its line says so.
+//! `storefence-gateway doctor` and `/readyz?verbose`: each part is broken in turn, and its line reports it.
 
 use std::{process::Output, sync::Arc, time::Duration};
 
@@ -25,7 +25,7 @@ pub fn tests(tests: &mut Tests) {
     tests.add("readyz_verbose_tells_what_the_doctor_finds", verbose);
 }
 
-/// Runs the doctor by the same options as the gateway of the tests, and more.
+/// Runs the doctor with the options of the tests' gateway, and more.
 async fn examine(world: &World, config: &str, more: &[&str]) -> Result<(i32, String)> {
     let (entra, client) = (world.entra.url().to_owned(), world.credentials());
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_storefence-gateway"));
@@ -52,7 +52,7 @@ async fn examine(world: &World, config: &str, more: &[&str]) -> Result<(i32, Str
     Ok((status.code().unwrap_or(-1), text))
 }
 
-/// The line of a check begins with this verdict and holds these words; it alone decides about the exit code.
+/// The line of a check begins with this verdict and contains these words; this check alone decides the exit code.
 fn line(text: &str, verdict: &str, check: &str, words: &[&str]) -> Result<()> {
     let wanted = format!("{verdict:<5} {check}");
     let line =
@@ -87,11 +87,11 @@ async fn doctor(world: Arc<World>) -> Result<()> {
         Ok(text)
     };
 
-    // No authority at that address; the vault's own is another option.
+    // No authority at that address; the vault's address is a separate option.
     let nowhere = format!("https://127.0.0.1:{}", free_port()?);
     fails("config.yaml", &["--authority", &nowhere], "authority", &["2 of 2", "--authority"]).await?;
 
-    // The vault lets the identity read nothing.
+    // The vault does not let the identity read secrets.
     world.vault.allow(&world.credentials().object_id, Permissions::only(&[]));
     let text = fails("config.yaml", &[], "key-vault", &["sf-contoso", "Key Vault Secrets User"]).await;
     world.vault.allow(&world.credentials().object_id, Permissions::user());
@@ -99,7 +99,7 @@ async fn doctor(world: Arc<World>) -> Result<()> {
     line(&text, "skip", "database", &["no credentials"])?;
     line(&text, "skip", "fence", &["no credentials"])?;
 
-    // The database knows another password.
+    // The database has another password.
     let contoso = &crate::world::CONTOSO;
     let secret = database_secret_name(&contoso.tenant_id(), Slot::A);
     let login = world.login_name(contoso, Slot::A).await?;
@@ -113,7 +113,7 @@ async fn doctor(world: Arc<World>) -> Result<()> {
     let good = format!("hunter2-{}-{}", Slot::A, contoso.id);
     world.vault.put(&secret, &uri(None), &[]);
     let refused = fails("config.yaml", &[], "database", &["28P01", "retail.storefence.dev/rotate"]).await;
-    // Nobody listens there.
+    // Nothing listens there.
     world.vault.put(&secret, &uri(Some(free_port()?)), &[]);
     let unreachable = fails("config.yaml", &[], "database", &["is the server up"]).await;
     world.login(contoso, Slot::A, &good).await?;
@@ -126,14 +126,14 @@ async fn doctor(world: Arc<World>) -> Result<()> {
     let shut = fails("config.yaml", &[], "fence", &["store context invalid"]).await;
     superuser.batch_execute("UPDATE fence.tenants SET enabled = true WHERE tenant_id = 'contoso'").await?;
     shut?;
-    // A login that can go round the fence.
+    // A login that can bypass the fence.
     let stores = "retail.stores";
     superuser.batch_execute(&format!("GRANT SELECT ON {stores} TO fence_login")).await?;
     let round = fails("config.yaml", &[], "fence", &["without the fence", "storefence-operator verify"]).await;
     superuser.batch_execute(&format!("REVOKE SELECT ON {stores} FROM fence_login")).await?;
     round?;
 
-    // Embeddings and Redis that are configured and not there.
+    // Embeddings and Redis are configured but do not exist.
     let config = std::fs::read_to_string(world.path("config.yaml"))?;
     let embeddings = format!("embeddings: {{provider: openAI, endpoint: '{nowhere}', model: m}}\n");
     std::fs::write(world.path("config-embeddings.yaml"), config + &embeddings)?;
@@ -150,7 +150,7 @@ async fn doctor(world: Arc<World>) -> Result<()> {
     Ok(())
 }
 
-/// What a gateway may do without, and has here.
+/// What a gateway can run without, and what this one has.
 async fn around(world: Arc<World>) -> Result<()> {
     let model = tokio::task::spawn_blocking(|| Model::shared(&|line| println!("{line}"))).await??;
     let api = EmbeddingsApi::start(&world.authority, &world.entra, model, EmbeddingsOptions::default()).await?;
@@ -197,14 +197,14 @@ async fn verbose(world: Arc<World>) -> Result<()> {
     for check in ["tenants", "authority", "key-vault", "database", "fence"] {
         line(&text, "ok", check, &[])?;
     }
-    // Probes may come often; the parts are tried now and then.
+    // Probes may be frequent; the checks run only now and then.
     let reads = world.metric(&gateway, "storefence_secret_reads_total{outcome=\"ok\"}").await?;
     for _ in 0..5 {
         read("?verbose").await?;
     }
     ensure!(world.metric(&gateway, "storefence_secret_reads_total{outcome=\"ok\"}").await? <= reads);
 
-    // What is found changes nothing about readiness: the other tenant is served.
+    // Findings do not change readiness: the other tenant is served.
     let gateway = world.another_gateway("doctor-shut", &[]).await?;
     let superuser = world.superuser().await?;
     superuser.batch_execute("UPDATE fence.tenants SET enabled = false WHERE tenant_id = 'contoso'").await?;

@@ -1,4 +1,4 @@
-//! docs/entra.md against the gateway: what it says clients send, the gateway says too.
+//! docs/entra.md against the gateway: both agree on what clients send.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -21,14 +21,14 @@ pub fn tests(tests: &mut Tests) {
     tests.add("the_entra_page_names_resource_scope_and_options_as_they_are", page);
 }
 
-/// What the page calls the gateway.
+/// The page's names for the gateway.
 const PUBLIC: &str = "https://gateway.example.com";
 
 async fn page(world: Arc<World>) -> Result<()> {
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/entra.md"))?;
     options(&text)?;
     issuers(&text)?;
-    // Step 8 ends in these options.
+    // Step 8 results in these options.
     let scope = text.split("--scope ").find(|rest| rest.starts_with(PUBLIC)).context("a scope with the URL")?;
     let scope = scope.split('`').next().context("a scope")?;
     let document = document(&world, scope).await?;
@@ -51,7 +51,7 @@ async fn page(world: Arc<World>) -> Result<()> {
             ensure!(settings["inputs"].is_null() && server["oauth"].is_null(), "{settings}");
             continue;
         };
-        // The pasted token: asked for, hidden, and had by the command of step 7.
+        // The pasted token: prompted for, hidden, and obtained by the command of step 7.
         let input = &settings["inputs"][0];
         let id = input["id"].as_str().context("an id")?;
         ensure!(headers.len() == 1 && headers["Authorization"] == format!("Bearer ${{input:{id}}}"), "{headers:?}");
@@ -63,7 +63,7 @@ async fn page(world: Arc<World>) -> Result<()> {
     Ok(())
 }
 
-/// The gateway's own document, with the options of the page.
+/// The gateway's own metadata document, with the options of the page.
 async fn document(world: &World, scope: &str) -> Result<Value> {
     let (port, admin) = (free_port()?, free_port()?);
     let tenants = world.path("entra-page");

@@ -1,4 +1,4 @@
-//! Rules that grant some of the tools: what is not granted is not offered, and refused in words.
+//! Rules that grant only some of the tools: the others are not listed, and calls to them are refused in plain words.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,11 +26,11 @@ fn names(list: &Value, what: &str) -> Vec<String> {
     items.filter_map(|item| item["name"].as_str().map(str::to_owned)).collect()
 }
 
-/// An answer byte for byte, but for what names the request itself: time, correlation id, and `name`.
+/// The bytes of an answer, except for what identifies the request: time, correlation id, and `name`.
 async fn bytes(client: &McpClient, method: &str, params: Value, name: &str) -> Result<String> {
     let response = client.request(method, params).send().await?;
     let mut head: Vec<_> = response.headers().iter().map(|(name, value)| format!("{name}: {value:?}")).collect();
-    // The length differs by that of the names and by nothing else: the body is compared.
+    // The length differs only by that of the names: the body is compared.
     head.retain(|line| !["date: ", "x-correlation-id: ", "content-length: "].iter().any(|own| line.starts_with(own)));
     head.sort();
     let answer = format!("{}\n{}\n\n{}", response.status(), head.join("\n"), response.text().await?);
@@ -75,7 +75,7 @@ async fn granted(world: Arc<World>) -> Result<()> {
             |reference: Value, argument: &str| json!({"ref": reference, "argument": {"name": argument, "value": ""}});
         let prompt = |name: &str| json!({"type": "ref/prompt", "name": name});
         let resource = |uri: &str| json!({"type": "ref/resource", "uri": uri});
-        // The names of the tools are in the documentation: one that is not granted says so, for whoever reads it.
+        // Tool names are documented, so the refusal of one that is not granted says so.
         let refused = client.call_tool("execute_sales_query", json!({"postgresql_query": "SELECT 1"})).await?;
         let said = denied(&refused)?["message"].as_str().unwrap_or_default();
         ensure!(
@@ -110,7 +110,7 @@ async fn granted(world: Arc<World>) -> Result<()> {
         let figures = client.call_tool("get_store_performance", json!({})).await?;
         ensure!(!figures.is_tool_error() && figures.structured()["code"].is_null(), "{}", figures.message);
     }
-    // Others have what they had.
+    // Others keep their tools.
     ensure!(tools_of(&world.client_as("head-office")?).await?.len() == 8);
     let broken = json!([figures, {"name": "odd", "role": "StoreManager", "entraUser": OID, "stores": ["Online"],
         "tools": ["execute_sales_query", "no_such_tool"]}]);
@@ -120,7 +120,7 @@ async fn granted(world: Arc<World>) -> Result<()> {
         "a tool of no name was taken"
     );
 
-    // Two rules: the tools of both.
+    // Two rules: the union of their tools.
     let both = json!([figures, {"name": "query", "role": "StoreManager", "entraUser": OID, "stores": ["Online"],
         "tools": ["execute_sales_query"]}]);
     world.patch_spec("zava", json!({"principals": rules(both)})).await?;

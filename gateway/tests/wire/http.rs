@@ -53,7 +53,7 @@ async fn metadata(world: Arc<World>) -> Result<()> {
     Ok(())
 }
 
-/// Not even its keys can be had here; what clients are told follows from the configuration.
+/// Its keys cannot be fetched here either; what clients are told follows from the configuration.
 async fn sovereign(world: Arc<World>) -> Result<()> {
     let (port, admin) = (free_port()?, free_port()?);
     let url = format!("http://127.0.0.1:{port}");
@@ -96,7 +96,7 @@ async fn challenges(world: Arc<World>) -> Result<()> {
             "{header}"
         );
     }
-    // A good token without the scope: another scope would help, another token would not.
+    // A valid token without the scope: another scope would help, another token would not.
     let principal = principals::find("head-office").expect("known");
     for scp in ["Retail.QueryAll", "retail.query", "User.Read openid"] {
         let request = TokenRequest::principal(principal).claim("scp", json!(scp));
@@ -108,7 +108,7 @@ async fn challenges(world: Arc<World>) -> Result<()> {
         let line = logged(&world, body)?;
         ensure!(line["fields"]["looked_at"] == "scp", "{line}");
     }
-    // A token that no rule names: the log says what the answer says, and why.
+    // A token that no rule matches: the log gives the same reason as the answer, and the details.
     let nobody = world.entra.issue(&TokenRequest::user(principals::ZAVA_TENANT_ID))?;
     let found = standing(&world.client(nobody, "/mcp", Revision::V2026_07_28)).await?;
     let said = found.said()?;
@@ -119,7 +119,7 @@ async fn challenges(world: Arc<World>) -> Result<()> {
     Ok(())
 }
 
-/// 403 with all that a client needs to ask for another scope.
+/// 403 with everything that a client needs to request another scope.
 fn forbidden(world: &World, answer: &Answer) -> Result<()> {
     let header = answer.headers["www-authenticate"].to_str()?;
     let metadata = format!("{}/.well-known/oauth-protected-resource/mcp", world.gateway.url);
@@ -130,7 +130,7 @@ fn forbidden(world: &World, answer: &Answer) -> Result<()> {
     Ok(())
 }
 
-/// The log line that a 403 names.
+/// The log line that a 403 refers to.
 fn logged(world: &World, body: &Value) -> Result<Value> {
     let id = body["correlationId"].as_str().context("an id")?;
     let log = std::fs::read_to_string(world.path("gateway.log"))?;
@@ -171,12 +171,12 @@ async fn http2(world: Arc<World>) -> Result<()> {
     Ok(())
 }
 
-/// Sends bytes as they are and reads the answer to its end, or to that of its headers.
+/// Sends raw bytes and reads the answer to its end, or to the end of its headers.
 async fn bytes(world: &World, head: String, body: Vec<u8>) -> Result<String> {
     let address = world.gateway.url.strip_prefix("http://").context("plain HTTP")?.to_owned();
     let mut stream = tokio::net::TcpStream::connect(address).await?;
     stream.write_all(head.as_bytes()).await?;
-    // All of it, before anything is read: as clients do that look at the answer last.
+    // Sends everything before reading, like clients that read the answer last.
     for part in body.chunks(64 * 1024) {
         stream.write_all(part).await.context("a broken pipe")?;
     }
@@ -250,7 +250,7 @@ async fn cors(world: Arc<World>) -> Result<()> {
     let token = world.token("head-office")?;
     let documents = "/.well-known/oauth-protected-resource/mcp";
     for path in ["/mcp", "/zava/mcp", documents] {
-        // A preflight has no token.
+        // A preflight carries no token.
         let preflight = world.http.request(reqwest::Method::OPTIONS, format!("{}{path}", world.gateway.url));
         let preflight = preflight
             .header("origin", ORIGIN)
@@ -276,7 +276,7 @@ async fn cors(world: Arc<World>) -> Result<()> {
         for name in ["mcp-session-id", "mcp-protocol-version", "www-authenticate", "retry-after", "x-correlation-id"] {
             ensure!(exposed.split(',').any(|own| own.trim() == name), "{name} is not in {exposed}");
         }
-        // Without an origin nothing is allowed to anybody.
+        // Without allowed origins, no origin is allowed.
         let answer = client.send("tools/list", json!({})).await?;
         ensure!(!answer.headers.contains_key("access-control-allow-origin"), "{answer:?}");
     }

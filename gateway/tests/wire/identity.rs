@@ -1,4 +1,4 @@
-//! Tokens that are let in, and what they are let in to: versions, stores, groups, applications, and for how long.
+//! Accepted tokens and what they grant: versions, stores, groups, applications, and for how long.
 
 use std::{sync::Arc, time::Duration};
 
@@ -56,7 +56,7 @@ async fn good(world: Arc<World>) -> Result<()> {
     Ok(())
 }
 
-/// The allowance for clocks counts, and what is remembered of a verified token does not outlive it.
+/// The clock skew is allowed, and a remembered verification does not outlive it.
 async fn until_expiry(world: Arc<World>) -> Result<()> {
     let token = world.entra.issue(&head_office()?.expires_in(-45))?;
     for _ in 0..2 {
@@ -112,7 +112,7 @@ async fn store_claims(world: Arc<World>) -> Result<()> {
     Ok(())
 }
 
-/// The claim under the name that a directory extension of an application has.
+/// The claim's name when an application's directory extension provides it.
 async fn extension_claim(world: Arc<World>) -> Result<()> {
     const CLAIM: &str = "extension_0f1e2d3c4b5a69788796a5b4c3d2e1f0_storeIds";
     let before = ZAVA.object()["spec"]["principals"].clone();
@@ -138,7 +138,7 @@ async fn extension_claim(world: Arc<World>) -> Result<()> {
         let seen = ask(value.clone()).await?;
         ensure!(seen == due, "{value}: {seen:?}");
     }
-    // That of another application is another claim.
+    // The extension of another application is another claim.
     let other = CLAIM.replace("0f1e", "1f1e");
     let request = TokenRequest::user(ZAVA_TENANT_ID).claim(&other, json!("Seattle"));
     ensure!(of(&world, &request).await?.is_outsider(), "another application's extension");
@@ -175,7 +175,7 @@ async fn app_only(world: Arc<World>) -> Result<()> {
     Ok(())
 }
 
-/// A rule that names the application serves its app-only tokens of both versions, and nobody else's.
+/// A rule that names the application serves its app-only tokens of both versions, and no others.
 async fn application_rule(world: Arc<World>) -> Result<()> {
     const REPORTS: &str = "33333333-3333-4333-8333-333333333333";
     const OTHER: &str = "44444444-4444-4444-8444-444444444444";
@@ -199,12 +199,12 @@ async fn application_rule(world: Arc<World>) -> Result<()> {
         let answer = client.call_tool("execute_sales_query", count).await?;
         ensure!(answer.structured()["rows"] == json!([[3]]), "{}", answer.message);
     }
-    // The role that lets people see everything widens nothing for an application.
+    // The role that lets people see everything has no effect for an application.
     let with_role = world.entra.issue(&issue(REPORTS, &[principals::HEAD_OFFICE_ROLE]))?;
     let stores = world.client(with_role, "/mcp", Revision::V2026_07_28).call_tool("list_stores", json!({})).await?;
     ensure!(stores.structured()["stores"].as_array().is_some_and(|list| list.len() == 1), "{}", stores.message);
-    // Another application, the same one of another directory, one without a permission, and a user who signed in through
-    // the very application.
+    // Another application, the same one in another directory, one without a permission, and a user who signed in
+    // through this application.
     for request in [
         issue(OTHER, &["Storefence.Reports"]),
         TokenRequest::application(CONTOSO_TENANT_ID, REPORTS, &["Storefence.Reports"]),

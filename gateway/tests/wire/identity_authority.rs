@@ -1,4 +1,4 @@
-//! Whose key and whose word counts: a directory's own keys, and the authority of the configuration.
+//! Which keys and issuers are trusted: a directory's own keys, and the authority of the configuration.
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -46,7 +46,7 @@ async fn rejected(world: &World, gateway: &Gateway, reason: &str) -> Result<f64>
     world.metric(gateway, &name).await
 }
 
-/// Refused, by the check that is meant to refuse it and by no other.
+/// Refused by the intended check and by no other.
 async fn refused(world: &World, gateway: &Gateway, what: &str, reason: &str, token: String) -> Result<()> {
     let before = rejected(world, gateway, reason).await?;
     let status = ask(world, gateway, token).await?;
@@ -55,13 +55,13 @@ async fn refused(world: &World, gateway: &Gateway, what: &str, reason: &str, tok
     Ok(())
 }
 
-/// Both keys are published for every directory's issuer, so nothing but the directory tells them apart.
+/// Both keys are published for every directory's issuer, so only the directory distinguishes them.
 async fn same_key_id(world: Arc<World>) -> Result<()> {
     let key = || Ok::<_, anyhow::Error>(Arc::new(SigningKey::generate(Some("one-and-the-same"), KeyIssuer::Template)?));
     let (of_zava, of_contoso) = (key()?, key()?);
     world.entra.add_tenant_key(ZAVA_TENANT_ID, of_zava.clone());
     world.entra.add_tenant_key(CONTOSO_TENANT_ID, of_contoso.clone());
-    // Its first fetch finds them.
+    // The first fetch finds them.
     let gateway = world.another_gateway("key-ids", &[]).await;
     for directory in [ZAVA_TENANT_ID, CONTOSO_TENANT_ID] {
         world.entra.remove_tenant_keys(directory);
@@ -77,7 +77,7 @@ async fn same_key_id(world: Arc<World>) -> Result<()> {
     refused(&world, &gateway, "contoso's token by zava's key", "signature", crossed).await
 }
 
-/// A proxy of the environment that knows one host, since the names of the clouds lead to the clouds.
+/// A proxy in the environment that knows one host, because the clouds' names resolve to the clouds.
 async fn proxy(host: &'static str, to: SocketAddr) -> Result<(u16, tokio::task::AbortHandle)> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let port = listener.local_addr()?.port();
@@ -100,7 +100,7 @@ async fn proxy(host: &'static str, to: SocketAddr) -> Result<(u16, tokio::task::
     Ok((port, accepting.abort_handle()))
 }
 
-/// One cloud's authority, and a gateway that is told its name and nothing else about it.
+/// One cloud's authority, and a gateway that is configured with nothing but its name.
 async fn cloud(world: &World, host: &'static str, v1: &str) -> Result<(Entra, Gateway, tokio::task::AbortHandle)> {
     let listener = bind_loopback()?;
     let address = listener.local_addr()?;
@@ -154,7 +154,7 @@ async fn clouds(world: Arc<World>) -> Result<()> {
         }
         for (other, other_v1) in CLOUDS.into_iter().filter(|(other, _)| *other != host) {
             let foreign = &started[other].0;
-            // As it comes from there, and by our own cloud's key: it is the issuer that is wrong.
+            // With that cloud's key, and with our own cloud's key: the issuer is what is wrong.
             let token = foreign.issue(&head_office()?)?;
             refused(&world, gateway, &format!("{host}: of {other}"), "issuer", token).await?;
             let iss = foreign.issuer(ZAVA_TENANT_ID, TokenVersion::V2);

@@ -1,4 +1,4 @@
-//! Verified tokens that are remembered: which look-ups count as hits, and that there is an end to it.
+//! Verified tokens that are remembered: which look-ups count as hits, and that the number is bounded.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ async fn counted(world: &World, gateway: &Gateway, outcome: &str) -> Result<f64>
     world.metric(gateway, &format!("storefence_token_cache_total{{outcome=\"{outcome}\"}}")).await
 }
 
-/// Asks with each token, and says how many were hits and how many were not.
+/// Calls with each token, and returns the numbers of hits and misses.
 async fn looked_up(world: &World, gateway: &Gateway, tokens: &[String], status: u16) -> Result<(f64, f64)> {
     let before = (counted(world, gateway, "hit").await?, counted(world, gateway, "miss").await?);
     for token in tokens {
@@ -38,7 +38,7 @@ async fn hits(world: Arc<World>) -> Result<()> {
         ("the first time", vec![one.clone()], 200, (0.0, 1.0)),
         ("again and again", vec![one.clone(); 7], 200, (7.0, 0.0)),
         ("another token of the same person", vec![other.clone(), one.clone(), other], 200, (2.0, 1.0)),
-        // The same words with a signature that is wrong are not the same token, and are not remembered as refused.
+        // The same claims with a wrong signature are another token, and refusals are not remembered.
         ("a wrong signature", vec![with_altered_signature(&one); 3], 401, (0.0, 3.0)),
         ("after that", vec![one], 200, (1.0, 0.0)),
         ("expired", vec![world.entra.issue(&head_office()?.expires_in(-100))?; 2], 401, (0.0, 2.0)),
@@ -55,7 +55,7 @@ async fn bounded(world: Arc<World>) -> Result<()> {
     let gateway = world.another_gateway("token-cache-small", &["--token-cache", &MOST.to_string()]).await?;
     let tokens: Vec<_> = (0..TOKENS).map(|_| fresh(&world)).collect::<Result<_>>()?;
     ensure!(looked_up(&world, &gateway, &tokens, 200).await? == (0.0, f64::from(TOKENS)), "all of them are new");
-    // What is over is let go of with the next look-ups, and not within the very one.
+    // Excess entries are evicted by the next look-ups, not by the same one.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let last = vec![fresh(&world)?; 2];
     looked_up(&world, &gateway, &last, 200).await?;

@@ -1,4 +1,4 @@
-//! `explain` says what the gateway does, and shows nothing of the token.
+//! `explain` reports what the gateway does, and reveals nothing of the token.
 
 use std::sync::Arc;
 
@@ -107,7 +107,7 @@ fn of_zava(name: &str) -> Value {
     object
 }
 
-/// The rules match, and the gateway lets nobody in: neither does `explain` say so.
+/// The rules match, but the gateway lets nobody in: `explain` must say the same.
 fn not_served(
     write: impl Fn(&Value) -> std::io::Result<()>,
     run: &dyn Fn() -> Result<(Option<i32>, String)>,

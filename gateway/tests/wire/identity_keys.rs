@@ -1,4 +1,4 @@
-//! Signing keys: rolled, withdrawn, asked for by whoever makes up a key id, and an authority that is away.
+//! Signing keys: rolled, withdrawn, requested with invented key ids, and with an unavailable authority.
 
 use std::{
     ops::Range,
@@ -21,9 +21,9 @@ use crate::{
     world::{Gateway, World, ZAVA, until},
 };
 
-/// Clients of the flood at a time.
+/// Concurrent clients of the flood.
 const WORKERS: u32 = 16;
-/// Longest wait for what the gateway does by itself.
+/// Timeout for the gateway's background work.
 const SOON: Duration = Duration::from_secs(30);
 
 pub fn tests(tests: &mut Tests) {
@@ -31,8 +31,8 @@ pub fn tests(tests: &mut Tests) {
     tests.add("a_tenant_of_a_new_directory_leaves_the_gateway_ready", new_directory);
 }
 
-/// After all others: the keys that they sign with change, and a gateway that has just looked for an unknown key does not
-/// look again for five minutes.
+/// Runs after all others: the signing keys change, and a gateway that has just fetched for an unknown key does not
+/// fetch again for five minutes.
 pub fn last(tests: &mut Tests) {
     tests.add_destructive("an_authority_that_is_away_leaves_known_keys_good", away);
     tests.add_destructive("a_client_that_goes_away_does_not_take_the_fetch_along", gone);
@@ -48,7 +48,7 @@ pub async fn ask(world: &World, gateway: &Gateway, token: String) -> Result<u16>
     Ok(client(world, gateway, token).send("tools/list", json!({})).await?.status.as_u16())
 }
 
-/// A token that no gateway has seen, of a key that all know.
+/// A token that no gateway has seen, with a key that all know.
 pub fn fresh(world: &World) -> Result<String> {
     Ok(world.entra.issue(&head_office()?.claim("uti", json!(rand::random::<u64>().to_string())))?)
 }
@@ -93,14 +93,14 @@ async fn flood(world: Arc<World>) -> Result<()> {
     };
     world.entra.set_fault(Endpoint::Keys, Some(Fault::Slow(Duration::from_millis(500))));
     let first = flood(0..1_000);
-    // A token whose key is known is not held up by the fetch for the others.
+    // A token with a known key is not delayed by the fetch for the others.
     let started = Instant::now();
     let answer = known.send("tools/list", json!({})).await?;
     let took = started.elapsed();
     finish(first).await?;
     world.entra.set_fault(Endpoint::Keys, None);
     ensure!(answer.status == 200 && took < Duration::from_millis(400), "{} after {took:?}", answer.status);
-    // Nothing of a token stays: nine thousand more would take above 10 MiB.
+    // Nothing of a token is kept: nine thousand more would take above 10 MiB.
     let resident = world.metric(&gateway, "process_resident_memory_bytes").await?;
     finish(flood(1_000..10_000)).await?;
     let grown = world.metric(&gateway, "process_resident_memory_bytes").await? - resident;
@@ -110,7 +110,7 @@ async fn flood(world: Arc<World>) -> Result<()> {
     Ok(())
 }
 
-/// Readiness speaks of a start, not of every directory that is added later: all replicas would go out of service at once.
+/// Readiness is about the start, not about directories added later: all replicas would go out of service at once.
 async fn new_directory(world: Arc<World>) -> Result<()> {
     const DIRECTORY: &str = "55555555-5555-4555-8555-555555555555";
     let api = world.tenants().await?;
@@ -133,7 +133,7 @@ async fn new_directory(world: Arc<World>) -> Result<()> {
     Ok(())
 }
 
-/// Each fault meets a gateway that has its fetch for an unknown key left.
+/// Each fault meets a gateway that may still fetch for an unknown key.
 async fn away(world: Arc<World>) -> Result<()> {
     let nonsense = Fault::Body("application/json".to_owned(), "{\"keys\": \"nonsense\"}".to_owned());
     for (name, fault, outcome) in [
@@ -150,7 +150,7 @@ async fn away(world: Arc<World>) -> Result<()> {
         let asking = tokio::spawn(async move { asking.send("tools/list", json!({})).await });
         let asked = || async { Ok(world.entra.key_fetches(ZAVA_TENANT_ID) > before) };
         until("the authority is asked", SOON, asked).await?;
-        // While it is waited for, where it hangs.
+        // While the fetch hangs.
         let status = ask(&world, &gateway, fresh(&world)?).await?;
         ensure!(status == 200, "{name}: {status} for a key that is known");
         ensure!(name != "hang" || !asking.is_finished(), "a token with a known key waited for the authority");
@@ -164,7 +164,7 @@ async fn away(world: Arc<World>) -> Result<()> {
     Ok(())
 }
 
-/// Anyone can send a token with an unknown key and hang up; those whose key is new must not pay for it.
+/// Anyone can send a token with an unknown key and hang up; callers with a new key must not suffer from it.
 async fn gone(world: Arc<World>) -> Result<()> {
     let gateway = world.another_gateway("gone", &[]).await?;
     let before = world.entra.key_fetches(ZAVA_TENANT_ID);
@@ -184,7 +184,7 @@ async fn gone(world: Arc<World>) -> Result<()> {
     Ok(())
 }
 
-/// The one fetch of five minutes met an authority in trouble: the background goes on, and does not sleep its hour.
+/// The only fetch within five minutes failed: the background task retries soon instead of after an hour.
 async fn repeated(world: Arc<World>) -> Result<()> {
     let gateway = world.another_gateway("repeated", &[]).await?;
     world.entra.set_fault(Endpoint::Keys, Some(Fault::Status(503)));
@@ -207,7 +207,7 @@ async fn rolled(world: Arc<World>) -> Result<()> {
     let new = world.entra.issue(&head_office()?)?;
     ensure!(ask(&world, &gateway, new).await? == 200, "a token of the new key");
     ensure!(ask(&world, &gateway, old.clone()).await? == 200, "a token of the old key, still published");
-    // A gateway that has its fetch left learns that the old key is withdrawn, and forgets what it signed.
+    // A gateway that may still fetch learns that the old key is withdrawn, and forgets the tokens that it signed.
     let gateway = world.another_gateway("withdrawn", &[]).await?;
     ensure!(ask(&world, &gateway, old.clone()).await? == 200 && ask(&world, &gateway, old.clone()).await? == 200);
     world.entra.rotate_keys()?;

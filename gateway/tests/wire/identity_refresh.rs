@@ -1,4 +1,4 @@
-//! Signing keys that are refreshed in the background: nobody has to come with a token of an unknown key for that.
+//! Signing keys are refreshed in the background, without a token of an unknown key.
 
 use std::{process::Command, sync::Arc, time::Duration};
 
@@ -15,16 +15,16 @@ use crate::{
     world::{Gateway, World, until},
 };
 
-/// The shortest pause that the option takes, and what stands in its error.
+/// The shortest interval that the option accepts, and the text of its error.
 const SHORTEST: (&str, f64, &str) = ("5", 5.0, "5..=86400");
-/// Longest wait for a few of them.
+/// Timeout for a few intervals.
 const SOON: Duration = Duration::from_secs(60);
 
 pub fn tests(tests: &mut Tests) {
     tests.add("a_refresh_that_is_too_frequent_or_too_rare_stops_the_start", bounds);
 }
 
-/// After all others: the keys that they sign with change.
+/// Runs after all others: the signing keys change.
 pub fn last(tests: &mut Tests) {
     tests.add_destructive("keys_are_refreshed_without_a_token_and_kept_while_that_fails", refreshed);
 }
@@ -47,7 +47,8 @@ async fn bounds(world: Arc<World>) -> Result<()> {
     Ok(())
 }
 
-/// Waits until every directory has been asked twice more: when the second fetch begins, what the first one found is in force.
+/// Waits until every directory has been fetched twice more: when the second fetch begins, the result of the first is in
+/// force.
 async fn refreshed_since(world: &World) -> Result<()> {
     let asked = || [ZAVA_TENANT_ID, CONTOSO_TENANT_ID].map(|directory| world.entra.key_fetches(directory));
     let before = asked();
@@ -79,7 +80,7 @@ async fn refreshed(world: Arc<World>) -> Result<()> {
     let new = world.entra.issue(&head_office()?)?;
     refreshed_since(&world).await?;
     ensure!(counted("refresh", "ok").await? >= before + 2.0, "the refresh is not counted");
-    // The first token of the new key finds it there.
+    // The first token of the new key is accepted.
     ensure!(ask(&world, &gateway, new.clone()).await? == 200, "a token of the key that was added");
     ensure!(ask(&world, &gateway, old.clone()).await? == 200, "a token of the key that is still published");
     ensure!(asked_for_a_token().await? == 0.0, "the new key was fetched for its token");
@@ -94,7 +95,7 @@ async fn refreshed(world: Arc<World>) -> Result<()> {
     for (fault, outcome) in [
         (Fault::Status(503), "status"),
         (nonsense("<html>maintenance</html>"), "unusable"),
-        // Well-formed, and without a key: not to be taken for the withdrawal of all of them.
+        // Well-formed but without a key: not a withdrawal of all keys.
         (nonsense("{\"keys\": []}"), "unusable"),
     ] {
         let failed = counted("refresh", outcome).await?;

@@ -1,5 +1,5 @@
-//! Everything that must be refused (`docs/security.md`, Entra ID tokens), one token each, over the wire; and again with every
-//! option that touches identity at the laxest value it takes.
+//! Everything that must be refused (`docs/security.md`, Entra ID tokens), one token each, over the wire; and again with
+//! every option that affects identity at the laxest value that it accepts.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ pub fn tests(tests: &mut Tests) {
     tests.add("refused_whatever_the_options", laxest);
 }
 
-/// Refused, by the check that is meant to refuse it and by no other.
+/// Refused by the intended check and by no other.
 async fn refused(world: &World, gateway: &Gateway, name: &str, reason: &str, token: String) -> Result<()> {
     let metric = format!("storefence_token_verifications_total{{outcome=\"rejected\",reason=\"{reason}\"}}");
     let before = world.metric(gateway, &metric).await?;
@@ -183,7 +183,7 @@ async fn key_issuer(world: Arc<World>) -> Result<()> {
     refused(&world, &gateway?, "key issuer mismatch", "key_issuer", token).await
 }
 
-/// A star is a name like any other, and more of what is let in lets nothing else in.
+/// A star is a name like any other, and allowing more origins or hosts does not admit more tokens.
 async fn laxest(world: Arc<World>) -> Result<()> {
     let issuer = world.entra.url();
     let options = [
@@ -200,7 +200,7 @@ async fn laxest(world: Arc<World>) -> Result<()> {
         ["--client-timeout", "600"],
         ["--max-connections", "1000000"],
     ];
-    // What others call it, and nobody here reads.
+    // Names used by other products, which the gateway does not read.
     let variables = ["STOREFENCE_INSECURE", "STOREFENCE_SKIP_VERIFY", "STOREFENCE_DISABLE_AUTH", "STOREFENCE_DEV"];
     let variables: Vec<_> = variables.into_iter().map(|name| (name, "true")).collect();
     let gateway = world.gateway_with_environment("laxest", options.as_flattened(), &variables).await?;

@@ -1,5 +1,5 @@
-//! Many principals on few connections, with errors, timeouts and clients that go away in between: nobody ever gets an
-//! answer that is another's.
+//! Many principals on few connections, with errors, timeouts and disconnecting clients in between: nobody ever gets
+//! another's answer.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ pub fn tests(tests: &mut Tests) {
     tests.add("no_foreign_row_under_errors_timeouts_and_disconnects", interleaved);
 }
 
-/// What each principal sees: orders per store.
+/// The rows of each principal: orders per store.
 fn expected() -> [(&'static str, Value); 7] {
     [
         ("seattle-manager", json!([["Seattle", 7]])),
@@ -68,9 +68,9 @@ async fn interleaved(world: Arc<World>) -> Result<()> {
     Ok(())
 }
 
-/// One call; true when it was answered with rows, which have to be the principal's own.
+/// One call; true if it returned rows, which have to be the principal's own.
 async fn one(principal: &str, client: &McpClient, rows: &Value, random: &mut StdRng) -> Result<bool> {
-    // The comment makes each text another one, so that describing is part of it.
+    // The comment makes each text unique, so that describing is part of the test.
     let mark: u32 = random.random_range(0..20);
     let own = format!(
         "SELECT s.store_name, count(*) FROM retail.orders o JOIN retail.stores s USING (store_id) GROUP BY 1 ORDER BY 1 -- {mark}"

@@ -1,4 +1,4 @@
-//! Requests that are too large, clients that do not read, connections beyond the cap, and HTTP/2's own ways to be a nuisance.
+//! Requests that are too large, clients that do not read, connections beyond the cap, and abuse of HTTP/2.
 
 use std::{
     net::ToSocketAddrs,
@@ -36,7 +36,7 @@ fn address(gateway: &Gateway) -> Result<String> {
 /// Sends bytes and reads to the end, or for two seconds.
 async fn exchange(gateway: &Gateway, bytes: &[u8]) -> Result<String> {
     let mut stream = TcpStream::connect(address(gateway)?).await?;
-    // The answer may come, and the connection end, before all is sent.
+    // The answer may arrive and the connection end before everything is sent.
     let _ = stream.write_all(bytes).await;
     let mut answer = Vec::new();
     let _ = tokio::time::timeout(Duration::from_secs(2), stream.read_to_end(&mut answer)).await;
@@ -69,7 +69,7 @@ async fn sizes(world: Arc<World>) -> Result<()> {
         bytes.extend_from_slice(b"0\r\n\r\n");
         Ok(bytes)
     };
-    // Bodies: announced, and in chunks whose sum nobody announced.
+    // Bodies: with a declared length, and in chunks without one.
     is(&exchange(gateway, &chunked(&[&call[..10], &call[10..]])?).await?, 200)?;
     let spaces = " ".repeat(64 * 1024);
     is(&exchange(gateway, &chunked(&[spaces.as_str(); 17])?).await?, 413)?;
@@ -133,7 +133,7 @@ async fn readers(world: Arc<World>) -> Result<()> {
     let shed = async || world.metric(&gateway, "storefence_slow_clients_total{waiting_for=\"answer\"}").await;
     let open = async || world.metric(&gateway, "storefence_client_connections").await;
 
-    // HTTP/1.1: request after request on one connection and nothing read, until the buffers in between are full.
+    // HTTP/1.1: request after request on one connection without reading, until the buffers in between are full.
     let socket = TcpSocket::new_v4()?;
     socket.set_recv_buffer_size(4096)?;
     let to = address(&gateway)?.to_socket_addrs()?.next().context("an address")?;
@@ -143,7 +143,7 @@ async fn readers(world: Arc<World>) -> Result<()> {
     let started = Instant::now();
     while shed().await? < 1.0 {
         ensure!(started.elapsed() < Duration::from_secs(30), "HTTP/1.1: still connected");
-        // When nothing more can be written either, only time helps.
+        // Once writing blocks as well, only time helps.
         let _ = tokio::time::timeout(Duration::from_millis(200), stream.write_all(request.as_bytes())).await;
     }
     // HTTP/2: a window that is never opened, on a connection that is otherwise alive.
@@ -179,7 +179,7 @@ async fn cap(world: Arc<World>) -> Result<()> {
         stream.write_all(b"POST /mcp HTTP/1.1\r\n").await?;
         held.push(stream);
     }
-    // The next ones are told: at once, and over either version of HTTP.
+    // Further connections get an answer at once, over either version of HTTP.
     let request = head(&world, "/mcp", "Content-Length: 2\r\n")? + "{}";
     until("the cap is reached", Duration::from_secs(5), || async {
         let started = Instant::now();
@@ -194,7 +194,7 @@ async fn cap(world: Arc<World>) -> Result<()> {
     let answer = newer.post(format!("{}/mcp", gateway.url)).body("{}").send().await?;
     ensure!(answer.status() == 503 && answer.headers()["retry-after"] == "1", "{answer:?}");
     ensure!(refused().await? >= before + 2.0);
-    // Even many that say nothing do not queue: they end within their two seconds.
+    // Even many silent ones do not queue: they end within their two seconds.
     let mut silent = Vec::new();
     for _ in 0..150 {
         silent.push(TcpStream::connect(address(&gateway)?).await?);
@@ -208,7 +208,7 @@ async fn cap(world: Arc<World>) -> Result<()> {
     until("there is room again", Duration::from_secs(5), || async { Ok(alive(&world, &gateway).await.is_ok()) }).await
 }
 
-/// Requests on HTTP/2, each with its reset behind it.
+/// HTTP/2 requests, each followed by its reset.
 fn rapid_reset(requests: u32) -> Vec<u8> {
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
     // POST, http and / are in HPACK's static table; the authority is a literal.
@@ -235,18 +235,18 @@ async fn http2(world: Arc<World>) -> Result<()> {
             .header("content-type", "application/json");
         Ok(request.body(())?)
     };
-    // Rapid reset: requests and their resets in one breath, so that none was begun when it is given up.
+    // Rapid reset: requests and their resets in one write, so that none has started when it is given up.
     let mut stream = TcpStream::connect(address(&gateway)?).await?;
     let _ = stream.write_all(&rapid_reset(500)).await;
     let mut answer = Vec::new();
     let ended = tokio::time::timeout(Duration::from_secs(8), stream.read_to_end(&mut answer)).await;
     ensure!(ended.is_ok(), "the connection goes on after 500 resets");
-    // A GOAWAY frame on stream 0 that says ENHANCE_YOUR_CALM (RFC 9113, 6.8 and 7).
+    // A GOAWAY frame on stream 0 with ENHANCE_YOUR_CALM (RFC 9113, 6.8 and 7).
     let calm = answer.windows(17).any(|frame| frame[3] == 7 && frame[5..9] == [0; 4] && frame[13..] == [0, 0, 0, 11]);
     ensure!(calm || answer.is_empty(), "no GOAWAY in {answer:?}");
     alive(&world, &gateway).await?;
 
-    // At a pace that lets each request begin.
+    // Slow enough for each request to start.
     let mut client = connect(&gateway, 65_535).await?;
     let (mut sent, mut ended) = (0, false);
     while sent < 1000 && !ended {
@@ -267,14 +267,14 @@ async fn http2(world: Arc<World>) -> Result<()> {
     let floods = world.metric(&gateway, "storefence_reset_floods_total").await?;
     ensure!(floods >= 1.0, "no flood was counted");
 
-    // More streams than are allowed at a time: the rest wait at the client, as the settings tell it.
+    // More streams than are allowed at a time: the rest wait at the client, as the settings require.
     let stream = TcpStream::connect(address(&gateway)?).await?;
     let (client, connection) = h2::client::handshake(stream).await?;
     let ending = tokio::spawn(connection);
     let mut client = client.ready().await?;
     until("the settings have come", Duration::from_secs(2), || async { Ok(client.current_max_send_streams() == 256) })
         .await?;
-    // One request, and then nothing but answers to pings: the connection ends.
+    // One request, and then only answers to pings: the connection ends.
     let (response, _) = client.send_request(http::Request::get(format!("{}/mcp", gateway.url)).body(())?, true)?;
     ensure!(response.await?.status() == 401);
     tokio::time::timeout(Duration::from_secs(8), ending).await.context("an idle connection is kept")??.or_else(
@@ -285,7 +285,7 @@ async fn http2(world: Arc<World>) -> Result<()> {
     Ok(())
 }
 
-/// One request and its answer, on a connection that stays open.
+/// One request and its answer, on a keep-alive connection.
 async fn ask(world: &World, stream: &mut TcpStream) -> Result<()> {
     stream.write_all((head(world, "/mcp", "Content-Length: 2\r\n")? + "{}").as_bytes()).await?;
     let mut answer = vec![0; 4096];
@@ -302,7 +302,7 @@ async fn kept(world: Arc<World>) -> Result<()> {
     let mut half = TcpStream::connect(address(&gateway)?).await?;
     ask(&world, &mut quiet).await?;
     ask(&world, &mut half).await?;
-    // Longer between two requests than a client gets within one.
+    // A longer pause between two requests than is allowed within one.
     tokio::time::sleep(Duration::from_millis(2200)).await;
     ask(&world, &mut quiet).await?;
     let answered = Instant::now();
@@ -313,7 +313,7 @@ async fn kept(world: Arc<World>) -> Result<()> {
         ensure!(read.unwrap_or(0) == 0, "an answer to nothing");
         Ok(answered.elapsed())
     };
-    // The next request begins and does not end; and none begins.
+    // One next request begins and does not end; another never begins.
     half.write_all(b"POST /mcp").await?;
     let (half, quiet) = tokio::try_join!(ends(&mut half), ends(&mut quiet))?;
     ensure!(half < quiet && quiet > Duration::from_millis(3500), "ended after {half:?} and {quiet:?}");
@@ -321,7 +321,7 @@ async fn kept(world: Arc<World>) -> Result<()> {
     Ok(())
 }
 
-/// Without file descriptors a connection would wait in the kernel's queue, and nobody would tell the client.
+/// Without file descriptors a connection would wait in the kernel's queue, and the client would get no answer.
 async fn files(world: Arc<World>) -> Result<()> {
     let args = ["--client-timeout", "30", "--pool-total", "4", "--pool-per-tenant", "4"];
     let gateway = world.gateway_with_open_files("files", &args, 256).await?;

@@ -1,4 +1,4 @@
-//! `notifications/message`: on a call's own stream, for the client that asked and for no other.
+//! `notifications/message`: on a call's own stream, only for the client that asked for it.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ pub fn tests(tests: &mut Tests) {
     tests.add("a_client_is_told_what_it_asked_to_be_told", messages);
 }
 
-/// The messages on the stream of one call; of a JSON answer, none.
+/// The messages on the stream of one call; a JSON answer has none.
 async fn told(client: &McpClient, session: Option<&str>, level: Option<&str>, sql: &str) -> Result<Vec<Value>> {
     let params = json!({"name": "execute_sales_query", "arguments": {"postgresql_query": sql}});
     let mut request = client.request("tools/call", params);

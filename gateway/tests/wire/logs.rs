@@ -1,4 +1,4 @@
-//! The log: what stays out of it, in either form, and what is chosen by module.
+//! The log: what stays out of it in both formats, and filters by module.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ pub fn tests(tests: &mut Tests) {
     tests.add("the_text_form_of_the_log_is_text_and_holds_no_secret", text);
 }
 
-/// What must stand in no log: signatures of tokens, statements, and what the vault holds.
+/// What no log may contain: signatures of tokens, statements, and secrets from the vault.
 fn secrets(world: &World, token: &str) -> Result<Vec<String>> {
     let mut secrets = vec![token.rsplit('.').next().unwrap_or("?").to_owned(), "a_statement_that_must_not".to_owned()];
     secrets.extend(world.credentials().secret.clone());
@@ -41,7 +41,7 @@ async fn kept_out(world: Arc<World>) -> Result<()> {
             for secret in &secrets {
                 ensure!(!log.contains(secret.as_str()), "{} holds {secret}", path.display());
             }
-            // Every line a JSON object, whatever happened; the last one of a gateway that runs may be half written.
+            // Every line is a JSON object; the last line of a running gateway may be incomplete.
             let whole = &log[..log.rfind('\n').map_or(0, |at| at + 1)];
             for line in whole.lines() {
                 let entry: Value = serde_json::from_str(line).with_context(|| format!("{}: {line}", path.display()))?;
@@ -90,7 +90,7 @@ async fn log_levels(world: Arc<World>) -> Result<()> {
     Ok(())
 }
 
-/// The form for people, at the level that says most.
+/// The format for people, at the most verbose level.
 async fn text(world: Arc<World>) -> Result<()> {
     let audit = world.path("audit-of-text.jsonl").display().to_string();
     let args = ["--log-format", "text", "--audit-file", &audit];
@@ -117,7 +117,7 @@ async fn text(world: Arc<World>) -> Result<()> {
         ensure!(begun(line), "not time and level first: {line}");
         ensure!(serde_json::from_str::<Value>(line).is_err(), "JSON: {line}");
     }
-    // A file is no terminal: colours would be characters that no search finds its words between.
+    // A file is not a terminal: colour codes would break up the words that people search for.
     ensure!(!log.contains('\u{1b}'), "escape sequences in the log");
     for words in [" INFO storefence_gateway::", "tool error", "code=\"DATABASE_ERROR\"", "reason=\"signature\""] {
         ensure!(log.contains(words), "{words} is not in {:?}", gateway.child.log_path());

@@ -1,7 +1,7 @@
 //! The gateway's binary on the wire: real PostgreSQL, and stand-ins for Kubernetes, Entra ID and Key Vault.
 //!
-//! Tenants are provisioned by the tests themselves (`world/provision.rs`), so that a test can put the gateway into
-//! states that the operator would never leave behind.
+//! The tests provision tenants themselves (`world/provision.rs`), so that a test can put the gateway into states that
+//! the operator would never leave behind.
 
 mod audit;
 mod cache;
@@ -50,7 +50,7 @@ use std::process::ExitCode;
 use storefence_tests::Suite;
 use world::World;
 
-/// Tests over worlds: each has one to itself while it runs.
+/// Tests that need worlds: each has one to itself while it runs.
 pub type Tests = Suite<World>;
 
 fn main() -> ExitCode {

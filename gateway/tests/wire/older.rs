@@ -1,4 +1,4 @@
-//! A gateway that is newer than the database it meets.
+//! A gateway that is newer than its database.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ async fn without_reports(world: Arc<World>) -> Result<()> {
     sums(&world, "migrated-database").await
 }
 
-/// Statements that gather, through a gateway that has met this database for the first time.
+/// Aggregating statements, through a gateway that connects to this database for the first time.
 async fn sums(world: &World, name: &str) -> Result<()> {
     let gateway = world.another_gateway(name, &[]).await?;
     let client = world.client_of(&gateway, "head-office")?;

@@ -1,4 +1,4 @@
-//! Running it: credentials that change, clients and servers that go away, start, stop, metrics, logs.
+//! Operation: changing credentials, clients and servers that go away, start, stop, metrics, logs.
 
 use std::{process::Command, sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
 
 pub const ACTIVE: &str =
     "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'storefence-gateway' AND state = 'active'";
-/// Longer than the tenant's second.
+/// Longer than the tenant's limit of one second.
 pub const SLOW: &str = "SELECT count(*) FROM generate_series(1, 100000) a, generate_series(1, 100000) b";
 
 pub fn tests(tests: &mut Tests) {
@@ -39,7 +39,7 @@ async fn rotation(world: Arc<World>) -> Result<()> {
         let login = world.login_name(&ZAVA, slot).await?;
         Ok(world.superuser().await?.query_one(sql, &[&login]).await?.get(0))
     };
-    // Slot and key move in the status, as the operator moves them.
+    // Slot and key change in the status, as the operator changes them.
     world.context_key(&ZAVA, 2).await?;
     world.set_credentials("zava", Slot::B, 2).await?;
     until("the other login is used", Duration::from_secs(5), || async {
@@ -47,7 +47,7 @@ async fn rotation(world: Arc<World>) -> Result<()> {
         Ok(sessions(Slot::B).await? > 0)
     })
     .await?;
-    // A password that changes under the same slot: 28P01, read again, and the caller sees nothing of it.
+    // A password that changes under the same slot: 28P01, read again, and the caller does not notice.
     world.login(&ZAVA, Slot::B, "hunter2-changed").await?;
     let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'storefence-gateway'";
     let superuser = world.superuser().await?;
@@ -69,7 +69,7 @@ async fn rotation(world: Arc<World>) -> Result<()> {
 async fn vault_away(world: Arc<World>) -> Result<()> {
     count(&world).await?;
     world.vault.server().set_down(true);
-    // What was read serves on, new connections too.
+    // The secrets already read remain in use, for new connections too.
     let superuser = world.superuser().await?;
     superuser
         .query(
@@ -104,7 +104,7 @@ async fn readiness(world: Arc<World>) -> Result<()> {
             Ok(answer.status() == 503 && answer.text().await? == format!("not ready: {what}\n"))
         })
         .await?;
-        // It lives, and is not to be killed for it.
+        // It is alive and must not be killed.
         let health = world.http.get(format!("{}/healthz", gateway.admin)).send().await?;
         ensure!(health.status() == 200, "{health:?}");
         Ok(gateway)
@@ -118,7 +118,7 @@ async fn readiness(world: Arc<World>) -> Result<()> {
     let gateway = waits_for("no-keys", "signing-keys").await;
     world.entra.server().set_down(false);
     let gateway = gateway?;
-    // Keys that could not be fetched are asked for again with a growing pause.
+    // Keys that could not be fetched are retried with growing pauses.
     until("the keys are there", Duration::from_secs(90), || async {
         Ok(world.http.get(format!("{}/readyz", gateway.admin)).send().await?.status() == 200)
     })
@@ -189,14 +189,14 @@ async fn metrics(world: Arc<World>) -> Result<()> {
     ] {
         ensure!(text.contains(name), "{name} is not in\n{text}");
     }
-    // The buckets of the MCP conventions, all of them and no other.
+    // Exactly the buckets of the MCP conventions.
     let series = "mcp_server_operation_duration_seconds_bucket{error_type=\"\",gen_ai_tool_name=\"execute_sales_query\",mcp_method_name=\"tools/call\",le=\"";
     let buckets: Vec<&str> =
         text.lines().filter_map(|line| line.strip_prefix(series)?.split_once('"').map(|(bucket, _)| bucket)).collect();
     let conventions =
         ["0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1", "2", "5", "10", "30", "60", "120", "300", "+Inf"];
     ensure!(buckets == conventions, "{buckets:?}");
-    // After all that the tests before this one did: what is documented is there, and what is there is documented.
+    // After the work of all earlier tests, the documented metrics and the exposed ones are the same.
     let families = reference::families(&text);
     for (name, family) in &families {
         ensure!(!family.help.is_empty() && !family.kind.is_empty(), "{name} has no HELP or no TYPE");
@@ -211,7 +211,7 @@ async fn metrics(world: Arc<World>) -> Result<()> {
     Ok(())
 }
 
-/// Connections that are replaced every few calls and every second, under a load of several callers.
+/// Connections are replaced every few calls and every second, under a load of several callers.
 async fn recycled(world: Arc<World>) -> Result<()> {
     let args = ["--pool-max-calls", "7", "--pool-max-age", "2", "--pool-per-tenant", "3"];
     let gateway = world.another_gateway("recycled", &args).await?;
@@ -243,7 +243,7 @@ async fn recycled(world: Arc<World>) -> Result<()> {
     ensure!(event("opened").await? >= replaced, "more were replaced than opened");
     let cancels = world.metric(&gateway, "storefence_cancels_total{cause=\"broken\"}").await?;
     ensure!(cancels == 0.0, "{cancels} connections broke");
-    // Two seconds are at most what one lives, used or not.
+    // A connection lives two seconds at most, used or not.
     until("unused ones end, too", Duration::from_secs(30), || async {
         Ok(world.metric(&gateway, "storefence_database_connections{state=\"open\"}").await? == 0.0)
     })

@@ -71,7 +71,7 @@ async fn slow(world: Arc<World>) -> Result<()> {
     };
     ensure!(plan(&lines, slow) != plan(&lines, endless), "two plans, one hash");
 
-    // The same shape of plan has the same hash, other constants or not.
+    // The same plan shape has the same hash, whatever the constants.
     let again = slow.replace("1, 1000)", "1, 999)");
     ask(&again).await?;
     is_told(&again).await?;
@@ -83,7 +83,7 @@ async fn slow(world: Arc<World>) -> Result<()> {
     let tool = figures["tools"].as_array().into_iter().flatten().find(|line| line["tool"] == "execute_sales_query");
     let tool = tool.context("the tool is not there")?;
     ensure!(tool["count"] == 23 && tool["failed"] == 1, "{tool}");
-    // On a machine that is busy one of the quick ones may have been slow, too.
+    // On a busy machine a quick statement may have been slow, too.
     let slow_ones = u32::try_from(lines.len())?;
     let share = tool["slowShare"].as_f64().unwrap_or_default();
     ensure!((share - f64::from(slow_ones) / 23.0).abs() < 0.001, "{slow_ones} were logged: {tool}");
@@ -100,7 +100,7 @@ async fn slow(world: Arc<World>) -> Result<()> {
     ensure!(!text.contains("retail.") && !text.contains("generate_series"), "a statement stands in {text}");
     let counted = world.metric(&gateway, "storefence_slow_statements_total{tool=\"execute_sales_query\"}").await?;
     ensure!((counted - f64::from(slow_ones)).abs() < 0.5, "{counted}");
-    // What tells the plan tells it to the gateway alone: the caller's own statement may not ask.
+    // Only the gateway may use the function that returns the plan, not the caller's statement.
     for sql in
         ["SELECT * FROM fence.plan_hash('', 'SELECT 1')", "SELECT fence.plan_hash('', 'SELECT 1') FROM retail.orders"]
     {

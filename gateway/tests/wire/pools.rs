@@ -1,4 +1,4 @@
-//! Connections to the database: how many, how long, and what happens where there is none to be had.
+//! Connections to the database: how many, how long, and what happens if none is available.
 
 use std::{
     sync::Arc,
@@ -27,7 +27,7 @@ pub fn tests(tests: &mut Tests) {
 
 const COUNT: &str = "SELECT count(*) FROM retail.orders";
 
-/// Waits until a tenant whose database or vault is away fails without waiting, while another one is served.
+/// Waits until a tenant whose database or vault is down fails without waiting, while another one is served.
 async fn fails_at_once(away: &McpClient, served: &McpClient, limit: Duration) -> Result<()> {
     let quick = async || {
         let begun = Instant::now();
@@ -75,7 +75,7 @@ async fn budget(world: Arc<World>) -> Result<()> {
         is_served(&contoso, 6).await?;
         ensure!(connections(&world, &gateway, "open").await? <= 1.0, "more than one connection");
     }
-    // While one is at work, the other waits, and gets the connection when it comes back.
+    // While one uses it, the other waits, and gets the connection when it is returned.
     world.limits(&CONTOSO, "contoso-head-office", Some(json!({"statementTimeout": "6s"}))).await?;
     world.limits(&ZAVA, "head-office", Some(json!({"statementTimeout": "6s"}))).await?;
     let slow = "SELECT 1 + 0 * count(*) FROM generate_series(1, 6000000) g";
@@ -92,7 +92,7 @@ async fn budget(world: Arc<World>) -> Result<()> {
         let first = calling.await??;
         ensure!(first["rows"] == json!([[1]]), "{first}");
     }
-    // Several of each: nobody is sent away as long as connections come back.
+    // Several calls of each: nobody is refused as long as connections are returned.
     let mut callers = tokio::task::JoinSet::new();
     for _ in 0..3 {
         for (client, orders) in [(&zava, 15), (&contoso, 6)] {
@@ -115,7 +115,7 @@ async fn budget(world: Arc<World>) -> Result<()> {
     Ok(())
 }
 
-/// Contoso's login at another address, at a gateway that has read no secret yet.
+/// Contoso's login at another address, on a gateway that has not read a secret yet.
 async fn elsewhere(world: &World, name: &str, port: u16) -> Result<Gateway> {
     let secret = database_secret_name(&CONTOSO.tenant_id(), Slot::A);
     world.vault.put(&secret, &format!("postgresql://u:hunter2@127.0.0.1:{port}/retail?sslmode=disable"), &[]);
@@ -143,7 +143,7 @@ async fn refusing(world: Arc<World>) -> Result<()> {
 }
 
 async fn hanging(world: Arc<World>) -> Result<()> {
-    // Connections are accepted, and nothing is said.
+    // Connections are accepted, but nothing is sent.
     let silent = TcpListener::bind("127.0.0.1:0").await?;
     let port = silent.local_addr()?.port();
     let accepting = tokio::spawn(async move {
@@ -155,7 +155,7 @@ async fn hanging(world: Arc<World>) -> Result<()> {
     let gateway = elsewhere(&world, "hanging", port).await?;
     let (zava, contoso) =
         (world.client_of(&gateway, "head-office")?, world.client_of(&gateway, "contoso-head-office")?);
-    // More than the tenant may have connections, each with a second and a half: none is told that others are busy.
+    // More calls than the tenant may have connections, each with a timeout of a second and a half: none fails as busy.
     let mut calls = tokio::task::JoinSet::new();
     for _ in 0..8 {
         let contoso = contoso.clone();
@@ -166,7 +166,7 @@ async fn hanging(world: Arc<World>) -> Result<()> {
         ensure!(answer["code"] == "UNAVAILABLE", "{answer}");
         is_served(&zava, 15).await?;
     }
-    // After the five seconds that an opening may take, nobody waits any more.
+    // After the five seconds that opening may take, nobody waits any more.
     fails_at_once(&contoso, &zava, Duration::from_secs(30)).await?;
     accepting.abort();
     home(&world).await
@@ -177,7 +177,7 @@ async fn vault_hangs(world: Arc<World>) -> Result<()> {
     let reads = async |gateway: &Gateway, outcome: &str| {
         world.metric(gateway, &format!("storefence_secret_reads_total{{outcome=\"{outcome}\"}}")).await
     };
-    // Read at use, and once.
+    // Read on first use, and once.
     let gateway = world.another_gateway("vault", &[]).await?;
     let (zava, contoso) =
         (world.client_of(&gateway, "head-office")?, world.client_of(&gateway, "contoso-head-office")?);
@@ -187,7 +187,7 @@ async fn vault_hangs(world: Arc<World>) -> Result<()> {
     }
     ensure!(reads(&gateway, "ok").await? == 2.0, "a login and a key: {}", reads(&gateway, "ok").await?);
 
-    // A rotation while the vault does not answer: what was read serves on, on new connections, too.
+    // A rotation while the vault does not answer: the secrets already read remain in use, for new connections too.
     world.vault.inject(FaultRule::new(Effect::Hang).on(Operation::Get).always());
     let logins = [world.login_name(&ZAVA, Slot::A).await?, world.login_name(&ZAVA, Slot::B).await?];
     world.set_credentials("zava", Slot::B, 1).await?;
@@ -195,7 +195,7 @@ async fn vault_hangs(world: Arc<World>) -> Result<()> {
         is_served(&zava, 15).await.with_context(|| format!("while the vault hangs, call {round}"))?;
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    // Who has nothing yet fails, soon at once; the others are served.
+    // Callers without a secret fail, soon without waiting; the others are served.
     fails_at_once(&contoso, &zava, Duration::from_secs(60)).await?;
     ensure!(reads(&gateway, "error").await? >= 1.0, "no failure is counted");
     world.vault.clear_faults();

@@ -21,7 +21,7 @@ use crate::{
     world::{World, ZAVA},
 };
 
-/// Waits for whoever holds the table. A value of type json keeps its line breaks, which an event must not have.
+/// Waits for the holder of the lock. A value of type json keeps its line breaks, which an event must not contain.
 const WAITING: &str = "SELECT count(*), min('{\"a\":\n\"b\\n\"}')::json AS j FROM retail.orders";
 
 pub fn tests(tests: &mut Tests) {
@@ -29,7 +29,7 @@ pub fn tests(tests: &mut Tests) {
     tests.add("rmcps_client_gets_progress_in_both_revisions", rmcps);
 }
 
-/// Holds the table for a while, so that statements over it take that long whatever the machine.
+/// Locks the table for a while, so that statements on it take that long on any machine.
 async fn hold(world: &World, time: Duration) -> Result<tokio::task::JoinHandle<Result<()>>> {
     let superuser = world.superuser().await?;
     superuser.batch_execute("BEGIN; LOCK TABLE retail.orders IN ACCESS EXCLUSIVE MODE").await?;
@@ -77,7 +77,7 @@ async fn raw(world: Arc<World>) -> Result<()> {
                 last = progress;
             }
         }
-        // Not asked for, or not needed: one JSON document.
+        // Not requested, or not needed: one JSON document.
         for (token, time) in [(None, 1500), (Some(json!("t")), 0)] {
             let held = hold(&world, Duration::from_millis(time)).await?;
             let response = slow(&client, WAITING, token)?.send().await?;

@@ -232,7 +232,7 @@ async fn only_post(world: Arc<World>) -> Result<()> {
         let response = request.header("accept", "text/event-stream").send().await?;
         ensure!(response.status() == 405 && response.headers()["allow"] == "POST", "{method}: {response:?}");
     }
-    // A session id that some client brings along changes nothing.
+    // A client's own session id changes nothing.
     let client = world.client(token, "/mcp", Revision::V2025_11_25);
     let answer = client.read(client.request("tools/list", json!({})).header("mcp-session-id", "x")).await?;
     ensure!(answer.status == 200 && !answer.headers.contains_key("mcp-session-id"));
@@ -258,7 +258,7 @@ async fn unknown(world: Arc<World>) -> Result<()> {
     Ok(())
 }
 
-/// A handshake with one replica, calls to another, as behind a balancer that keeps no client at one place.
+/// A handshake with one replica and calls to another, as behind a load balancer without session affinity.
 async fn replicas(world: Arc<World>) -> Result<()> {
     let second = world.another_gateway("replica", &[]).await?;
     let token = world.token("seattle-manager")?;

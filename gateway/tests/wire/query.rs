@@ -71,7 +71,7 @@ async fn shapes(world: Arc<World>) -> Result<()> {
     ensure!(none.structured()["rows"] == json!([]) && none.structured()["rowCount"] == json!(0));
     let sql = "SELECT 9007199254740993 AS a, 12345678901234567890.123456789012345678 AS a, 'NaN'::numeric, 'Infinity'::float8, \
                ARRAY[1,2], '{\"k\": [1,\n 2]}'::json, now() IS NOT NULL, E'tab\\t\"quote\"' AS t, '[1,2]'::vector AS v";
-    // Twice: the second time the columns come from what was described before.
+    // Twice: the second time the columns come from the cached description.
     for _ in 0..2 {
         let client = world.client_as("head-office")?;
         let request = client
@@ -101,8 +101,8 @@ async fn cuts(world: Arc<World>) -> Result<()> {
     Ok(())
 }
 
-/// Rows that a model cannot hold are left out of both forms, which say how many and how to get them; vectors and binary are
-/// shortened unless cast to text.
+/// Rows that exceed a model's context are left out of both forms, which say how many and how to get them; vectors and
+/// binary values are shortened unless cast to text.
 async fn budget(world: Arc<World>) -> Result<()> {
     const TOKENS: usize = 2_000;
     let gateway = world.another_gateway("answer-tokens", &["--answer-tokens", &TOKENS.to_string()]).await?;
@@ -177,7 +177,7 @@ async fn errors(world: Arc<World>) -> Result<()> {
             json!(12),
             "only reads",
         ),
-        // As models write it: positions are those of their own text, and questions for tables are answered.
+        // Written as models write it: positions refer to their own text, and questions about tables are answered.
         ("```sql\n\u{feff}SELECT\u{a0}nope FROM retail.stores\n```", "DATABASE_ERROR", "42703", json!(16), "\"nope\""),
         ("SHOW TABLES", "VALIDATION_ERROR", "", json!(1), "stores"),
         ("\\d", "VALIDATION_ERROR", "", json!(1), "the tables are"),
@@ -201,7 +201,7 @@ async fn errors(world: Arc<World>) -> Result<()> {
     Ok(())
 }
 
-/// What PostgreSQL says beside the primary message, as it says it to those who administer it, does not reach the caller.
+/// PostgreSQL's details beside the primary message, which are meant for administrators, do not reach the caller.
 async fn details(world: Arc<World>) -> Result<()> {
     let database = world.superuser().await?;
     let mut beside = (0, 0, 0);
@@ -228,7 +228,7 @@ async fn details(world: Arc<World>) -> Result<()> {
         {
             let Some(said) = said else { continue };
             *count += 1;
-            // As it stands in JSON, without the quotes around it.
+            // As encoded in JSON, without the surrounding quotes.
             let said = json!(said).to_string();
             let said = &said[1..said.len() - 1];
             ensure!(!text.contains(said), "{sql} tells {said}: {text}");
@@ -261,7 +261,7 @@ async fn gate(world: Arc<World>) -> Result<()> {
     Ok(())
 }
 
-/// Not only past the gate: each statement runs.
+/// Each statement not only passes the gate but runs.
 async fn analyst(world: Arc<World>) -> Result<()> {
     let corpus = include_str!("../data/analyst.sql");
     let statements: Vec<_> = corpus.split("\n-- next\n").map(str::trim).filter(|text| !text.is_empty()).collect();
@@ -269,7 +269,7 @@ async fn analyst(world: Arc<World>) -> Result<()> {
     let mut failed = Vec::new();
     for sql in &statements {
         let answer = world.query("head-office", sql).await?;
-        // It passes the gate. A sample is of blocks, in which rows of all tenants lie, and a view has none.
+        // Passes the gate. Sampling works on blocks, which hold rows of all tenants, so a view cannot be sampled.
         if sql.contains("TABLESAMPLE") {
             ensure!(answer.structured()["sqlstate"] == "0A000", "{sql}: {}", answer.message);
             continue;
@@ -328,7 +328,7 @@ async fn slow(world: Arc<World>) -> Result<()> {
     Ok(())
 }
 
-/// The same connection serves on after errors, and no setting of a statement survives it.
+/// The same connection remains usable after errors, and no setting of a statement survives it.
 async fn clean(world: Arc<World>) -> Result<()> {
     for sql in ["SELECT 1/0", "SELECT nope", "SELECT * FROM retail.stores FOR UPDATE"] {
         world.query("seattle-manager", sql).await?;

@@ -1,4 +1,4 @@
-//! Calls per minute and at a time.
+//! Calls per minute and concurrent calls.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ async fn date(client: &McpClient) -> Result<Answer> {
     Ok(client.call_tool("get_current_utc_date", json!({})).await?)
 }
 
-/// The quota in a refusal of the kind that clients understand.
+/// The quota in a refusal that clients understand.
 fn refused(answer: &Answer, seconds: std::ops::RangeInclusive<u64>) -> Result<()> {
     let error = answer.structured();
     ensure!(answer.status == 200 && answer.is_tool_error() && error["code"] == "RATE_LIMITED", "{}", answer.message);
@@ -28,7 +28,7 @@ fn refused(answer: &Answer, seconds: std::ops::RangeInclusive<u64>) -> Result<()
     Ok(())
 }
 
-/// Calls until one is refused; the number of those before it.
+/// Calls until one is refused; returns the number of calls before it.
 async fn until_refused(client: &McpClient, most: u32) -> Result<u32> {
     for served in 0..=most {
         let answer = date(client).await?;
@@ -53,7 +53,7 @@ async fn quotas(world: Arc<World>) -> Result<()> {
     let redmond = world.client_as("redmond-manager")?;
     let contoso = world.client_as("contoso-head-office")?;
 
-    // Six in a minute and principal. The change acts within two seconds, with calls that are served until then.
+    // Six per minute and principal. The change takes effect within two seconds; calls are served until then.
     set(json!({"requestsPerMinute": 6})).await?;
     until("the quota is in force", Duration::from_secs(2), || async { Ok(date(&seattle).await?.is_tool_error()) })
         .await?;
@@ -62,7 +62,7 @@ async fn quotas(world: Arc<World>) -> Result<()> {
     ensure!(refusals("principal", "rate").await? >= 2.0);
     ensure!(!date(&contoso).await?.is_tool_error(), "another tenant is refused");
 
-    // The tenant's: what one uses another lacks.
+    // The tenant's quota: calls of one principal reduce it for the other.
     set(json!({"requestsPerMinute": null, "tenantRequestsPerMinute": 4})).await?;
     until("the tenant's quota is in force", Duration::from_secs(2), || async {
         Ok(refusals("tenant", "rate").await? > 0.0 || {
@@ -95,7 +95,7 @@ async fn quotas(world: Arc<World>) -> Result<()> {
     ensure!(answer.structured()["code"] == "QUERY_TIMEOUT", "{}", answer.message);
     ensure!(!date(&seattle).await?.is_tool_error(), "the call has ended and its place is free");
 
-    // Two at a time of the whole tenant: one of each of two principals, and a third is told so.
+    // Two concurrent calls for the whole tenant: one each of two principals; a third is refused.
     set(json!({"concurrentCalls": 64, "tenantConcurrentCalls": 2})).await?;
     let before = refusals("tenant", "concurrency").await?;
     let puget = world.client_as("puget-sound-regional")?;

@@ -1,4 +1,4 @@
-//! Quotas that replicas share through Redis: a real one from Debian, one that goes away, and none that ever was there.
+//! Quotas that replicas share through Redis: a real one from Debian, one that goes away, and one that never existed.
 
 use std::{
     fs,
@@ -42,12 +42,12 @@ pub struct RedisServer {
 }
 
 impl RedisServer {
-    /// Starts one; `None` where there is none to be had.
+    /// Starts one; `None` if Redis is not installed.
     pub async fn start(world: &World) -> Result<Option<Self>> {
         let found = tokio::task::spawn_blocking(|| debian::program("redis-server", "redis-server")).await??;
         let Some(program) = found else { return Ok(None) };
         let directory = tempfile::tempdir()?;
-        // Written by whoever runs the tests, read by the same.
+        // Written and read by the user who runs the tests.
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o700))?;
         let leaf = world.authority.issue(&["127.0.0.1", "localhost"])?;
         let file = |name: &str, text: &str| -> Result<String> {
@@ -76,7 +76,7 @@ impl RedisServer {
         format!("rediss://:{PASSWORD}@127.0.0.1:{}", self.port)
     }
 
-    /// A connection that sees everything.
+    /// A connection with full access.
     pub async fn connect(&self) -> Result<redis::aio::MultiplexedConnection> {
         let root = Some(fs::read(self.directory.path().join("ca.pem"))?);
         let roots = redis::TlsCertificates { client_tls: None, root_cert: root };
@@ -104,9 +104,9 @@ async fn date(client: &McpClient) -> Result<Answer> {
     Ok(client.call_tool("get_current_utc_date", json!({})).await?)
 }
 
-/// Puts a quota of Zava's in force at these gateways.
+/// Sets a quota for Zava on these gateways.
 async fn set(world: &World, gateways: &[&Gateway], mut quota: Value) -> Result<()> {
-    // A limit that whoami tells of goes along, so that the change is seen where it has arrived.
+    // Also changes a limit that whoami reports, to see when the change has arrived.
     static MARK: AtomicU32 = AtomicU32::new(60);
     let mark = MARK.fetch_add(1, Ordering::Relaxed);
     quota["maxRows"] = json!(mark);
@@ -121,7 +121,7 @@ async fn set(world: &World, gateways: &[&Gateway], mut quota: Value) -> Result<(
     Ok(())
 }
 
-/// How many calls, taken in turn, are let in before one is refused.
+/// How many calls, alternating between the gateways, are accepted before one is refused.
 async fn until_refused(clients: &[&McpClient], most: usize) -> Result<usize> {
     for (served, client) in clients.iter().cycle().enumerate().take(most + 1) {
         let answer = date(client).await?;
@@ -143,7 +143,8 @@ async fn shared(world: Arc<World>) -> Result<()> {
     let clients =
         |who: &str| -> Result<[McpClient; 2]> { Ok([world.client_of(&one, who)?, world.client_of(&two, who)?]) };
 
-    // Four a minute for both together: in turn, they let in four and not eight. A fifth is there where 15 seconds pass.
+    // Four per minute for both together: alternating, they accept four and not eight. A fifth becomes available every
+    // 15 seconds.
     set(&world, &[&one, &two], json!({"requestsPerMinute": 4, "concurrentCalls": 64})).await?;
     let seattle = clients("seattle-manager")?;
     let served = until_refused(&[&seattle[0], &seattle[1]], 6).await?;
@@ -151,22 +152,22 @@ async fn shared(world: Arc<World>) -> Result<()> {
     for client in &seattle {
         ensure!(date(client).await?.is_tool_error(), "the other replica lets more in");
     }
-    // Others have their own.
+    // Other principals have their own quota.
     let head_office = clients("head-office")?;
     ensure!(!date(&head_office[0]).await?.is_tool_error(), "another principal is refused");
 
-    // Keys name nobody.
+    // Keys contain no names.
     let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut connection).await?;
     ensure!(!keys.is_empty() && keys.iter().all(|key| key.starts_with("storefence:quota:{")), "{keys:?}");
     ensure!(!keys.iter().any(|key| key.contains("zava") || key.contains('-')), "{keys:?}");
 
-    // One at a time of the whole tenant, whoever calls, by whichever replica.
+    // One concurrent call for the whole tenant, whoever calls, on whichever replica.
     let slow = "SELECT count(*) FROM generate_series(1, 100000) a, generate_series(1, 100000) b";
     let tenant = json!({"requestsPerMinute": null, "concurrentCalls": 64, "tenantConcurrentCalls": 1, "statementTimeout": "30s"});
     set(&world, &[&one, &two], tenant).await?;
     let busy = seattle[1].clone();
     let calling = tokio::spawn(async move {
-        // What has ended just now may still count.
+        // A call that has just ended may still count.
         while busy.call_tool("execute_sales_query", json!({"postgresql_query": slow})).await?.structured()["code"]
             == "RATE_LIMITED"
         {}
@@ -183,7 +184,8 @@ async fn shared(world: Arc<World>) -> Result<()> {
     until("its place is free", Duration::from_secs(5), || async { Ok(!date(&head_office[0]).await?.is_tool_error()) })
         .await?;
 
-    // One at a time: the other replica knows of the call, and a replica that dies leaves nothing behind for long.
+    // One concurrent call: the other replica knows of the call, and a replica that dies does not hold the slot for
+    // long.
     let single = json!({"requestsPerMinute": null, "concurrentCalls": 1, "tenantConcurrentCalls": null, "statementTimeout": "30s"});
     set(&world, &[&one, &two], single).await?;
     let busy = seattle[1].clone();
@@ -198,7 +200,7 @@ async fn shared(world: Arc<World>) -> Result<()> {
     ensure!(refused.structured()["code"] == "RATE_LIMITED", "the other replica lets a second in: {}", refused.message);
     two.child.signal(Signal::Kill);
     calling.abort();
-    // Nobody renews the lease; its end is brought forward here, as half a minute would bring it.
+    // Nobody renews the lease; its expiry is brought forward here instead of waiting half a minute.
     ensure!(date(&seattle[0]).await?.is_tool_error(), "the dead replica's call is forgotten at once");
     for key in keys_of(&mut connection, "*:running").await? {
         let calls: Vec<(String, f64)> =
@@ -210,13 +212,13 @@ async fn shared(world: Arc<World>) -> Result<()> {
         }
     }
     ensure!(!date(&seattle[0]).await?.is_tool_error(), "a dead replica's call counts for ever");
-    // And what has ended is over at once.
+    // A call that ended frees its slot at once.
     for _ in 0..5 {
         until("its place is free", Duration::from_secs(1), || async { Ok(!date(&seattle[0]).await?.is_tool_error()) })
             .await?;
     }
 
-    // Redis goes: the replica holds the limit by itself, and knows the calls that it let in before.
+    // Redis goes away: the replica enforces the limit alone, and counts the calls that it accepted before.
     redis::cmd("FLUSHALL").exec_async(&mut connection).await?;
     set(&world, &[&one], json!({"requestsPerMinute": 2, "concurrentCalls": 64})).await?;
     let office = world.client_of(&one, "head-office")?;
@@ -242,7 +244,7 @@ async fn shared(world: Arc<World>) -> Result<()> {
     restore(&world).await
 }
 
-/// The limits of before; what they do not name goes.
+/// The earlier limits; limits that they do not name are removed.
 async fn restore(world: &World) -> Result<()> {
     let mut before = ZAVA.object()["spec"]["gateway"].clone();
     before["requestsPerMinute"] = Value::Null;
@@ -254,7 +256,7 @@ async fn keys_of(connection: &mut redis::aio::MultiplexedConnection, pattern: &s
     Ok(redis::cmd("KEYS").arg(pattern).query_async(connection).await?)
 }
 
-/// A Redis that never answers, and one that is not there: both are up at once, limits hold, nobody waits.
+/// A Redis that never answers, and one that does not exist: both gateways start at once, limits hold, nobody waits.
 async fn away(world: Arc<World>) -> Result<()> {
     let silent = std::net::TcpListener::bind("127.0.0.1:0")?;
     let (mute, gone) = (format!("redis://{}", silent.local_addr()?), format!("redis://127.0.0.1:{}", free_port()?));
@@ -264,7 +266,7 @@ async fn away(world: Arc<World>) -> Result<()> {
         let client = world.client_of(&gateway, "seattle-manager")?;
         let begun = Instant::now();
         let served = until_refused(&[&client], 8).await?;
-        // Another one is there for each twelve seconds that the machine took.
+        // One more call is available for each twelve seconds that the machine took.
         let spare = usize::try_from(begun.elapsed().as_secs() / 12)? + 1;
         ensure!((5..=5 + spare).contains(&served), "{name}: {served} calls");
         ensure!(begun.elapsed() < Duration::from_secs(15), "{name}: {:?}", begun.elapsed());

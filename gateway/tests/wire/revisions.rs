@@ -1,4 +1,5 @@
-//! Each revision of MCP as its own clients speak it, batches, and requests that are not quite by the book.
+//! Each revision of MCP in the form that its own clients use, batches, and requests that deviate from the
+//! specification.
 
 use std::sync::Arc;
 
@@ -75,7 +76,7 @@ async fn each(world: Arc<World>) -> Result<()> {
         ensure!(agreed["serverInfo"]["title"].is_string() == (version >= "2025-06-18"), "{version}: {agreed}");
         ensure!(agreed["capabilities"]["completions"].is_object() == (version >= "2025-03-26"), "{version}: {agreed}");
         let initialized = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
-        // The header came with 2025-06-18; whoever does not send it is known by the session.
+        // The header came with 2025-06-18; a client that does not send it is known by its session.
         for headers in [&[("mcp-protocol-version", version)][..], &[("mcp-session-id", session.as_str())]] {
             let ask = async |body: Value| -> Result<Value> {
                 let (status, answer) = read(message(&world, &token, headers, &body)).await?;
@@ -152,7 +153,7 @@ async fn sessions(world: Arc<World>) -> Result<()> {
     };
     let (old, _) = initialize(&world, &token, "2024-11-05").await?;
     ensure!(ask(&[("mcp-session-id", &old)]).await?["outputSchema"].is_null());
-    // The header counts before it, and what is none of ours is not looked at.
+    // The header takes precedence, and a foreign session id is ignored.
     ensure!(
         ask(&[("mcp-session-id", &old), ("mcp-protocol-version", "2025-11-25")]).await?["outputSchema"].is_object()
     );
@@ -172,7 +173,7 @@ async fn contradictions(world: Arc<World>) -> Result<()> {
         let (status, answer) = read(message(&world, &token, &[("mcp-protocol-version", header)], &body)).await?;
         ensure!(status == 200 && answer["result"]["protocolVersion"] == "2025-06-18", "{header}: {status} {answer}");
     }
-    // As Claude Code: an older revision was agreed to, and the newest is named.
+    // Like Claude Code: an older revision was agreed to, and a request names the newest.
     let (session, _) = initialize(&world, &token, "2025-03-26").await?;
     let headers = [("mcp-session-id", session.as_str()), ("mcp-protocol-version", "2025-11-25")];
     let body = call(1, "list_stores", &json!({}));
@@ -211,13 +212,13 @@ async fn batches(world: Arc<World>) -> Result<()> {
         let of = |id: u32| answers.iter().find(|answer| answer["id"] == id).unwrap_or(&Value::Null);
         ensure!(status == 200 && answers.len() == 5, "{status} {answer}");
         ensure!(of(1)["result"]["content"][0]["text"] == "n\n7\n(1 row)", "{answer}");
-        // The fields of the revision go for each of them.
+        // Fields are removed for each message according to the revision.
         ensure!(of(1)["result"].get("structuredContent").is_none() != headers.is_empty(), "{answer}");
         ensure!(of(2)["result"]["isError"] == json!(true), "{answer}");
         ensure!(of(3)["error"]["code"] == -32601 && of(4)["result"] == json!({}), "{answer}");
         ensure!(answers.iter().any(|answer| answer["error"]["code"] == -32600 && answer["id"].is_null()), "{answer}");
     }
-    // Each has its own record, under an id of its own.
+    // Each message has its own audit record, under its own id.
     let text = std::fs::read_to_string(&file)?;
     let lines: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     let mut ids: Vec<_> = lines.iter().map(|line| line["correlationId"].to_string()).collect();
@@ -236,7 +237,7 @@ async fn batches(world: Arc<World>) -> Result<()> {
         let (status, answer) = ask(&[("mcp-protocol-version", version)], &json!([ping])).await?;
         ensure!(status == 400 && answer["error"]["code"] == -32600, "{version}: {status} {answer}");
     }
-    // The quota counts calls and not requests.
+    // The quota counts calls, not HTTP requests.
     let calls: Vec<Value> = (0..20).map(|id| call(id, "list_stores", &json!({}))).collect();
     let (status, answer) = ask(&older, &Value::Array(calls)).await?;
     ensure!(status == 200 && answer.as_array().is_some_and(|answers| answers.len() == 20), "{status} {answer}");
@@ -256,7 +257,7 @@ async fn liberal(world: Arc<World>) -> Result<()> {
         ensure!(response.headers()["content-type"] == "application/json", "{accept:?}");
         ensure!(response.json::<Value>().await?["result"]["isError"] == json!(false), "{accept:?}");
     }
-    // Who takes no event stream is sent none, whatever else they ask for.
+    // A client that does not accept event streams gets none, whatever else it asks for.
     let mut slow = call(
         1,
         "execute_sales_query",
@@ -315,7 +316,8 @@ fn request_null(method: &str) -> String {
     request(1, method, &Value::Null).to_string()
 }
 
-/// Whom no rule lets in connects in each revision, and reads why: of the instructions, of `whoami`, of any other tool.
+/// A caller whom no rule matches connects in each revision, and reads why: in the instructions, from `whoami`, from any
+/// other tool.
 async fn outsiders(world: Arc<World>) -> Result<()> {
     let token = world.entra.issue(&TokenRequest::user(ZAVA_TENANT_ID).group_overage())?;
     for version in LEGACY {
@@ -343,7 +345,7 @@ async fn outsiders(world: Arc<World>) -> Result<()> {
     let discovered = client.send("server/discover", json!({})).await?;
     ensure!(discovered.status == 200, "{}", discovered.message);
     ensure!(discovered.result()["instructions"].as_str().is_some_and(|text| text.contains("app role")));
-    // Another store's rows: the same kind of answer, whether there is such a store or not.
+    // Another store's rows: the same kind of answer, whether that store exists or not.
     let seattle = world.client_as("seattle-manager")?;
     let mut told = Vec::new();
     for store in ["Redmond", "Atlantis"] {

@@ -1,4 +1,4 @@
-//! A principal has its share of a tenant's connections, and no more.
+//! A principal's concurrent statements are limited to a part of the tenant's connections.
 
 use std::{
     sync::Arc,
@@ -21,13 +21,13 @@ pub fn tests(tests: &mut Tests) {
     tests.add("a_statement_has_as_many_processes_as_a_principal_has_places", workers);
 }
 
-/// Never ends, and gathers no rows.
+/// Never ends, and does not aggregate.
 pub const ENDLESS: &str = "SELECT a FROM generate_series(1, 10000) a, generate_series(1, 10000) b, generate_series(1, 10000) c WHERE a + b + c < 0";
-/// Gathers rows, so that it may have parallel workers; never ends.
+/// Aggregates, so that it may have parallel workers; never ends.
 pub const REPORT: &str = "SELECT count(*) FROM generate_series(1, 2000000000) a, generate_series(1, 2000000000) b";
 
 async fn shares(world: Arc<World>) -> Result<()> {
-    // Longer than a connection is waited for.
+    // Longer than the wait for a connection.
     world.limits(&ZAVA, "head-office", Some(json!({"statementTimeout": "8s"}))).await?;
     let database = world.superuser().await?;
     let login = world.login_name(&ZAVA, Slot::A).await?;
@@ -40,7 +40,7 @@ async fn shares(world: Arc<World>) -> Result<()> {
     let cases: [(&[&str], &str, usize); 3] = [
         (&[], ENDLESS, 1),
         (&["--pool-per-principal", "2"], ENDLESS, 2),
-        // Both places are for the workers that it may have.
+        // Both slots are for the workers that it may have.
         (&["--pool-per-principal", "2"], REPORT, 1),
     ];
     for (options, sql, at_once) in cases {
@@ -75,7 +75,7 @@ async fn shares(world: Arc<World>) -> Result<()> {
             ensure!(message.contains("other statements of yours are still running"), "{refused}");
             ensure!(refused["retryAfterSeconds"].as_u64().is_some_and(|seconds| seconds > 0), "{refused}");
         }
-        // The share is whole again.
+        // All permits are available again.
         let answer = run(&attacker, "SELECT count(*) FROM retail.orders").await?;
         ensure!(answer["rows"] == json!([[15]]), "{answer}");
     }
@@ -85,17 +85,17 @@ async fn shares(world: Arc<World>) -> Result<()> {
 async fn workers(world: Arc<World>) -> Result<()> {
     let database = world.superuser().await?;
     let login = world.login_name(&ZAVA, Slot::A).await?;
-    // The gate keeps callers from asking for settings.
+    // The gate keeps callers from reading settings.
     let told = "CREATE FUNCTION views_retail.workers() RETURNS text LANGUAGE sql STABLE AS $$
         SELECT pg_catalog.current_setting('max_parallel_workers_per_gather') $$";
     database.batch_execute(told).await?;
-    // Of eight places seven could be workers', where the login had so many.
+    // Seven of eight slots could go to workers if the login had that many.
     for (places, of_the_login, workers) in [("2", "3", "1"), ("1", "3", "0"), ("8", "3", "3"), ("2", "0", "0")] {
         let set = format!("ALTER ROLE {login} SET max_parallel_workers_per_gather = {of_the_login}");
         database.batch_execute(&set).await?;
         let gateway = world.another_gateway("workers", &["--pool-per-principal", places]).await?;
         let client = world.client_of(&gateway, "head-office")?;
-        // More than one call: what the connection was set up with is kept.
+        // More than one call: the connection keeps the settings that it was opened with.
         for _ in 0..3 {
             let answer = run(&client, "SELECT workers()").await?;
             ensure!(answer["rows"] == json!([[workers]]), "{places} places, {of_the_login} of the login: {answer}");

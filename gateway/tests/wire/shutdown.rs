@@ -1,4 +1,4 @@
-//! The end: not ready, calls under way finish, what is left is cut off at the server, exit code 0.
+//! Shutdown: not ready, calls in progress finish, the rest is cancelled on the server, exit code 0.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ pub fn tests(tests: &mut Tests) {
     tests.add("what_outlives_the_drain_is_cancelled_at_the_server", cut_off);
 }
 
-/// A statement that does not end by itself, under way.
+/// Starts a statement that does not end without a cancel.
 async fn calling(world: &World, gateway: &Gateway) -> Result<JoinHandle<Result<Value>>> {
     let client = world.client_of(gateway, "head-office")?;
     let call = json!({"name": "execute_sales_query", "arguments": {"postgresql_query": SLOW}});
@@ -37,9 +37,9 @@ async fn exits_with_zero(gateway: &mut Gateway) -> Result<()> {
     Ok(())
 }
 
-/// Readiness is asked for as a load balancer does it, on a port that must be there to say no.
+/// Checks readiness as a load balancer does, on a port that must still answer in order to report "not ready".
 async fn drained(world: Arc<World>) -> Result<()> {
-    // Long enough to be looked at while it drains, and ended by the tenant's own limit.
+    // Long enough to be observed during the drain, and ended by the tenant's own limit.
     world.limits(&ZAVA, "head-office", Some(json!({"statementTimeout": "4s"}))).await?;
     let mut gateway = world.another_gateway("drain", &["--drain", "20"]).await?;
     let calling = calling(&world, &gateway).await?;
@@ -73,7 +73,7 @@ async fn cut_off(world: Arc<World>) -> Result<()> {
     let calling = calling(&world, &gateway).await?;
     gateway.child.signal(Signal::Term);
     exits_with_zero(&mut gateway).await?;
-    // Cancelled, and not ended later by the server's look at the socket.
+    // Cancelled, rather than ended later when the server notices the closed socket.
     let database = world.superuser().await?;
     ensure!(database.query_one(ACTIVE, &[]).await?.get::<_, i64>(0) == 0, "the gateway has ended before the statement");
     let _ = calling.await;

@@ -1,4 +1,4 @@
-//! Slow and half-open clients are shed, and nobody else notices.
+//! Slow and half-open clients are disconnected, and nobody else notices.
 
 use std::{
     sync::Arc,
@@ -22,12 +22,12 @@ pub fn tests(tests: &mut Tests) {
     tests.add("headers_dripped_on_a_later_stream_of_http2_are_shed", later_stream);
 }
 
-/// What a client sends: at once, and then byte by byte for as long as it is let.
+/// What a client sends: one part at once, and then bytes one by one for as long as it is allowed.
 struct Slow {
     name: &'static str,
     first: String,
     then: &'static str,
-    /// What the answer begins with; empty where the connection just ends.
+    /// The beginning of the answer; empty if the connection just ends.
     answer: &'static str,
 }
 
@@ -46,7 +46,7 @@ async fn drip(address: String, slow: Slow) -> Result<(Slow, String, Duration)> {
                 return;
             }
         }
-        // Half-open: holds its half for ever.
+        // Half-open: never closes its side.
         std::future::pending::<()>().await;
     });
     let mut answer = Vec::new();
@@ -91,7 +91,7 @@ async fn slow(world: Arc<World>) -> Result<()> {
             clients.spawn(drip(address.clone(), slow));
         }
     }
-    // 200 of them at once, and a client that is not slow is answered.
+    // 200 of them at once; a client that is not slow is still answered.
     alive(&world, &gateway).await?;
     while let Some(done) = clients.join_next().await {
         let (slow, answer, lasted) = done??;
@@ -111,7 +111,7 @@ fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
     [&[0, 0, length, kind, flags, 0, 0, 0, stream][..], payload].concat()
 }
 
-/// The first request of a connection is answered; the headers of the second come a byte at a time and never end.
+/// The first request of a connection is answered; the headers of the second come byte by byte and never end.
 async fn later_stream(world: Arc<World>) -> Result<()> {
     const HEADERS: u8 = 1;
     const SETTINGS: u8 = 4;
@@ -119,7 +119,7 @@ async fn later_stream(world: Arc<World>) -> Result<()> {
     let gateway = world.another_gateway("slow-streams", &["--client-timeout", "1", "--keep-alive", "2"]).await?;
     let address = gateway.url.strip_prefix("http://").context("a URL")?.to_owned();
     let (mut read, mut write) = TcpStream::connect(&address).await?.into_split();
-    // :method GET, :scheme http, :path / from HPACK's static table; :authority as it is.
+    // :method GET, :scheme http, :path / from HPACK's static table; :authority as a literal.
     let mut block = vec![0x82, 0x86, 0x84, 0x01, u8::try_from(address.len())?];
     block.extend_from_slice(address.as_bytes());
     write.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await?;
@@ -144,7 +144,7 @@ async fn later_stream(world: Arc<World>) -> Result<()> {
         }
         loop {
             tokio::time::sleep(Duration::from_millis(700)).await;
-            // Literal fields without an end; few enough that no limit of the protocol's own ends it first.
+            // Literal fields without an end; few enough that no limit of the protocol itself ends them first.
             if write.write_all(&frame(CONTINUATION, 0, 3, &[0x00, 0x01, b'x', 0x01, b'y'])).await.is_err() {
                 return;
             }

@@ -1,4 +1,4 @@
-//! Statements that do not end when they are told to, or that fail late.
+//! Statements that do not end when cancelled, or that fail late.
 
 use std::{
     sync::Arc,
@@ -20,14 +20,14 @@ pub fn tests(tests: &mut Tests) {
     tests.add("a_report_that_fails_late_is_not_given_a_second_deadline", fails_late);
 }
 
-/// The answer to a statement, an error of the tool included.
+/// The answer to a statement, which may be a tool error.
 pub async fn run(client: &McpClient, sql: &str) -> Result<Value> {
     let answer = client.call_tool("execute_sales_query", json!({"postgresql_query": sql})).await?;
     ensure!(answer.status == 200, "{}: {}", answer.status, answer.message);
     Ok(answer.structured().clone())
 }
 
-/// Each letter is sought in vain among all of the second text, in a loop that does not look for interrupts.
+/// Searches all of the second text for each letter in vain, in a loop that does not check for interrupts.
 fn translate(pairs: u64) -> String {
     format!("SELECT length(translate(repeat('a', {}), repeat('b', 10000), ''))", pairs / 10_000)
 }
@@ -46,7 +46,7 @@ async fn uncancellable(world: Arc<World>) -> Result<()> {
         Ok(database.query_one(sql, &[&login]).await?.get(0))
     };
     let ending = async || world.metric(&gateway, "storefence_database_connections{state=\"ending\"}").await;
-    // As long as some fifteen seconds of this machine, alone.
+    // Takes about fifteen seconds on this machine when it runs alone.
     let pairs = 400_000_000;
     let measured = Instant::now();
     database.query_one(&translate(pairs), &[]).await?;
@@ -71,7 +71,7 @@ async fn uncancellable(world: Arc<World>) -> Result<()> {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    // And once more, one after the other: nobody gets in while the first two are at work.
+    // Once more, one after the other: nobody gets a connection while the first two run.
     for _ in 0..3 {
         told.push(run(&attacker, &sql).await?["code"].as_str().unwrap_or("none").to_owned());
         most = most.max(working().await?);
@@ -91,8 +91,8 @@ async fn uncancellable(world: Arc<World>) -> Result<()> {
     world.limits(&ZAVA, "head-office", None).await
 }
 
-/// A type without equality is met in the last row: an error without a place, at work. The statement is repeated by the
-/// other entry point, which suits statements that cannot be a subquery.
+/// The last row has a type without equality: an error without a position, during execution. The statement is repeated
+/// through the other entry point, for statements that cannot be a subquery.
 async fn fails_late(world: Arc<World>) -> Result<()> {
     world.limits(&ZAVA, "head-office", Some(json!({"statementTimeout": "3s"}))).await?;
     let client = world.client_as("head-office")?;
@@ -110,7 +110,7 @@ async fn fails_late(world: Arc<World>) -> Result<()> {
         anyhow::Ok((begun.elapsed(), answer["code"].as_str().unwrap_or_default().to_owned()))
     };
     ask(1).await?;
-    // Both attempts at first; then so many rows that one takes most of the time that there is.
+    // First with time for both attempts; then with so many rows that one attempt takes most of the available time.
     let rows = 400_000;
     let (both, _) = ask(rows).await?;
     let rows = rows * 2600 * 2 / both.as_millis().max(1);

@@ -1,4 +1,4 @@
-//! Which tenant serves whom, and how changes act.
+//! Which tenant serves whom, and how changes take effect.
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,7 +32,7 @@ async fn of(world: &World, token: &str, path: &str) -> Result<Standing> {
     standing(&world.client(token.to_owned(), path, Revision::V2026_07_28)).await
 }
 
-/// An answer byte for byte, but for what names the request itself: the time, the correlation id and the path.
+/// The bytes of an answer, except for what identifies the request: the time, the correlation id and the path.
 async fn bytes(world: &World, token: &str, path: &str, method: &str, params: Value) -> Result<String> {
     let client = world.client(token.to_owned(), path, Revision::V2026_07_28);
     let response = client.request(method, params).send().await?;
@@ -111,7 +111,7 @@ async fn rule_change(world: Arc<World>) -> Result<()> {
 
 async fn broken(world: Arc<World>) -> Result<()> {
     let api = world.tenants().await?;
-    // Past the schema, as an object that was stored before a rule was tightened.
+    // Bypasses the schema, like an object that was stored before a rule was tightened.
     let mut object = CONTOSO.object();
     object["metadata"]["name"] = json!("broken");
     object["spec"]["tenantId"] = json!("broken");
@@ -119,7 +119,7 @@ async fn broken(world: Arc<World>) -> Result<()> {
     let created: DynamicObject = serde_json::from_value(object)?;
     api.create(&PostParams::default(), &created).await?;
     world.set_credentials("broken", storefence_tenancy::credentials::Slot::A, 1).await?;
-    // A token of a user whom only a rule in force names still gets in while the object next to it is useless.
+    // A user whom only an earlier, valid rule names still gets in while the current object is unusable.
     for principal in ["seattle-manager", "contoso-head-office"] {
         ensure!(of(&world, &world.token(principal)?, "/mcp").await? == Standing::Served, "{principal}");
     }
@@ -153,9 +153,9 @@ async fn several(world: Arc<World>) -> Result<()> {
         .call_tool("list_stores", json!({}))
         .await?;
     ensure!(stores.structured()["stores"][0]["name"] == "Outlet", "{}", stores.message);
-    // Others are good for one and notice nothing.
+    // Other objects are valid and unaffected.
     ensure!(of(&world, &world.token("head-office")?, "/mcp").await? == Standing::Served);
-    // A database that knows nothing of it: an error, and never another tenant's rows.
+    // A database without this tenant: an error, and never another tenant's rows.
     let client = world.client(seattle.clone(), "/zava-outlet/mcp", Revision::V2026_07_28);
     let rows = client.call_tool("execute_sales_query", json!({"postgresql_query": "SELECT 1"})).await?;
     ensure!(rows.structured()["code"] == "UNAVAILABLE", "{}", rows.message);
@@ -173,16 +173,16 @@ async fn api_away(world: Arc<World>) -> Result<()> {
         ensure!(world.rows("seattle-manager", "SELECT count(*) FROM retail.orders").await? == json!([[7]]));
     }
     world.kube.set_down(false);
-    // What changes afterwards arrives.
+    // Later changes arrive.
     arrives(&world, 17).await
 }
 
-/// Another limit of Zava's, which `whoami` tells of, arrives at the gateway; then the former one again.
+/// Another limit of Zava's, which `whoami` reports, reaches the gateway; then the former one again.
 async fn arrives(world: &World, rows: u32) -> Result<()> {
     let client = world.client_as("seattle-manager")?;
     let before = ZAVA.object()["spec"]["gateway"]["maxRows"].clone();
     for rows in [json!(rows), before] {
-        // The API server comes back to us as it does to the gateway: with a moment's delay.
+        // The API server's events reach us with a moment's delay, like the gateway.
         until("the object is changed", Duration::from_secs(10), || async {
             world.patch_spec("zava", json!({"gateway": {"maxRows": rows}})).await.map(|()| true)
         })
@@ -205,7 +205,7 @@ async fn watch_resumes(world: Arc<World>) -> Result<()> {
     // A watch that the server can no longer continue: everything is listed again.
     world.kube.faults().compact_history();
     arrives(&world, 25).await?;
-    // And what happened in between is not missed: deleted or changed while there is no watch.
+    // Changes in between are not missed: an object deleted or changed while there is no watch.
     world.kube.set_down(true);
     world.kube.faults().compact_history();
     world.kube.set_down(false);
@@ -218,7 +218,7 @@ async fn becomes_invalid(world: Arc<World>) -> Result<()> {
     let (broken, served) = (states("broken").await?, states("served").await?);
     let seattle = world.token("seattle-manager")?;
     let before = ZAVA.object()["spec"]["principals"].clone();
-    // As it may come from an API server with a former schema: a rule that names a store which is not there.
+    // As an API server with a former schema may send it: a rule that names a store which does not exist.
     world.loosen_crd(true).await?;
     let mut after = before.clone();
     after.as_array_mut().context("rules")?.push(

@@ -31,7 +31,7 @@ pub fn tests(tests: &mut Tests) {
     tests.add("certificates_that_cannot_be_used_stop_the_start", refused);
 }
 
-/// A directory as a Secret is mounted: files are links to `..data/NAME`, and `..data` is a link that is swapped.
+/// A directory like a mounted Secret: files are links to `..data/NAME`, and `..data` is a link that is swapped.
 struct Mount(PathBuf);
 
 impl Mount {
@@ -63,7 +63,7 @@ fn address(gateway: &Gateway) -> Result<String> {
     Ok(gateway.url.strip_prefix("https://").context("an https URL")?.to_owned())
 }
 
-/// The leaf that is served, and what was agreed on.
+/// The leaf that is served, and the negotiated protocol.
 async fn handshake(
     world: &World,
     gateway: &Gateway,
@@ -106,7 +106,7 @@ async fn reloaded(world: Arc<World>) -> Result<()> {
     let (.., version) = handshake(&world, &gateway, &[], &[&rustls::version::TLS12]).await?;
     ensure!(version == Some(ProtocolVersion::TLSv1_2), "{version:?}");
 
-    // Calls over both protocols; the connections stay open over what follows.
+    // Calls over both protocols; the connections stay open for the rest of the test.
     let client = world.client_of(&gateway, "head-office")?;
     let older = reqwest::Client::builder()
         .http1_only()
@@ -121,7 +121,8 @@ async fn reloaded(world: Arc<World>) -> Result<()> {
         Ok(())
     };
     served().await?;
-    // Plain text at the same port, a handshake that never comes, one that stops: no answer, and an end.
+    // Plain text on the same port, a handshake that never comes, one that stops: no answer, and the connection is
+    // closed.
     for bytes in [&b"GET /mcp HTTP/1.1\r\nHost: x\r\n\r\n"[..], b"", b"\x16\x03\x01\x02"] {
         let mut stream = TcpStream::connect(address(&gateway)?).await?;
         stream.write_all(bytes).await?;
@@ -148,7 +149,7 @@ async fn reloaded(world: Arc<World>) -> Result<()> {
     let expiry = world.metric(&gateway, "storefence_tls_certificate_expiry_timestamp_seconds").await?;
     ensure!(expiry > jiff::Timestamp::now().as_second() as f64, "{expiry}");
 
-    // Broken in three ways; the last good one serves on.
+    // Broken in three ways; the last good certificate stays in use.
     for (name, certificate, key) in [
         ("no-pem", "rubbish", second.key_pem.as_str()),
         ("no-key", third.certificate_pem.as_str(), ""),

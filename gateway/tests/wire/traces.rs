@@ -1,4 +1,4 @@
-//! Spans as a collector gets them: names, parents, attributes, and what does not stand in them.
+//! Spans as a collector receives them: names, parents, attributes, and what they must not contain.
 
 use std::{
     collections::HashMap,
@@ -28,7 +28,7 @@ use crate::{
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const OTHER_TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
-/// In statements of these tests, and nowhere else.
+/// Appears only in statements of these tests.
 const MARKER: &str = "words_that_stay_here";
 
 pub fn tests(tests: &mut Tests) {
@@ -38,7 +38,7 @@ pub fn tests(tests: &mut Tests) {
     tests.add("the_variables_of_opentelemetry_count", variables);
 }
 
-/// A collector that keeps what it is sent.
+/// A collector that stores what it receives.
 struct Collector {
     server: ServerHandle,
     bodies: Arc<Mutex<Vec<Bytes>>>,
@@ -70,7 +70,7 @@ impl Collector {
         Ok(resources.flat_map(|resource| resource.scope_spans).flat_map(|scope| scope.spans).collect())
     }
 
-    /// The span whose parent is this, once it has come.
+    /// The span with this parent, once it has arrived.
     async fn child_of(&self, trace: &str, parent: &str) -> Result<Span> {
         let find = || -> Result<Option<Span>> {
             let mut spans = self.spans()?.into_iter();
@@ -140,7 +140,7 @@ async fn spans(world: Arc<World>) -> Result<()> {
     let gateway = world.another_gateway("traces", &["--otlp-endpoint", &url]).await?;
     let sql = format!("SELECT store_name, '{MARKER}' AS word FROM retail.stores");
 
-    // The parent from the headers; below the request's span the statement's.
+    // The parent comes from the headers; the statement's span is below the request's span.
     let header = parent(TRACE, "00f067aa0ba90201");
     let answer = send(&world, &gateway, query(&sql), Some(&header), None).await?;
     ensure!(answer["result"]["isError"] == json!(false), "{answer}");
@@ -163,7 +163,7 @@ async fn spans(world: Arc<World>) -> Result<()> {
     ensure!(statement.name == "SELECT" && statement.kind == SpanKind::Client as i32, "{statement:?}");
     ensure!(seen["db.system.name"] == "postgresql" && seen["db.response.returned_rows"] == 3, "{seen:?}");
 
-    // `_meta` is nearer to the caller than the HTTP hop, which is linked.
+    // `_meta` is closer to the caller than the HTTP hop, which becomes a link.
     let (meta, header) = (parent(TRACE, "00f067aa0ba90202"), parent(OTHER_TRACE, "00f067aa0ba90203"));
     send(&world, &gateway, query("SELECT nope"), Some(&header), Some(&meta)).await?;
     let span = collector.child_of(TRACE, "00f067aa0ba90202").await?;
@@ -172,7 +172,7 @@ async fn spans(world: Arc<World>) -> Result<()> {
     let statement = collector.child_of(TRACE, &hex(&span.span_id)).await?;
     ensure!(attributes(&statement.attributes)["db.response.status_code"] == "42703", "{statement:?}");
 
-    // Names that a caller makes up are no names of spans.
+    // Names that a caller invents do not become span names.
     for (at, request, name, error) in [
         ("00f067aa0ba90204", ("tools/call", json!({"name": MARKER})), "tools/call", "-32602"),
         ("00f067aa0ba90205", ("prompts/get", json!({"name": "top_products"})), "prompts/get top_products", ""),
@@ -187,7 +187,7 @@ async fn spans(world: Arc<World>) -> Result<()> {
         ensure!(span.name == name && seen == json!(error), "{name}: {seen} {span:?}");
     }
 
-    // What the caller does not sample is not sampled here; what is no trace context begins a trace.
+    // What the caller does not sample is not sampled here; an invalid trace context starts a new trace.
     let unsampled = format!("00-{TRACE}-00f067aa0ba9020a-00");
     send(&world, &gateway, query("SELECT 1"), Some(&unsampled), None).await?;
     send(&world, &gateway, query("SELECT 1"), Some("'; DROP TABLE"), Some("nonsense")).await?;
@@ -218,13 +218,13 @@ async fn statements(world: Arc<World>) -> Result<()> {
     let span = collector.child_of(TRACE, "00f067aa0ba90301").await?;
     let statement = collector.child_of(TRACE, &hex(&span.span_id)).await?;
     ensure!(attributes(&statement.attributes)["db.query.text"] == sql, "{statement:?}");
-    // Rows do not leave even so, and the log stays what it was.
+    // Even so rows are not exported, and the log is unchanged.
     ensure!(!collector.holds("Seattle") && !gateway.child.log_text().contains(MARKER));
     Ok(())
 }
 
 async fn away(world: Arc<World>) -> Result<()> {
-    // Accepts and says nothing.
+    // Accepts connections and never answers.
     let silent = std::net::TcpListener::bind("127.0.0.1:0")?;
     let url = format!("http://{}", silent.local_addr()?);
     let mut gateway = world.another_gateway("traces-away", &["--otlp-endpoint", &url]).await?;
@@ -239,7 +239,7 @@ async fn away(world: Arc<World>) -> Result<()> {
     let status = gateway.child.wait(Duration::from_secs(10)).await?.context("it did not end")?;
     ensure!(status.code() == Some(0) && begun.elapsed() < Duration::from_secs(6), "{status} {:?}", begun.elapsed());
 
-    // Nobody there at all.
+    // Nothing listens.
     drop(silent);
     let mut gateway = world.another_gateway("traces-nobody", &["--otlp-endpoint", &url]).await?;
     send(&world, &gateway, query("SELECT 1"), None, None).await?;
@@ -253,7 +253,7 @@ async fn away(world: Arc<World>) -> Result<()> {
     Ok(())
 }
 
-/// The name of the service and the sampler, as an administrator who knows OpenTelemetry sets them.
+/// The service name and the sampler, set as an administrator who knows OpenTelemetry sets them.
 async fn variables(world: Arc<World>) -> Result<()> {
     let collector = Collector::start().await?;
     let url = collector.server.url();
@@ -273,7 +273,7 @@ async fn variables(world: Arc<World>) -> Result<()> {
     for _ in 0..5 {
         send(&world, &gateway, query("SELECT 1"), None, None).await?;
     }
-    // What there is leaves before the process ends.
+    // Remaining spans are exported before the process ends.
     gateway.child.signal(Signal::Term);
     ensure!(gateway.child.wait(Duration::from_secs(20)).await?.is_some(), "the gateway did not end");
     ensure!(silent.spans()?.is_empty(), "sampled at a ratio of 0");

@@ -1,4 +1,4 @@
-//! Principals whose statements ran long take turns; nobody else does.
+//! Principals with long-running statements are throttled; nobody else is.
 
 use std::{
     sync::Arc,
@@ -22,15 +22,15 @@ pub fn tests(tests: &mut Tests) {
     tests.add("who_used_up_the_time_for_long_statements_has_one_at_a_time", turns);
 }
 
-/// What four endless statements at a time came to.
+/// The observed effect of four endless statements at a time.
 #[derive(Debug, Default)]
 struct Attack {
     answers: Vec<Value>,
-    /// Most of them at work at the server at a time.
+    /// The most of them that were active on the server at a time.
     most: usize,
-    /// Of those that were at work, how many came by the entry point that may have workers.
+    /// How many of the active ones used the entry point that may have workers.
     reports: usize,
-    /// Longest time that a caller of the same tenant, and one of another, waited.
+    /// Longest wait of a caller of the same tenant, and of one of another.
     waited: Duration,
 }
 
@@ -76,8 +76,8 @@ async fn turns(world: Arc<World>) -> Result<()> {
         world.metric(&gateway, &series).await
     };
 
-    // Three seconds each time, the colleague's connection left aside: the time for long statements is used up. What runs side
-    // by side counts once.
+    // Three seconds each time, not counting the colleague's connection: the time for long statements is used up.
+    // Statements that run side by side count once.
     for _ in 0..4 {
         let first = run_at_once(&attacker, ENDLESS, 3).await?;
         ensure!(first.iter().all(|answer| answer["code"] == "QUERY_TIMEOUT"), "{first:?}");
@@ -98,7 +98,7 @@ async fn turns(world: Arc<World>) -> Result<()> {
     ensure!(outcome("taken").await? >= 1.0 && outcome("refused").await? >= 1.0, "not counted");
     println!("the others waited {:?} at most", second.waited);
 
-    // Its short statements wait for nobody but its own long ones.
+    // Its short statements wait only for its own long ones.
     let answer = run(&attacker, "SELECT count(*) FROM retail.orders").await?;
     ensure!(answer["rows"] == json!([[15]]), "{answer}");
     world.limits(&ZAVA, "head-office", None).await

@@ -25,7 +25,7 @@ use tempfile::TempDir;
 pub use provision::{CONTOSO, Tenant, ZAVA};
 pub use standing::{Standing, denied, standing};
 
-/// The parts, in the order in which they end.
+/// The parts, in the order in which they are stopped.
 pub struct World {
     pub gateway: Gateway,
     pub kube: KubeApi,
@@ -48,7 +48,7 @@ pub struct Gateway {
 
 impl World {
     pub async fn start() -> Result<Self> {
-        // kube, reqwest and rustls here need a provider as the products do.
+        // kube, reqwest and rustls need a crypto provider here, as in the products.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let directory = tempfile::tempdir()?;
         let authority = Authority::new()?;
@@ -103,7 +103,7 @@ impl World {
         Ok(gateway)
     }
 
-    /// Another gateway that may have so many files open.
+    /// Another gateway with this limit of open files.
     pub async fn gateway_with_open_files(&self, name: &str, args: &[&str], most: u32) -> Result<Gateway> {
         let directory = self.directory.path();
         let gateway = Gateway::start(directory, &self.entra, &self.client, name, args, Some(most), &[]).await?;
@@ -136,7 +136,7 @@ impl World {
         .await
     }
 
-    /// The value of one metric; 0 where it is not there.
+    /// The value of one metric; 0 if it is missing.
     pub async fn metric(&self, gateway: &Gateway, name: &str) -> Result<f64> {
         let text = self.http.get(format!("{}/metrics", gateway.admin)).send().await?.text().await?;
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
@@ -165,7 +165,7 @@ impl World {
         Ok(McpClient::new(self.http.clone(), url, Some(self.token(principal)?), Revision::V2026_07_28))
     }
 
-    /// A statement as a sample principal.
+    /// Runs a statement as a sample principal.
     pub async fn query(&self, principal: &str, sql: &str) -> Result<Answer> {
         let client = self.client_as(principal)?;
         Ok(client
@@ -173,14 +173,15 @@ impl World {
             .await?)
     }
 
-    /// Rows of a statement as a sample principal.
+    /// The rows of a statement as a sample principal.
     pub async fn rows(&self, principal: &str, sql: &str) -> Result<Value> {
         let answer = self.query(principal, sql).await?;
         ensure!(answer.status.is_success() && !answer.is_tool_error(), "{sql}: {} {}", answer.status, answer.message);
         Ok(answer.structured()["rows"].clone())
     }
 
-    /// Gives a tenant other limits, and waits until they are in force for one of its principals; without limits its own.
+    /// Sets other limits for a tenant, and waits until they are in force for one of its principals; without limits, its
+    /// original ones.
     pub async fn limits(&self, tenant: &Tenant, principal: &str, limits: Option<Value>) -> Result<()> {
         let limits = limits.unwrap_or_else(|| tenant.object()["spec"]["gateway"].clone());
         self.patch_spec(tenant.id, json!({"gateway": limits})).await?;
@@ -206,7 +207,7 @@ impl World {
         Ok(self.cluster.connect(&self.database.name).await?)
     }
 
-    /// Copies the gateways' logs to where they outlive the tests.
+    /// Copies the gateways' logs to a directory that outlives the tests.
     pub fn keep_logs(&self) {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
         for entry in std::fs::read_dir(self.directory.path()).into_iter().flatten().flatten() {
@@ -239,7 +240,7 @@ impl Gateway {
         let url = format!("{scheme}://127.0.0.1:{port}");
         let gateway = env!("CARGO_BIN_EXE_storefence-gateway");
         let spawn = match open_files {
-            // The process that the shell becomes is the gateway's own.
+            // The shell's process becomes the gateway.
             Some(most) => Spawn::new("sh").args(["-c", &format!("ulimit -n {most} && exec \"$0\" \"$@\""), gateway]),
             None => Spawn::new(gateway),
         };
@@ -278,7 +279,7 @@ pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-/// Polls until the answer is yes.
+/// Polls until the condition holds.
 pub async fn until<F: Future<Output = Result<bool>>>(what: &str, limit: Duration, ask: impl Fn() -> F) -> Result<()> {
     let start = Instant::now();
     loop {

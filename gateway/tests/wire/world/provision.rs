@@ -1,4 +1,4 @@
-//! What the operator does, by hand: fence rows and logins, secrets, RetailTenant objects with a status.
+//! Does the operator's work by hand: fence rows and logins, secrets, RetailTenant objects with a status.
 
 use anyhow::{Context, Result};
 use kube::{
@@ -140,7 +140,7 @@ impl World {
         Ok(())
     }
 
-    /// Takes the CEL rules out of the CustomResourceDefinition, or puts them in again.
+    /// Removes the CEL rules from the CustomResourceDefinition, or restores them.
     pub async fn loosen_crd(&self, loose: bool) -> Result<()> {
         fn without_rules(value: &mut Value) {
             match value {
@@ -170,7 +170,7 @@ impl World {
         Ok(())
     }
 
-    /// Both slots' logins, with the passwords of the tests.
+    /// The logins of both slots, with the passwords of the tests.
     async fn logins(&self, tenant: &Tenant) -> Result<()> {
         for slot in Slot::ALL {
             self.login(tenant, slot, &format!("hunter2-{slot}-{}", tenant.id)).await?;
@@ -217,7 +217,7 @@ impl World {
         if tenant.id == "zava" { "1" } else { "2" }
     }
 
-    /// Makes a login slot, or changes its password, and writes the secret.
+    /// Creates a login slot, or changes its password, and writes the secret.
     pub async fn login(&self, tenant: &Tenant, slot: Slot, password: &str) -> Result<()> {
         let login = self.login_name(tenant, slot).await?;
         let key = self.tenant_key_sql(tenant);
@@ -245,7 +245,7 @@ impl World {
         Ok(login_role_name(&salt, &tenant.tenant_id(), slot))
     }
 
-    /// Makes a context key and writes the secret.
+    /// Creates a context key and writes the secret.
     pub async fn context_key(&self, tenant: &Tenant, kid: u32) -> Result<()> {
         let key = ContextKey::new(rand::random());
         let pads = key.pads();

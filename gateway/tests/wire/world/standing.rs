@@ -1,15 +1,15 @@
-//! What a token is worth: everything that its rules grant, `whoami` alone, or an HTTP status.
+//! What a token gives access to: everything that its rules grant, `whoami` alone, or an HTTP status.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use storefence_devstack::mcp_client::{Answer, McpClient};
 
-/// What a client finds.
+/// The result that a client sees.
 #[derive(Debug, PartialEq)]
 pub enum Standing {
     /// It is served by a rule.
     Served,
-    /// The token is good and grants nothing; with what `whoami` says.
+    /// The token is valid but grants nothing; with the answer of `whoami`.
     Outsider(Value),
     /// Refused before MCP.
     Status(u16),
@@ -29,7 +29,7 @@ impl Standing {
     }
 }
 
-/// Asks, and of an outsider sees that no tool gives it anything.
+/// Checks what the token gives access to, and that an outsider gets nothing from any tool.
 pub async fn standing(client: &McpClient) -> Result<Standing> {
     let list = client.send("tools/list", json!({})).await?;
     if list.status != 200 {
@@ -67,7 +67,7 @@ pub async fn standing(client: &McpClient) -> Result<Standing> {
     Ok(Standing::Outsider(said))
 }
 
-/// A refusal that reaches whoever reads: HTTP 200, no challenge, `isError`, one sentence with the correlation id, no row.
+/// A refusal that the reader sees: HTTP 200, no challenge, `isError`, one sentence with the correlation id, no row.
 pub fn denied(answer: &Answer) -> Result<&Value> {
     let message = &answer.message;
     ensure!(answer.status == 200 && !answer.headers.contains_key("www-authenticate"), "{} {message}", answer.status);
