@@ -1,7 +1,7 @@
-//! RetailTenants from a directory of YAML, where there is no cluster.
+//! RetailTenants from a directory of YAML files, for use without a cluster.
 //!
-//! The directory is looked at twice a second. Polling sees what notifications miss: ConfigMaps swapped by a symbolic
-//! link, network and container file systems.
+//! The directory is polled twice a second. Polling sees what notifications miss: ConfigMaps swapped by a symbolic link,
+//! network and container file systems.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -23,29 +23,31 @@ use super::{
 use crate::metrics::Metrics;
 
 const POLL: Duration = Duration::from_millis(500);
-/// Larger ones are no RetailTenants; 500 stores and 64 rules take about 2 MiB at most.
+/// Larger files are not RetailTenants; 500 stores and 64 rules take about 2 MiB at most.
 const FILE_MAX: u64 = 16 * 1024 * 1024;
 
-/// What shows that a file has changed, without reading it.
+/// Metadata that shows that a file has changed, without reading it.
 type Stamp = (u64, i64, i64, u64);
-/// By the names of the files: of ten thousand their common path would be most of what is held.
+/// Keyed by file name: with ten thousand files, the repeated directory path would take most of the memory.
 type Stamps = BTreeMap<Arc<OsStr>, Stamp>;
-/// Files that could not be used, in part or at all, and why.
+/// Files that could not be used, fully or in part, with the reason.
 pub type Problems = Vec<(PathBuf, String)>;
 
-/// The files as last seen, and what they hold.
+/// The files as last seen, and their objects.
 pub struct Directory {
     path: PathBuf,
     stamps: Stamps,
-    /// Objects of each file that could be read, by the registry's key; those of a file that breaks stay in force.
+    /// The objects of each file that could be read, by the registry's key. The objects of a file that breaks stay in
+    /// force.
     held: HashMap<Arc<OsStr>, Box<[Box<str>]>>,
     objects: Objects,
-    /// Files that could not be used: they are read again with every change, since it may be another file that was wrong.
+    /// Files that could not be used. They are read again with every change, since the cause may have been in another
+    /// file.
     broken: HashSet<Arc<OsStr>>,
 }
 
 impl Directory {
-    /// Reads it for the first time. Broken files are reported and the others served.
+    /// Reads the directory for the first time. Broken files are reported and the others served.
     ///
     /// # Errors
     /// The directory itself cannot be read.
@@ -55,7 +57,7 @@ impl Directory {
         Ok(directory)
     }
 
-    /// Reads it once: its objects, and what is wrong with which file.
+    /// Reads the directory once: its objects, and the problem of each broken file.
     ///
     /// # Errors
     /// The directory itself cannot be read.
@@ -76,7 +78,7 @@ impl Directory {
         Ok((directory, problems))
     }
 
-    /// Looks again; true where something has changed.
+    /// Polls once; true if something has changed.
     fn look(&mut self) -> io::Result<bool> {
         let stamps = stamps(&self.path)?;
         let changed = stamps != self.stamps;
@@ -86,7 +88,7 @@ impl Directory {
         Ok(changed)
     }
 
-    /// Reads the files that are new or changed. Reading all of ten thousand for one would take seconds.
+    /// Reads the files that are new or changed. Reading all of ten thousand because of one would take seconds.
     fn take(&mut self, stamps: Stamps) -> Problems {
         let mut problems = Problems::new();
         self.objects.begin_list();
@@ -104,7 +106,7 @@ impl Directory {
                     Err(problem) => (Err(problem), Vec::new()),
                 },
             };
-            // Of two objects with one name the later would silently replace the earlier.
+            // Otherwise the later of two objects with one name would silently replace the earlier.
             let keys = keys.and_then(|keys| match keys.iter().find_map(|key| Some((key, seen.get(key)?))) {
                 Some((key, first)) => Err(format!("{key} stands in {} already", self.path.join(first).display())),
                 None => Ok(keys),
@@ -137,7 +139,7 @@ impl Directory {
         problems
     }
 
-    /// Follows the directory for ever. One that cannot be read changes nothing.
+    /// Follows the directory forever. If it cannot be read, nothing changes.
     pub async fn follow(mut self, tenants: Arc<Tenants>, metrics: Arc<Metrics>) {
         tenants.publish(&self.objects, self.broken.len(), &metrics);
         tenants.set_synced();
@@ -149,7 +151,7 @@ impl Directory {
                 let looked = self.look();
                 (self, looked)
             });
-            // The runtime is going down.
+            // The runtime is shutting down.
             let Ok((directory, looked)) = looked.await else { return };
             self = directory;
             match looked {
@@ -177,7 +179,7 @@ fn stamps(directory: &Path) -> io::Result<Stamps> {
         let name = entry?.file_name();
         let path = directory.join(&name);
         let yaml = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
-        // Editors' and kubelets' own files begin with a dot.
+        // Temporary files of editors and kubelets begin with a dot.
         let hidden = name.as_encoded_bytes().starts_with(b".");
         if !yaml || hidden {
             continue;
@@ -194,8 +196,8 @@ fn stamps(directory: &Path) -> io::Result<Stamps> {
     Ok(stamps)
 }
 
-/// The RetailTenants of a file. Without a status that names credentials, the first slot and the first key are in force:
-/// the operator begins with these.
+/// The RetailTenants of a file. Without a status that names credentials, the first slot and the first key are in force,
+/// as for a new tenant of the operator.
 fn read(path: &Path) -> Result<Vec<DynamicObject>, String> {
     if std::fs::metadata(path).map_err(|error| error.to_string())?.len() > FILE_MAX {
         return Err("the file is too large".to_owned());
@@ -217,7 +219,7 @@ fn read(path: &Path) -> Result<Vec<DynamicObject>, String> {
         if metadata["namespace"].is_null() {
             metadata["namespace"] = json!("default");
         }
-        // A file has no life of its own beyond its name.
+        // A file has no identity other than its name.
         metadata["uid"] = json!(name);
         let status = &mut document["status"];
         if status.is_null() || (status.is_object() && status["credentials"].is_null()) {
@@ -264,20 +266,20 @@ mod tests {
         assert_eq!(secret("a").as_deref(), Some("sf-a-db-a"));
         assert_eq!(secret("c").as_deref(), Some("sf-c-db-b"));
 
-        // Broken in three ways, each with the last good state in force.
+        // Broken in three ways; the last good state stays in force each time.
         for broken in ["x: [", "kind: RetailTenant\n", &tenant("a", "  principals: [{name: x}]\n")] {
             write("one.yaml", broken);
             assert!(directory.look().expect("readable"));
             assert!(served(&directory).starts_with(&["a".to_owned()]), "{broken}");
         }
-        // The last one names only a, and it is the object that is broken: b is gone.
+        // The last version names only a, and it is the object that is invalid: b is removed.
         assert_eq!(served(&directory), ["a", "c"]);
 
         write("three.yaml", &tenant("c", ""));
         directory.look().expect("readable");
         assert_eq!(directory.broken.len(), 1, "c stands in three.yaml and two.yml");
         assert_eq!(served(&directory), ["a", "c"]);
-        // What was wrong with the unchanged two.yml was three.yaml.
+        // The problem of the unchanged two.yml was caused by three.yaml.
         std::fs::remove_file(temporary.path().join("three.yaml")).expect("there");
         directory.look().expect("readable");
         assert_eq!((served(&directory), directory.broken.len()), (vec!["a".to_owned(), "c".to_owned()], 0));

@@ -1,4 +1,4 @@
-//! The numbers of `spec.gateway`: limits of statements, and quotas of calls.
+//! The numbers in `spec.gateway`: limits of statements, and quotas of calls.
 
 use std::{num::NonZeroU32, time::Duration};
 
@@ -7,9 +7,9 @@ use storefence_tenancy::resource::GatewayLimits;
 /// Limits of one tenant's statements and answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Most rows of an answer.
+    /// Most rows of a result.
     pub max_rows: u32,
-    /// Most bytes of an answer's rows.
+    /// Most bytes of a result's rows.
     pub max_bytes: u32,
     /// Longest run of a statement.
     pub timeout: Duration,
@@ -44,7 +44,7 @@ pub struct Bounds {
 
 impl From<&GatewayLimits> for Quotas {
     fn from(limits: &GatewayLimits) -> Self {
-        // The schema refuses zero. One is the least that lets any call in.
+        // The schema refuses zero. One is the smallest quota that accepts any call.
         let bounds = |per_minute: Option<u32>, concurrent: u32| Bounds {
             per_minute: per_minute.map(|n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN)),
             concurrent: concurrent.max(1),

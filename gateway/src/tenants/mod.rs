@@ -1,4 +1,4 @@
-//! The tenants that are served, from the RetailTenants of the Kubernetes API or of a directory.
+//! The tenants that are served, from RetailTenants in the Kubernetes API or in a directory.
 
 pub mod directory;
 pub mod limits;
@@ -16,16 +16,16 @@ use storefence_tenancy::{
 
 use self::limits::{Limits, Quotas};
 
-/// Which secrets are in force. A different value means that they have to be read again.
+/// The secrets in force. If the value changes, they have to be read again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CredentialsInForce {
     /// Login slot.
     pub slot: Slot,
-    /// Version of its secret, where the status names it.
+    /// Version of its secret, if the status names it.
     pub slot_version: Option<Box<str>>,
     /// Key id.
     pub kid: u32,
-    /// Version of its secret, where the status names it.
+    /// Version of its secret, if the status names it.
     pub key_version: Option<Box<str>>,
 }
 
@@ -43,16 +43,15 @@ impl From<&Credentials> for CredentialsInForce {
     }
 }
 
-/// One tenant as it is served.
+/// A tenant as the gateway serves it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tenant {
     /// Stores and principal rules.
     pub rules: Arc<TenantRules>,
-    /// Limits.
     pub limits: Limits,
-    /// Calls per minute and at a time.
+    /// Quotas: calls per minute and concurrent calls.
     pub quotas: Quotas,
-    /// Name for people.
+    /// Display name.
     pub display_name: Arc<str>,
     /// Name of the database connection, for its trust roots.
     pub database: Arc<str>,
@@ -63,7 +62,6 @@ pub struct Tenant {
 }
 
 impl Tenant {
-    /// The tenant's identifier.
     #[must_use]
     pub fn id(&self) -> &TenantId {
         self.rules.tenant_id()

@@ -1,5 +1,5 @@
-//! From RetailTenant objects to the tenants that are served: pure, one object at a time, so that a broken object
-//! cannot take another one with it.
+//! Turns RetailTenant objects into the tenants that are served. Pure, and one object at a time, so that a broken object
+//! cannot affect another one.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -23,7 +23,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// The tenant of this identifier.
+    /// The tenant with this identifier.
     #[must_use]
     pub fn get(&self, id: &TenantId) -> Option<&Arc<Tenant>> {
         self.by_id.get(id)
@@ -52,14 +52,13 @@ impl Snapshot {
         self.by_id.len()
     }
 
-    /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.by_id.is_empty()
     }
 }
 
-/// One object as last seen.
+/// An object as last seen.
 #[derive(Debug)]
 struct Entry {
     uid: Box<str>,
@@ -70,7 +69,7 @@ struct Entry {
     held: Option<Held>,
 }
 
-/// Why an object that can be used is not served.
+/// Why a valid object is not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Held {
     /// `metadata.deletionTimestamp`.
@@ -79,8 +78,8 @@ pub enum Held {
     /// `PolicyVerified` is False.
     #[error("PolicyVerified is False: not served until the fence is as it was shipped")]
     Unfenced,
-    /// `Ready` says that another object has its `tenantId`. One that has a store of it takes that store alone: the database
-    /// knows whose it is.
+    /// `Ready` says that another object has its `tenantId`. An object that shares only a store with another one loses
+    /// that store alone: the database knows which tenant owns it.
     #[error("its condition Ready says ConflictingTenant: another RetailTenant has its tenantId")]
     Conflict,
     /// The operator has not named a login and a key yet.
@@ -91,7 +90,7 @@ pub enum Held {
     Younger,
 }
 
-/// The last spec that compiled; it stays while a later one does not compile.
+/// The last spec that compiled; it stays in force while a later one does not compile.
 #[derive(Clone, Debug)]
 struct Rules {
     rules: Arc<TenantRules>,
@@ -102,16 +101,16 @@ struct Rules {
     vault: Arc<str>,
 }
 
-/// What came of one object.
+/// The result for one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Applied {
     /// Served, or waiting for the operator.
     Good,
-    /// It cannot be used; what was in force before stays. The text is for the log.
+    /// The object cannot be used; the earlier state stays in force. The text is for the log.
     Broken(String),
 }
 
-/// The objects of the cluster.
+/// All objects of the source.
 #[derive(Debug, Default)]
 pub struct Objects {
     entries: BTreeMap<Box<str>, Entry>,
@@ -119,7 +118,7 @@ pub struct Objects {
     names: Names,
 }
 
-/// Names of databases and vaults, of which many tenants have few.
+/// Interned names of databases and vaults: many tenants share few.
 #[derive(Debug, Default)]
 struct Names(HashSet<Arc<str>>);
 
@@ -128,7 +127,7 @@ impl Names {
         if let Some(known) = self.0.get(name) {
             return known.clone();
         }
-        // Those that no tenant names any more.
+        // Drops names that no tenant uses any more.
         self.0.retain(|known| Arc::strong_count(known) > 1);
         let new: Arc<str> = name.into();
         self.0.insert(new.clone());
@@ -136,19 +135,19 @@ impl Names {
     }
 }
 
-/// What an object is known by.
+/// The key of an object.
 pub(crate) fn key(object: &DynamicObject) -> Box<str> {
     let meta = &object.metadata;
     format!("{}/{}", meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default()).into()
 }
 
 impl Objects {
-    /// A full list begins: what it does not name is gone at its end.
+    /// A full list begins: objects that it does not name are removed when it ends.
     pub fn begin_list(&mut self) {
         self.relisted = Some(HashSet::new());
     }
 
-    /// Keeps an object that a list could not read, since it is not gone.
+    /// Keeps an object that the list contains but that could not be read.
     pub fn keep(&mut self, key: &str) {
         if let Some(seen) = &mut self.relisted {
             seen.insert(key.into());
@@ -162,7 +161,7 @@ impl Objects {
         }
     }
 
-    /// Takes over an object that is new or changed.
+    /// Applies an object that is new or changed.
     pub fn apply(&mut self, object: DynamicObject) -> Applied {
         let key = key(&object);
         if let Some(seen) = &mut self.relisted {
@@ -170,7 +169,7 @@ impl Objects {
         }
         let uid: Box<str> = object.metadata.uid.as_deref().unwrap_or_default().into();
         let created = object.metadata.creation_timestamp.as_ref().map_or(i64::MAX, |time| time.0.as_second());
-        // An object of the same name that was deleted in between has nothing to say about this one.
+        // The state of a deleted object with the same name does not apply to this one.
         let before = self.entries.remove(&key).filter(|entry| entry.uid == uid);
         let mut entry = before.unwrap_or(Entry { uid, created, rules: None, serving: None, problem: None, held: None });
         if object.metadata.deletion_timestamp.is_some() {
@@ -191,12 +190,12 @@ impl Objects {
         outcome
     }
 
-    /// Forgets an object.
+    /// Removes an object.
     pub fn delete(&mut self, object: &DynamicObject) {
         self.entries.remove(&key(object));
     }
 
-    /// The tenants in force. Where two objects claim one `tenantId` the older one has it, as with the operator.
+    /// The tenants in force. If two objects claim one `tenantId`, the older one gets it, as in the operator.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let mut serving: Vec<_> =
@@ -215,7 +214,7 @@ impl Objects {
         snapshot
     }
 
-    /// Each object that can be used, and why it is not served, where it is not.
+    /// Each valid object, with the reason if it is not served.
     pub fn held<'a>(&'a self, snapshot: &'a Snapshot) -> impl Iterator<Item = (&'a str, Option<Held>)> {
         self.entries.iter().filter_map(|(key, entry)| {
             let Some(tenant) = &entry.serving else {
@@ -256,7 +255,7 @@ impl Entry {
                 .iter()
                 .any(|condition| condition.type_ == "Ready" && condition.reason == "ConflictingTenant")
         });
-        // A fence that differs from what was shipped may let rows through: better no answer than somebody else's row.
+        // A fence that differs from the shipped one may let rows through: no answer is better than somebody else's row.
         let unfenced = status.is_some_and(|status| {
             status.conditions.iter().any(|condition| condition.type_ == "PolicyVerified" && condition.status == "False")
         });
@@ -277,7 +276,7 @@ impl Entry {
         self.serving = match (&self.rules, credentials) {
             (Some(rules), Some(credentials)) => {
                 let tenant = rules.with(CredentialsInForce::from(credentials));
-                // The same Arc for the same content: pools compare by value, callers in flight keep theirs.
+                // The same content keeps the same Arc: pools compare by value, and calls in progress keep theirs.
                 Some(self.serving.take().filter(|serving| **serving == tenant).unwrap_or_else(|| Arc::new(tenant)))
             }
             _ => None,
@@ -376,7 +375,7 @@ mod tests {
         objects.apply(object("a", "zava", |o| o["status"]["conditions"] = ready("ConflictingTenant")));
         assert!(objects.snapshot().is_empty());
         assert_eq!(held(&objects), Some(Some(Held::Conflict)));
-        // A store that another tenant has keeps nobody from the others.
+        // A store that another tenant owns does not affect the other stores.
         objects.apply(object("a", "zava", |o| o["status"]["conditions"] = ready("ConflictingStore")));
         assert_eq!(objects.snapshot().len(), 1);
         objects.apply(object("a", "zava", |o| o["status"]["conditions"] = ready("DatabaseUnreachable")));

@@ -1,4 +1,4 @@
-//! Where the RetailTenants come from: a directory of YAML files, or the cluster of KUBECONFIG.
+//! The source of the RetailTenants: a directory of YAML files, or the cluster of KUBECONFIG.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -10,16 +10,14 @@ use crate::metrics::Metrics;
 
 /// A source that can be read.
 pub enum Source {
-    /// Files.
     Directory(Directory),
-    /// The Kubernetes API.
     Cluster(kube::Client),
 }
 
 /// A source that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// No configuration of a Kubernetes client.
+    /// No valid configuration for a Kubernetes client.
     #[error("KUBECONFIG: no usable Kubernetes configuration: {0}")]
     Kubernetes(String),
     /// The directory cannot be read.
@@ -28,7 +26,7 @@ pub enum SourceError {
 }
 
 impl Source {
-    /// Opens the directory, or the cluster where no directory is given.
+    /// Opens the directory, or the cluster if no directory is given.
     ///
     /// # Errors
     /// [`SourceError`].
@@ -44,7 +42,7 @@ impl Source {
         opened.map(Self::Directory).map_err(|error| SourceError::Directory(path.display().to_string(), error))
     }
 
-    /// Publishes each state of the source to `tenants`; does not return.
+    /// Publishes each state of the source to `tenants`; never returns.
     pub async fn follow(self, tenants: Arc<Tenants>, metrics: Arc<Metrics>) {
         match self {
             Self::Directory(directory) => directory.follow(tenants, metrics).await,

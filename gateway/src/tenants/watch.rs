@@ -31,13 +31,13 @@ pub struct Tenants {
 }
 
 impl Tenants {
-    /// The state of this moment.
+    /// The current state.
     #[must_use]
     pub fn load(&self) -> arc_swap::Guard<Arc<Snapshot>> {
         self.snapshot.load()
     }
 
-    /// The same, to be kept for longer than a moment.
+    /// The current state, to be held for longer.
     #[must_use]
     pub fn load_full(&self) -> Arc<Snapshot> {
         self.snapshot.load_full()
@@ -54,12 +54,12 @@ impl Tenants {
         self.changed.notified().await;
     }
 
-    /// A full list has been seen.
+    /// Records that a full list has been seen.
     pub(super) fn set_synced(&self) {
         self.synced.store(true, Ordering::Release);
     }
 
-    /// Puts the objects in force. `unread` is the number of those that could not even be read.
+    /// Publishes the objects. `unread` is the number of objects that could not even be read.
     pub(super) fn publish(&self, objects: &Objects, unread: usize, metrics: &Metrics) {
         for (state, count) in objects.counts() {
             let count = if state == "broken" { count + unread } else { count };
@@ -70,9 +70,9 @@ impl Tenants {
     }
 }
 
-/// Watches for ever. Losing the API server changes nothing: the last state stays in force until a new list is complete.
+/// Watches forever. If the API server is unavailable, the last state stays in force until a new list is complete.
 pub async fn follow(client: Client, tenants: Arc<Tenants>, metrics: Arc<Metrics>) {
-    // Untyped on purpose: with a typed Api one object that does not parse fails the whole list.
+    // Untyped on purpose: with a typed Api, one object that does not parse would fail the whole list.
     let resource = ApiResource::erase::<RetailTenant>(&());
     let api: Api<DynamicObject> = Api::all_with(client, &resource);
     let events = watcher(api, watcher::Config::default());
