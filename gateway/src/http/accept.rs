@@ -1,4 +1,4 @@
-//! What a request's headers say about the form of its body and of its answer, read as liberally as can be.
+//! The headers about the form of a request's body and of its answer, read as liberally as possible.
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -6,14 +6,14 @@ use serde_json::json;
 
 use super::errors;
 
-/// The only type that a message has.
+/// The content type of every message.
 const JSON: &str = "application/json";
-/// The other type that an answer may have.
+/// The other content type that an answer may have.
 const STREAM: &str = "text/event-stream";
-/// What rmcp wants to see before it answers at all.
+/// The `Accept` header without which rmcp does not answer.
 const BOTH: HeaderValue = HeaderValue::from_static("application/json, text/event-stream");
 
-/// A refusal of a body that is no JSON, or that is packed.
+/// The refusal of a body that is not JSON, or is compressed.
 #[must_use]
 pub fn refusal(headers: &HeaderMap) -> Option<Response> {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
@@ -27,14 +27,15 @@ pub fn refusal(headers: &HeaderMap) -> Option<Response> {
     }
     let message = "A body with a Content-Encoding is not taken; send it as it is";
     let body = json!({"error": "invalid_request", "message": message});
-    // RFC 9110, 15.5.16: the codings that would be taken.
+    // RFC 9110, 15.5.16: the codings that are accepted.
     let mut response = errors::body(StatusCode::UNSUPPORTED_MEDIA_TYPE, &body).into_response();
     response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     Some(response)
 }
 
-/// Writes `Accept` the way rmcp wants it, for a client that takes any form of answer, and says whether it takes event
-/// streams. Only who names them does: who sends `*/*`, or nothing, is no client of MCP and reads one document.
+/// Rewrites `Accept` for rmcp if the client accepts any form of answer, and returns whether it accepts event streams.
+/// Only a client that names them does: one that sends `*/*` or nothing is not an MCP client and reads a single
+/// document.
 pub fn widen(headers: &mut HeaderMap) -> bool {
     let (mut any, mut streams, mut named) = (false, false, false);
     for value in headers.get_all(header::ACCEPT) {
@@ -55,7 +56,7 @@ pub fn widen(headers: &mut HeaderMap) -> bool {
     streams
 }
 
-/// `q=0`, which refuses what it stands beside.
+/// Whether the parameter is `q=0`, which rejects the type before it.
 fn is_zero(parameter: &str) -> bool {
     let weight = parameter.strip_prefix(['q', 'Q']).and_then(|rest| rest.trim_start().strip_prefix('='));
     weight.is_some_and(|weight| weight.trim().parse::<f32>().is_ok_and(|weight| weight == 0.0))

@@ -1,5 +1,5 @@
-//! From the `Authorization` header to a caller with a scope or an outsider without one, or an answer that tells no more than
-//! it must.
+//! From the `Authorization` header to a caller with a scope, to an outsider without one, or to an answer that reveals
+//! no more than it must.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -26,10 +26,10 @@ use crate::{
     tenants::{Tenant, registry::Snapshot, watch::Tenants},
 };
 
-/// Where a token carries its scopes.
+/// The claim with a token's scopes.
 const SCOPE_CLAIM: &str = "scp";
 
-/// Why a request is not served: a token would be another one after the user signs in again. What a rule refuses is no such
+/// Why a request is refused with a challenge: signing in again could give another token. A refusal by rules is no such
 /// reason, see [`Outsider`].
 #[derive(Debug)]
 pub enum Denied {
@@ -39,17 +39,16 @@ pub enum Denied {
     Scope(Uuid),
 }
 
-/// Who sends a request with a good token.
+/// The sender of a request with a valid token.
 #[derive(Clone, Debug)]
 pub enum Visitor {
-    /// Somebody with a scope in one tenant.
+    /// A caller with a scope in one tenant.
     Caller(Arc<Caller>),
-    /// Somebody without.
+    /// A caller without a scope.
     Outsider(Arc<Outsider>),
 }
 
 impl Visitor {
-    /// The verified token.
     #[must_use]
     pub fn principal(&self) -> &Principal {
         match self {
@@ -58,7 +57,7 @@ impl Visitor {
         }
     }
 
-    /// Finds the request in the log.
+    /// The id of the request in the log.
     #[must_use]
     pub fn correlation(&self) -> Uuid {
         match self {
@@ -76,7 +75,7 @@ impl Visitor {
         }
     }
 
-    /// The same visitor for another of several messages that came at once: each is found by an id of its own.
+    /// The same visitor for another message of a batch: each message has an id of its own.
     #[must_use]
     pub fn again(&self) -> Self {
         match self {
@@ -90,7 +89,7 @@ impl Visitor {
         }
     }
 
-    /// Puts the visitor where rmcp's handler finds it.
+    /// Adds the visitor to the request, where rmcp's handler finds it.
     pub fn enter(self, extensions: &mut http::Extensions) {
         match self {
             Self::Caller(caller) => drop(extensions.insert(caller)),
@@ -99,16 +98,16 @@ impl Visitor {
     }
 }
 
-/// A new id, from this thread's generator: `Uuid::new_v4` calls into the kernel for each.
+/// A new id, from this thread's generator: `Uuid::new_v4` makes a system call each time.
 fn correlation() -> Uuid {
     uuid::Builder::from_random_bytes(rand::random()).into_uuid()
 }
 
-/// The door.
+/// The authentication layer.
 pub struct Access {
     identity: Identity,
     tenants: Arc<Tenants>,
-    /// Words of which `scp` must hold one.
+    /// The scopes of which `scp` must hold one.
     words: Vec<String>,
     metadata: Arc<Metadata>,
     metrics: Arc<Metrics>,
@@ -117,7 +116,7 @@ pub struct Access {
 }
 
 impl Access {
-    /// Lets in whom `identity` and the tenants' rules know.
+    /// Accepts callers whom `identity` and the tenants' rules know.
     #[must_use]
     pub fn new(
         identity: Identity,
@@ -127,13 +126,13 @@ impl Access {
         metrics: Arc<Metrics>,
     ) -> Self {
         let words = tokens.words();
-        // What every call counts is looked up by its labels once.
+        // The counters that every call needs are looked up by their labels once.
         let accepted = metrics.tokens.with_label_values(&["accepted", ""]);
         let granted = metrics.scopes.with_label_values(&["granted"]);
         Self { identity, tenants, words, metadata, metrics, accepted, granted }
     }
 
-    /// Finds out who calls and what they may see. The scope is computed from the rules of this moment, never cached.
+    /// Determines the caller and its scope. The scope is computed from the rules in force at this moment, never cached.
     ///
     /// # Errors
     /// [`Denied`].
@@ -161,8 +160,8 @@ impl Access {
         };
         let correlation = correlation();
         let claims = &principal.claims;
-        // Scopes are what a user lets a client do. An application that calls for itself has none: its permission is the
-        // rule that names it, without which it ends below.
+        // Scopes are what a user lets a client do. An application that calls on its own behalf has none: its permission
+        // is the rule that names it, and without that rule it is refused below.
         if claims.kind == TokenKind::User && !self.words.iter().any(|word| claims.has_scope(word)) {
             self.metrics.scopes.with_label_values(&["InsufficientScope"]).inc();
             tracing::info!(
@@ -222,7 +221,7 @@ impl Access {
     }
 }
 
-/// The token of the one `Authorization` header. Tokens in the query or in the body are not looked for.
+/// The token of the only `Authorization` header. Tokens in the query or in the body are ignored.
 fn bearer(headers: &HeaderMap) -> Result<&str, Reject> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let Some(value) = values.next() else { return Err(Reject::Missing) };
@@ -232,7 +231,7 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Reject> {
     let value = value.as_bytes();
     let space = value.iter().position(|byte| *byte == b' ').ok_or(Reject::Header)?;
     let (scheme, token) = (&value[..space], &value[space + 1..]);
-    // To the end whatever is found: a loop that may stop looks at one byte at a time, and this is 4 % of a call then.
+    // No early exit: a loop that may stop checks one byte at a time, which would be 4 % of a call.
     let is_one = token.iter().fold(true, |so_far, byte| so_far & byte.is_ascii_graphic() & (*byte != b','));
     if !scheme.eq_ignore_ascii_case(b"bearer") || token.is_empty() || !is_one {
         return Err(Reject::Header);
@@ -245,7 +244,7 @@ enum Unresolved {
     Several(Vec<TenantId>),
 }
 
-/// The tenant that the path names or, without one, the only tenant in which a rule matches.
+/// The tenant that the path names or, without one, the only tenant with a matching rule.
 fn resolve(snapshot: &Snapshot, claims: &Claims, tenant: Option<&str>) -> Result<(Arc<Tenant>, Scope), Unresolved> {
     if let Some(named) = tenant {
         let found = named.parse::<TenantId>().ok().and_then(|id| snapshot.get(&id).cloned());
@@ -267,8 +266,8 @@ fn resolve(snapshot: &Snapshot, claims: &Claims, tenant: Option<&str>) -> Result
     }
 }
 
-/// The claims that rules of the caller's directory look at. It depends on the directory alone and not on the path, so
-/// it says nothing about whether a tenant exists.
+/// The claims that rules of the caller's directory use. They depend on the directory alone and not on the path, so they
+/// reveal nothing about whether a tenant exists.
 fn looked_at(snapshot: &Snapshot, principal: &Principal) -> (BTreeSet<String>, bool) {
     let mut names = BTreeSet::from(["oid".to_owned(), "roles".to_owned()]);
     let mut by_group = false;

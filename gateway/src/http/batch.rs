@@ -1,7 +1,7 @@
-//! Several messages in one request, which 2025-03-26 asks a server to take (basic, "Batching") and which rmcp does not.
+//! Several messages in one request, which 2025-03-26 requires a server to accept (basic, "Batching") and rmcp does not.
 //!
-//! They are answered one after another, each as if it had come alone: with its own place in quotas, audit and log. The array
-//! is sent as its members come, so that no more than one answer is held at a time.
+//! They are answered one after another, each as if it had come alone: with its own quota slot, audit record and log
+//! lines. The members of the array are sent as they become ready, so that no more than one answer is held at a time.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -18,22 +18,22 @@ use crate::mcp::{
     revision::Client,
 };
 
-/// Most messages of a batch. Each may be a statement, and they run one after another.
+/// The most messages in a batch. Each may be a statement, and they run one after another.
 const MOST: usize = 20;
 
-/// A message, and what it is.
+/// A message and its envelope.
 type Member = (Bytes, Result<Envelope, Refusal>);
 
-/// Whether a body is a batch and not one message.
+/// Whether a body is a batch rather than one message.
 #[must_use]
 pub fn is_one(body: &[u8]) -> bool {
     body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[')
 }
 
-/// Takes a batch apart.
+/// Splits a batch into messages.
 ///
 /// # Errors
-/// What is wrong with all of it.
+/// The error of the whole batch.
 fn members(parts: &Parts, body: &Bytes, client: Client) -> Result<Vec<Member>, Refusal> {
     let texts: Vec<&RawValue> = serde_json::from_slice(body).map_err(|_| Refusal::unreadable())?;
     if texts.is_empty() {
@@ -59,7 +59,7 @@ fn members(parts: &Parts, body: &Bytes, client: Client) -> Result<Vec<Member>, R
     Ok(members)
 }
 
-/// Answers a batch. `held` is dropped with the end of the answer.
+/// Answers a batch. `held` is dropped at the end of the answer.
 pub async fn answer(
     app: &Arc<App>,
     visitor: Visitor,
@@ -72,7 +72,7 @@ pub async fn answer(
         Ok(members) => members,
         Err(refusal) => return exchange::refused(app, &refusal),
     };
-    // What a message of a batch is answered with is one document, and what belongs to one message belongs to none of several.
+    // Each message of a batch is answered with one document: an event stream belongs to one message, not to several.
     let client = Client { streams: false, ..client };
     let is_notification = |member: &Member| matches!(&member.1, Ok(envelope) if envelope.id.is_none());
     let (notifications, asking): (Vec<Member>, Vec<Member>) = members.into_iter().partition(is_notification);

@@ -1,7 +1,7 @@
-//! Calls under way, for `notifications/cancelled` where it reaches the replica that holds the call.
+//! Calls in progress, for `notifications/cancelled` where it reaches the replica that runs the call.
 //!
-//! There are no sessions, and every client counts its requests from 1. So a call is known by the token it came with as
-//! well, and where two under way are alike, neither is cancelled: their clients can still close the connection.
+//! There are no sessions, and every client counts its requests from 1. So a call is identified by its token as well. If
+//! two calls in progress have the same identity, neither is cancelled: their clients can still close the connection.
 
 use std::{
     collections::HashMap,
@@ -15,27 +15,27 @@ use crate::identity::{Principal, fingerprint::Fingerprint};
 
 type Key = (Fingerprint, String);
 
-/// The calls of this replica.
+/// The calls in progress on this replica.
 #[derive(Debug, Default)]
 pub struct Calls(Mutex<HashMap<Key, Vec<Arc<CancellationToken>>>>);
 
-/// A call under way.
+/// A call in progress.
 #[derive(Debug)]
 pub struct UnderWay {
     calls: Arc<Calls>,
     key: Key,
-    /// Fires when the client wants no answer any more.
+    /// Fires when the client has cancelled the call.
     pub cancelled: Arc<CancellationToken>,
 }
 
 impl Calls {
-    /// A call begins. It is under way until the value is dropped.
+    /// Registers a call, until the value is dropped.
     #[must_use]
     pub fn begin(self: &Arc<Self>, principal: &Principal, id: &Value) -> UnderWay {
         self.begin_as((*principal.token(), id.to_string()))
     }
 
-    /// The client of this token wants no answer to the request of this id.
+    /// Cancels the request with this id from the client with this token.
     pub fn cancel(&self, principal: &Principal, id: &Value) {
         self.cancel_as(&(*principal.token(), id.to_string()));
     }

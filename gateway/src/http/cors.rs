@@ -1,7 +1,7 @@
-//! What browsers ask before they let a page of another origin speak to the gateway, and what of an answer the page may read.
+//! Cross-origin requests: preflights of browsers, and the headers that a page may read.
 //!
-//! The origins are those of `--allowed-origin`: [`super::hosts`] refuses all others before. A preflight carries no token, so
-//! it is answered before anybody asks for one. Pages send the token themselves; no cookie counts here.
+//! The origins are those of `--allowed-origin`: [`super::hosts`] refuses all others before. A preflight carries no
+//! token, so it is answered before authentication. Pages send the token themselves; cookies are not used.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,10 +11,10 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use super::App;
 use crate::mcp::revision::{SESSION, VERSION};
 
-/// How long a browser may remember the answer to a preflight; Chromium takes no more.
+/// How long a browser may cache the answer to a preflight; Chromium allows no more.
 const REMEMBERED: Duration = Duration::from_secs(7200);
 
-/// Answers preflights, and names what pages may read.
+/// Answers preflights, and names the headers that pages may read.
 pub fn layer(app: Arc<App>) -> CorsLayer {
     let own = HeaderName::from_static;
     CorsLayer::new()

@@ -25,7 +25,7 @@ pub fn body(status: StatusCode, value: &Value) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], value.to_string()).into_response()
 }
 
-/// For all other paths.
+/// The answer for all other paths.
 pub async fn not_found() -> Response {
     plain(StatusCode::NOT_FOUND)
 }

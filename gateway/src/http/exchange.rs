@@ -1,4 +1,4 @@
-//! One message of one visitor: from its text to the answer.
+//! One message of one visitor, from its text to the answer.
 
 use std::time::Instant;
 
@@ -23,7 +23,8 @@ use crate::{
     tools::Tool,
 };
 
-/// Answers a message. `held` is dropped with the end of the answer, which for an event stream is later than this.
+/// Answers a message. `held` is dropped at the end of the answer, which for an event stream is after this function
+/// returns.
 pub async fn answer(
     app: &App,
     visitor: Visitor,
@@ -45,10 +46,10 @@ pub async fn answer(
     let is_initialize = envelope.method.as_deref() == Some("initialize");
     let (correlation, started) = (visitor.correlation(), Instant::now());
     let span = span(app, &envelope, &parts.headers, &visitor);
-    // The token goes no further than this.
+    // The token is not passed on.
     parts.headers.remove(header::AUTHORIZATION);
     if is_initialize {
-        // It negotiates in its body; rmcp refuses one whose header says something else, as that of ai-sdk may.
+        // `initialize` negotiates in its body; rmcp refuses one whose header differs, as that of ai-sdk may.
         parts.headers.remove(VERSION);
     }
     let slot = Slot::default();
@@ -69,7 +70,7 @@ pub async fn answer(
     {
         response.headers_mut().insert(revision::SESSION, value);
     }
-    // Tools are observed where they run, with their names and outcomes.
+    // Tools record their own metrics, with names and outcomes.
     if let Some(method) = envelope.other_method() {
         let error = if response.status().is_success() { "" } else { "refused" };
         let seconds = started.elapsed().as_secs_f64();
@@ -82,14 +83,14 @@ pub async fn answer(
     response
 }
 
-/// Names the request to whoever reads the log.
+/// Identifies the request in the log.
 pub fn identify(response: &mut Response, correlation: uuid::Uuid) {
     if let Ok(value) = HeaderValue::try_from(correlation.to_string()) {
         response.headers_mut().insert("x-correlation-id", value);
     }
 }
 
-/// The span of a request. Names that are not ours are left out: a caller can make them up without end.
+/// The span of a request. Unknown names are left out: a caller can invent any number of them.
 fn span(app: &App, envelope: &Envelope, headers: &HeaderMap, visitor: &Visitor) -> Span {
     let method = envelope.known_method().unwrap_or("other");
     let name = envelope.name.as_deref().unwrap_or_default();
@@ -100,7 +101,7 @@ fn span(app: &App, envelope: &Envelope, headers: &HeaderMap, visitor: &Visitor) 
         method,
         tool,
         prompt,
-        // What a request without a version speaks (2025-11-25, transports, "Protocol Version Header").
+        // The revision of a request without a version (2025-11-25, transports, "Protocol Version Header").
         version: envelope.revision.unwrap_or(Revision::V2025_03_26).as_str(),
         id: id.as_deref(),
         correlation: visitor.correlation(),
@@ -109,7 +110,7 @@ fn span(app: &App, envelope: &Envelope, headers: &HeaderMap, visitor: &Visitor) 
     spans::request(request, &envelope.trace, headers)
 }
 
-/// Counts a refusal in front of rmcp, and writes it.
+/// Counts a refusal that does not reach rmcp, and writes it.
 pub fn refused(app: &App, refusal: &Refusal) -> Response {
     let code = refusal.code.to_string();
     app.metrics.operations.with_label_values(&["invalid", "", &code]).observe(0.0);
@@ -122,7 +123,7 @@ fn json_rpc(refusal: &Refusal) -> Response {
 
 type McpBody = http_body_util::combinators::BoxBody<Bytes, std::convert::Infallible>;
 
-/// Puts the result into its place, and gives rmcp's plain texts the form of JSON-RPC.
+/// Inserts the result in the place of its marks, and turns rmcp's plain texts into JSON-RPC errors.
 async fn finish(
     response: http::Response<McpBody>,
     slot: &Slot,

@@ -1,5 +1,5 @@
-//! Host and Origin allow-lists, on by default: a web page must not reach a gateway on the user's machine or network by
-//! rebinding a DNS name (MCP, Streamable HTTP, security).
+//! Host and Origin allow-lists, on by default: without them a web page could reach a gateway on the user's machine or
+//! network by rebinding a DNS name (MCP, Streamable HTTP, security).
 
 use std::{
     sync::Arc,
@@ -16,7 +16,7 @@ use super::{App, errors, limits};
 
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 
-/// The lists.
+/// The allow-lists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Allowed {
     hosts: Vec<HostPattern>,
@@ -42,7 +42,7 @@ struct OriginPattern {
 pub struct InvalidEntry(String, &'static str);
 
 impl Allowed {
-    /// The public URL's own host and origin, and those given. Behind a loopback URL all names of loopback are one.
+    /// The public URL's own host and origin, and the given ones. With a loopback URL, all names of loopback are equal.
     ///
     /// # Errors
     /// [`InvalidEntry`].
@@ -79,18 +79,18 @@ impl Allowed {
         let mut named = headers.get_all(header::HOST).iter();
         let authority = match (named.next(), named.next()) {
             (Some(host), None) => host.to_str().ok().and_then(|text| text.parse::<Authority>().ok()),
-            // HTTP/2 has it in :authority.
+            // HTTP/2 sends it in :authority.
             (None, _) => uri.authority().cloned(),
             _ => None,
         };
         let Some(authority) = authority else { return false };
-        // Where the target itself names a host (absolute form, or :authority beside a Host), it is the same one: whatever
-        // stands in front may have looked at either.
+        // If the target itself names a host (absolute form, or :authority beside a Host), both must be the same: a
+        // proxy in front may have checked either.
         if uri.authority().is_some_and(|target| !is_same(target, &authority)) {
             return false;
         }
         let name = authority.host();
-        // Behind TLS termination the port in Host is the public one or none; none means the scheme's own.
+        // Behind TLS termination the port in Host is the public one or missing; if missing, it is the scheme's default.
         self.hosts.iter().any(|pattern| {
             let port = authority.port_u16();
             pattern.name.eq_ignore_ascii_case(name)
@@ -104,7 +104,7 @@ impl Allowed {
         headers.get_all(header::ORIGIN).iter().all(|value| self.is_origin(value))
     }
 
-    /// Whether pages of this origin may ask.
+    /// Whether pages of this origin may send requests.
     #[must_use]
     pub fn is_origin(&self, value: &HeaderValue) -> bool {
         let sent = value.to_str().ok().and_then(origin);
@@ -117,7 +117,7 @@ impl Allowed {
     }
 }
 
-/// Whether two authorities are one host and port; a port that is left out is the scheme's own.
+/// Whether two authorities are the same host and port; a missing port is the scheme's default.
 fn is_same(one: &Authority, other: &Authority) -> bool {
     let ports = match (one.port_u16(), other.port_u16()) {
         (None, None) => true,
@@ -133,12 +133,12 @@ fn origin(text: &str) -> Option<OriginPattern> {
     Some(OriginPattern { scheme: url.scheme().to_owned(), host, port: url.port_or_known_default() })
 }
 
-/// Refuses a request whose URL is too long, or whose Host or Origin is not on the list. A layer of its own and not a
-/// function as middleware, which puts each request into boxes and copies the service behind it.
+/// Refuses a request whose URL is too long, or whose Host or Origin is not on the list. A layer rather than a
+/// middleware function, which would box each request and clone the inner service.
 #[derive(Clone)]
 pub struct Check(pub Arc<App>);
 
-/// What is behind the check.
+/// The inner service.
 #[derive(Clone)]
 pub struct Checked<S> {
     app: Arc<App>,

@@ -1,7 +1,6 @@
 //! OAuth 2.0 Protected Resource Metadata (RFC 9728).
 //!
-//! The document of a tenant's endpoint is made from its path alone: one that exists cannot be told from one that does
-//! not.
+//! The document of a tenant's endpoint is made from its path alone, so existing and missing tenants look the same.
 
 use std::sync::Arc;
 
@@ -20,9 +19,9 @@ use crate::{
     tenants::watch::Tenants,
 };
 
-/// What the documents say.
+/// The content of the documents.
 pub struct Metadata {
-    /// URL that clients use, without a trailing slash.
+    /// The URL that clients use, without a trailing slash.
     public: String,
     scopes: Vec<String>,
     authorization_server: Option<Url>,
@@ -31,7 +30,7 @@ pub struct Metadata {
 }
 
 impl Metadata {
-    /// `authorization_server` overrides the one that follows from authority and directories.
+    /// `authorization_server` overrides the one derived from authority and directories.
     #[must_use]
     pub fn new(public: &Url, tokens: &TokenSettings, authorization_server: Option<Url>, tenants: Arc<Tenants>) -> Self {
         let TokenSettings { scopes, authority, .. } = tokens.clone();
@@ -39,7 +38,7 @@ impl Metadata {
         Self { public, scopes, authorization_server, authority, tenants }
     }
 
-    /// Where the document of an endpoint is.
+    /// The URL of an endpoint's document.
     #[must_use]
     pub fn url(&self, tenant: Option<&str>) -> String {
         match tenant.and_then(|tenant| tenant.parse::<TenantId>().ok()) {
@@ -48,15 +47,15 @@ impl Metadata {
         }
     }
 
-    /// Scopes to ask for.
+    /// The scopes to request.
     #[must_use]
     pub fn scopes(&self) -> &[String] {
         &self.scopes
     }
 
     fn document(&self, path: &str) -> Response {
-        // One directory is named, so that single-tenant registrations work; several are not, since the document is
-        // public and the directory follows from the account.
+        // A single directory is named, so that single-tenant registrations work. Several are not named, since the
+        // document is public and the directory follows from the account.
         let server = self.authorization_server.as_ref().map(|url| url.as_str().trim_end_matches('/').to_owned());
         let server = server.unwrap_or_else(|| match self.tenants.load().directories().as_slice() {
             [only] => self.authority.v2_issuer(*only),
@@ -73,7 +72,7 @@ impl Metadata {
     }
 }
 
-/// The document of `/mcp`, at both of its places.
+/// The document of `/mcp`, at both of its paths.
 pub async fn root(State(app): State<Arc<App>>) -> Response {
     app.metadata.document("/mcp")
 }

@@ -36,28 +36,26 @@ use crate::{
     metrics::Metrics,
 };
 
-/// What the routes share.
+/// The state that the routes share.
 pub struct App {
-    /// From token to caller.
+    /// Turns a token into a caller.
     pub access: Access,
     /// RFC 9728 documents.
     pub metadata: Arc<Metadata>,
-    /// Host and Origin.
+    /// Host and Origin checks.
     pub allowed: Allowed,
-    /// Calls under way.
+    /// Calls in progress.
     pub calls: Arc<Calls>,
-    /// Longest wait for a request body.
+    /// Timeout for a request body.
     pub body_timeout: Duration,
-    /// Counts.
     pub metrics: Arc<Metrics>,
     /// The tools behind rmcp.
     pub gateway: Arc<Gateway>,
-    /// rmcp.
     pub mcp: StreamableHttpService<Handler, NeverSessionManager>,
 }
 
-/// rmcp's service in the shape that all revisions need: no sessions, JSON answers. Host and Origin are checked by our
-/// own layer, which also covers the other routes.
+/// rmcp's service configured for all revisions: no sessions, JSON answers. Host and Origin are checked by our own
+/// layer, which also covers the other routes.
 #[must_use]
 pub fn mcp_service(
     gateway: Arc<Gateway>,
@@ -99,7 +97,7 @@ async fn mcp_one_tenant(State(app): State<Arc<App>>, Path(tenant): Path<String>,
     mcp(&app, Some(&tenant), request).await
 }
 
-/// Counts a request until its answer has been handed on.
+/// Counts a request until its answer has been passed on.
 struct InFlight(IntGauge);
 
 impl InFlight {
