@@ -21,9 +21,9 @@ use super::{
     watch::{Answer, Verdict, Watch, Watched},
 };
 
-/// Answers are handed on in parts of this size, each of which a client has to take in time.
+/// Answers are passed on in parts of this size. A client has to take each part in time.
 const PART: usize = 32 * 1024;
-/// A connection of those beyond the cap has this long to be told so.
+/// The time for sending the refusal on a connection beyond the cap.
 const TOLD: Duration = Duration::from_secs(2);
 
 impl Shared {
@@ -94,12 +94,12 @@ impl Shared {
     }
 }
 
-/// The router, with an eye on what becomes of each request.
+/// The router, which also records the progress of each request.
 #[derive(Clone)]
 struct Requests {
     router: TowerToHyperService<Router>,
     watch: Arc<Watch>,
-    /// Longest wait for a body.
+    /// Timeout for a body.
     timeout: Duration,
 }
 
@@ -113,7 +113,7 @@ impl Service<http::Request<Incoming>> for Requests {
         let answering = self.router.call(Lingering::request(request, self.timeout));
         Box::pin(async move {
             let (head, body) = answering.await?.into_parts();
-            // What has no body is not polled for one.
+            // A request without a body is not polled for one.
             if body.is_end_stream() {
                 answer.finished()
             } else {
@@ -124,7 +124,7 @@ impl Service<http::Request<Incoming>> for Requests {
     }
 }
 
-/// A body in parts that are small enough to see whether the client takes them.
+/// A body in parts small enough to see whether the client takes them.
 struct Parts {
     body: Body,
     rest: Bytes,

@@ -1,8 +1,8 @@
-//! Reads on where a request was refused before its body had come.
+//! Keeps reading after a request is refused before its body has arrived.
 //!
-//! A connection that is closed over bytes nobody read is reset, and the client, which is still sending, sees a broken pipe in
-//! place of the answer. So on HTTP/1 what is left of a body is read and thrown away while the answer is on its way, for as
-//! long as a body may take and up to a bound. HTTP/2 ends one stream and leaves the others alone.
+//! Closing a connection with unread bytes resets it, and a client that is still sending sees a broken pipe in place of
+//! the answer. So on HTTP/1 the rest of the body is read and dropped while the answer is sent, within the timeout of a
+//! body and up to a size limit. HTTP/2 ends one stream and leaves the others alone.
 
 use std::{
     pin::Pin,
@@ -15,10 +15,10 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-/// Most bytes that are thrown away.
+/// Most bytes that are dropped.
 const MOST: u64 = 64 * 1024 * 1024;
 
-/// A body that is read to its end, by whoever takes it or by nobody.
+/// A body that is read to its end, even if nobody uses it.
 pub(super) struct Lingering {
     body: Option<Incoming>,
     until: Instant,
@@ -26,9 +26,9 @@ pub(super) struct Lingering {
 }
 
 impl Lingering {
-    /// Watches over a request's body, which has `timeout` from now on.
+    /// Wraps a request's body, whose `timeout` starts now.
     pub(super) fn request(request: http::Request<Incoming>, timeout: Duration) -> http::Request<Self> {
-        // Who waits for "100 Continue" has sent nothing yet, and reading would ask for it.
+        // A client that waits for "100 Continue" has sent nothing yet, and reading would ask it to send.
         let lingers =
             request.version() <= http::Version::HTTP_11 && !request.headers().contains_key(http::header::EXPECT);
         let until = Instant::now() + timeout;

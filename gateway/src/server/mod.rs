@@ -1,4 +1,4 @@
-//! Listeners and their end: slow clients are shed, calls under way are drained.
+//! Listeners and their shutdown: slow clients are disconnected, calls in progress are drained.
 
 mod connection;
 mod linger;
@@ -24,23 +24,23 @@ use tokio_util::sync::CancellationToken;
 use self::tls::Certificates;
 use crate::metrics::Metrics;
 
-/// Longest wait for a sign of life on HTTP/2.
+/// Timeout for the answer to a ping on HTTP/2.
 const HTTP2_PONG: Duration = Duration::from_secs(10);
 const HTTP2_PING: Duration = Duration::from_secs(20);
-/// Requests of one HTTP/2 connection at a time.
+/// Concurrent requests of one HTTP/2 connection.
 const HTTP2_STREAMS: u32 = 256;
-/// Streams that a client may have reset before they were looked at, and streams that it may make the server reset.
+/// Streams that a client may have reset before they were handled, and streams that it may make the server reset.
 const HTTP2_RESETS: (usize, usize) = (20, 256);
 /// Most bytes of a request's headers. The largest Entra token is near 16 KiB in base64.
 const HEADERS_MAX: usize = 64 * 1024;
-/// Connections beyond the cap that are told so at a time; others are closed without a word.
+/// Concurrent connections beyond the cap that are answered; others are closed without an answer.
 const TOLD: usize = 64;
-/// Files that the process needs for everything else: logs, keys, Kubernetes, Key Vault, Redis, traces.
+/// File descriptors that the process needs for everything else: logs, keys, Kubernetes, Key Vault, Redis, traces.
 const OWN_FILES: usize = 64;
-/// What is read of a request that gets no other answer than 503, so that the client comes to read it.
+/// How much of a request is read before its only answer, a 503, so that the client gets to read that answer.
 const BUSY_BODY: usize = 64 * 1024;
 
-/// Binds, and says where: port 0 becomes a free one.
+/// Binds, and returns the address: port 0 becomes a free one.
 ///
 /// # Errors
 /// The address cannot be bound.
@@ -50,8 +50,8 @@ pub async fn bind(address: SocketAddr, name: &str) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-/// How many connections of clients the process can have beside `others` of its own: beyond its limit of open files they
-/// would wait unseen in the kernel's queue instead of being told.
+/// The most client connections that the process can have beside `others` of its own. Beyond its limit of open files,
+/// connections would wait in the kernel's queue without an answer.
 #[must_use]
 pub fn affordable(wanted: usize, others: usize) -> usize {
     let Some(files) = std::fs::read_to_string("/proc/self/limits").ok().and_then(|text| open_files(&text)) else {
@@ -69,40 +69,36 @@ pub fn affordable(wanted: usize, others: usize) -> usize {
     most.min(wanted)
 }
 
-/// The soft limit in the text of `/proc/PID/limits`; absent where there is none.
+/// The soft limit in the text of `/proc/PID/limits`; `None` if it has none.
 fn open_files(limits: &str) -> Option<usize> {
     limits.lines().find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next()?.parse().ok())
 }
 
-/// What clients may take.
+/// Limits for clients.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Longest time for each of these: the TLS handshake; from a connection's start, or the first byte of its next
-    /// request, to the end of that request's headers; taking the next part of an answer.
+    /// Timeout for each of these: the TLS handshake; from a connection's start, or the first byte of its next request,
+    /// to the end of that request's headers; taking the next part of an answer.
     pub client: Duration,
-    /// For a connection between two requests.
+    /// Timeout of an idle connection between two requests.
     pub idle: Duration,
-    /// For calls under way at the end.
+    /// Time for calls in progress to finish at shutdown.
     pub drain: Duration,
-    /// Connections at a time.
+    /// Concurrent connections.
     pub connections: usize,
 }
 
-/// One listener and what it serves.
+/// One listener and its service.
 pub struct Server {
-    /// Bound.
     pub listener: TcpListener,
-    /// Without, it speaks plain text.
+    /// Without it, the listener uses plain text.
     pub tls: Option<Arc<Certificates>>,
-    /// What is served.
     pub router: Router,
-    /// What clients may take.
     pub limits: Limits,
-    /// Counts.
     pub metrics: Arc<Metrics>,
 }
 
-/// What a connection needs of its listener.
+/// The parts of its listener that a connection needs.
 struct Shared {
     builder: Builder<TokioExecutor>,
     tls: Option<Arc<Certificates>>,
@@ -110,21 +106,21 @@ struct Shared {
     busy: Router,
     client: Duration,
     idle: Duration,
-    /// No more requests on connections that are open.
+    /// Tells open connections to accept no more requests.
     leaving: CancellationToken,
     metrics: Arc<Metrics>,
 }
 
-/// A connection's place among those that the listener takes.
+/// A connection's permit from the listener.
 enum Place {
-    /// To be served.
+    /// The connection is served.
     Served(#[expect(dead_code, reason = "held for its Drop")] OwnedSemaphorePermit),
-    /// One too many: to be told so.
+    /// One too many: the connection is refused with an answer.
     Told(#[expect(dead_code, reason = "held for its Drop")] OwnedSemaphorePermit),
 }
 
 impl Server {
-    /// Serves until `stop`, then lets calls under way finish, then drops the rest, which cancels their statements at
+    /// Serves until `stop`, then lets calls in progress finish, then drops the rest, which cancels their statements on
     /// the server.
     pub async fn serve(self, stop: CancellationToken) {
         let Self { listener, tls, router, limits, metrics } = self;
@@ -150,7 +146,7 @@ impl Server {
             let stream = match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    // Out of file descriptors, as a rule; the next attempt in a moment may find one.
+                    // Usually out of file descriptors; one may be free for the next attempt in a moment.
                     tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
@@ -209,7 +205,7 @@ impl Shared {
 
 fn builder() -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    // Its own timer for headers would run between two requests, too: see [`watch`].
+    // Its own header timer would also run between two requests: see [`watch`].
     builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(HEADERS_MAX);
     builder
         .http2()
@@ -226,7 +222,7 @@ fn builder() -> Builder<TokioExecutor> {
 /// The only answer on a connection beyond the cap.
 async fn busy(request: axum::extract::Request) -> axum::response::Response {
     let older = request.version() < http::Version::HTTP_2;
-    // Closing on what was not read would reset the connection before the client has read the answer.
+    // Closing with unread bytes would reset the connection before the client has read the answer.
     let _ = Limited::new(request.into_body(), BUSY_BODY).collect().await;
     let body = r#"{"error":"busy","message":"The gateway has too many connections; try again in a moment"}"#;
     let headers = [(header::CONTENT_TYPE, "application/json"), (header::RETRY_AFTER, "1")];

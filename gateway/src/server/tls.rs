@@ -1,5 +1,5 @@
-//! TLS on the public listener, with a certificate that may change on disk: a Kubernetes Secret's files are symbolic links
-//! that are swapped when it is renewed.
+//! TLS on the public listener, with a certificate that may change on disk: the files of a Kubernetes Secret are
+//! symbolic links that are swapped on renewal.
 
 use std::{
     path::{Path, PathBuf},
@@ -19,10 +19,11 @@ use x509_cert::der::Decode;
 
 use crate::metrics::Metrics;
 
-/// How often the files are read. Their content decides: times of symbolic links and of their targets both mislead.
+/// How often the files are read. Only their content counts: the times of symbolic links and of their targets both
+/// mislead.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Files of a certificate chain and its key, in PEM.
+/// The files of a certificate chain and its key, in PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Files {
     /// The chain, leaf first.
@@ -31,7 +32,7 @@ pub struct Files {
     pub key: PathBuf,
 }
 
-/// Why a pair cannot be used.
+/// Why a certificate and key cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CertificateError {
     /// The chain.
@@ -50,12 +51,12 @@ pub enum CertificateError {
         /// What is wrong, without the key.
         problem: String,
     },
-    /// Both are well-formed and do not go together.
+    /// Both are well-formed but do not match.
     #[error("--tls-cert and --tls-key (STOREFENCE_TLS_CERT, STOREFENCE_TLS_KEY) do not go together: {0}")]
     Pair(String),
 }
 
-/// The pair that is served, kept in step with the files.
+/// The certificate and key in use, kept up to date with the files.
 pub struct Certificates {
     files: Files,
     current: ArcSwap<ServerConfig>,
@@ -75,12 +76,12 @@ impl Certificates {
         Ok(Arc::new(certificates))
     }
 
-    /// Shakes hands with the pair of this moment.
+    /// Performs a handshake with the current certificate.
     pub(super) fn acceptor(&self) -> TlsAcceptor {
         TlsAcceptor::from(self.current.load_full())
     }
 
-    /// Follows the files. A pair that cannot be used leaves the last good one in use.
+    /// Follows the files. An unusable pair leaves the last good one in use.
     pub async fn follow(self: Arc<Self>) {
         let mut seen = None;
         let mut ticks = tokio::time::interval(LOOK);
@@ -96,7 +97,7 @@ impl Certificates {
             seen = Some(now);
             let pair = read.and_then(|pair| Ok((pair.config()?, pair)));
             match pair {
-                // The pair that was opened, as a rule.
+                // Usually the pair that was loaded at the start.
                 Ok((config, pair)) => {
                     self.current.store(config);
                     self.accept(&pair);
@@ -138,7 +139,7 @@ impl Pair {
         }
         let key = zeroize::Zeroizing::new(read(&files.key).map_err(bad_key)?);
         let key = PrivateKeyDer::from_pem_slice(&key);
-        // The parser's words could quote the file.
+        // The parser's error could quote the file.
         let key = key.map_err(|_| bad_key("it holds no private key in PEM".to_owned()))?;
         Ok(Self { chain, key })
     }
@@ -164,7 +165,7 @@ impl Pair {
         Ok(Arc::new(config))
     }
 
-    /// The end of the leaf's life, in Unix seconds.
+    /// The leaf's expiry, in Unix seconds.
     fn not_after(&self) -> Option<u64> {
         let leaf = x509_cert::Certificate::from_der(self.chain.first()?).ok()?;
         Some(leaf.tbs_certificate.validity.not_after.to_unix_duration().as_secs())

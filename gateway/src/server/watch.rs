@@ -1,4 +1,5 @@
-//! What a connection's client does with the server's patience: nothing at all, not reading, asking without waiting.
+//! Detects clients that hold a connection without using it: silent ones, ones that do not read, and ones that reset
+//! requests too fast.
 
 use std::{
     io::{self, IoSlice},
@@ -16,25 +17,25 @@ use tokio::{
     sync::Notify,
 };
 
-/// Requests that a client may give up beyond those that it lets finish. Each may cost a database connection.
+/// The most requests that a client may give up beyond the number it lets finish. Each may cost a database connection.
 const GIVEN_UP: usize = 64;
-/// Answers that may be remembered beyond their end.
+/// The most answers whose state is kept after their end.
 const FORGOTTEN: usize = 16;
 
-/// What is known of one connection.
+/// The state of one connection.
 pub(super) struct Watch {
     patience: Duration,
     idle: Duration,
     start: Instant,
     begun: Notify,
-    /// Whether the client speaks HTTP/2, where bytes may come without a request.
+    /// Whether the client uses HTTP/2, where bytes may arrive without a request.
     http2: AtomicBool,
-    /// Since when a next request is on its way, in milliseconds; 0 where none is.
+    /// When the next request began to arrive, in milliseconds; 0 if none is arriving.
     heard: AtomicU64,
-    /// Since when the client takes no bytes, in milliseconds; 0 where it does.
+    /// Since when the client has taken no bytes, in milliseconds; 0 if it takes them.
     blocked: AtomicU64,
     under_way: AtomicUsize,
-    /// The last end of a request.
+    /// When the last request ended.
     last: AtomicU64,
     given_up: AtomicUsize,
     finished: AtomicUsize,
@@ -42,18 +43,18 @@ pub(super) struct Watch {
     answers: Mutex<Vec<Weak<Pace>>>,
 }
 
-/// Since when a part of an answer waits for the client, in milliseconds; 0 while it waits for the server.
+/// Since when a part of an answer has waited for the client, in milliseconds; 0 while the client waits for the server.
 #[derive(Default)]
 struct Pace(AtomicU64);
 
-/// Why a connection is to end.
+/// Why a connection is to be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Nothing was asked for a while.
+    /// No request for a while.
     Idle,
-    /// `headers` do not come, or an `answer` is not taken.
+    /// `headers` do not arrive, or an `answer` is not taken.
     Slow(&'static str),
-    /// Requests are given up as fast as they come.
+    /// Requests are given up as fast as they arrive.
     Resets,
 }
 
@@ -85,7 +86,7 @@ impl Watch {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A request has come.
+    /// A request has arrived.
     pub(super) fn request(self: &Arc<Self>) -> Answer {
         self.begun.notify_one();
         self.under_way.fetch_add(1, Ordering::AcqRel);
@@ -99,10 +100,10 @@ impl Watch {
         Answer { watch: self.clone(), pace, finished: AtomicBool::new(false) }
     }
 
-    /// Waits for a reason to end the connection.
+    /// Waits for a reason to close the connection.
     pub(super) async fn verdict(self: &Arc<Self>) -> Verdict {
         if self.last.load(Ordering::Acquire) == 0 && self.under_way.load(Ordering::Acquire) == 0 {
-            // Who sends nothing, or the preface of HTTP/2 and no request, would hold a connection for ever.
+            // A client that sends nothing, or only the preface of HTTP/2, would otherwise hold a connection forever.
             tokio::select! {
                 () = self.begun.notified() => {}
                 () = tokio::time::sleep(self.patience) => return Verdict::Slow("headers"),
@@ -141,10 +142,10 @@ impl Watch {
         passed(self.last.load(Ordering::Acquire), self.idle).then_some(Verdict::Idle)
     }
 
-    /// Bytes have come.
+    /// Bytes have arrived.
     fn hear(&self, bytes: &[u8]) {
         if self.heard.load(Ordering::Relaxed) == 0 {
-            // The preface of HTTP/2; no request of HTTP/1.1 begins so.
+            // The preface of HTTP/2; no request of HTTP/1.1 begins with it.
             if self.last.load(Ordering::Relaxed) == 0 && bytes.starts_with(b"PRI") {
                 self.http2.store(true, Ordering::Release);
             }
@@ -153,7 +154,7 @@ impl Watch {
     }
 }
 
-/// The answer to one request, until its last part was handed on or the request was given up.
+/// The answer to one request, until its last part has been passed on or the request is given up.
 pub(super) struct Answer {
     watch: Arc<Watch>,
     pace: Arc<Pace>,
@@ -161,17 +162,17 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// There is something for the client to take.
+    /// A part is ready for the client.
     pub(super) fn ready(&self) {
         self.pace.0.store(self.watch.now(), Ordering::Release);
     }
 
-    /// The client has taken what there was.
+    /// The client has taken the part.
     pub(super) fn taken(&self) {
         self.pace.0.store(0, Ordering::Release);
     }
 
-    /// Nothing more comes.
+    /// The answer is complete.
     pub(super) fn finished(&self) {
         self.taken();
         self.finished.store(true, Ordering::Release);
@@ -195,7 +196,7 @@ impl Drop for Answer {
     }
 }
 
-/// A stream that notices when the other side takes nothing.
+/// A stream that notices when the other side does not read.
 pub(super) struct Watched<S> {
     stream: S,
     watch: Arc<Watch>,
