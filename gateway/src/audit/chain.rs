@@ -1,8 +1,8 @@
-//! The chain of audit lines, and `storefence-gateway audit verify`.
+//! The hash chain of audit lines, and `storefence-gateway audit verify`.
 //!
-//! A line is one JSON object whose last two members are `previous`, the hash of the line before, and `hash`, the SHA-256
-//! of this line without that member. What was removed or edited breaks the chain at its place. Whoever can write the
-//! file can also compute a new chain: the hash of the last line has to be kept where they cannot write.
+//! A line is one JSON object whose last two members are `previous`, the hash of the line before, and `hash`, the
+//! SHA-256 of this line without that member. Removing or editing a line breaks the chain there. Somebody who can write
+//! the file can also compute a new chain, so the hash of the last line has to be kept where they cannot write.
 
 use std::{
     io::{self, BufRead},
@@ -12,7 +12,7 @@ use std::{
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-/// What the first line of a chain names as the one before.
+/// `previous` in the first line of a chain.
 pub const START: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 /// Lower-case hexadecimal SHA-256.
@@ -27,7 +27,7 @@ pub fn sha256(bytes: &[u8]) -> String {
     text
 }
 
-/// Completes a line in its place: it is a JSON object without its closing brace. Returns its hash.
+/// Completes a line in place: it is a JSON object without its closing brace. Returns its hash.
 #[must_use]
 pub fn seal(line: &mut Vec<u8>, previous: &str) -> String {
     for part in [",\"previous\":\"", previous, "\""] {
@@ -47,7 +47,7 @@ struct Links {
     hash: String,
 }
 
-/// The place of a line in its chain: number, hash before, own hash. `None` where the line is not as it was written.
+/// A line's number, previous hash and own hash. `None` if the line is not as it was written.
 #[must_use]
 pub fn read(line: &str) -> Option<(u64, String, String)> {
     let Links { sequence, previous, hash } = serde_json::from_str(line).ok()?;
@@ -71,24 +71,24 @@ pub enum Broken {
         line: usize,
         /// Its number in the chain.
         found: u64,
-        /// The number that comes next.
+        /// The number that was expected.
         expected: u64,
     },
-    /// The line is whole and belongs to another chain.
+    /// The line is intact but belongs to another chain.
     #[error("line {0} does not continue the line before it")]
     Foreign(usize),
 }
 
-/// What holds of a whole chain.
+/// The summary of a valid chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Whole {
     /// Number of lines.
     pub lines: usize,
-    /// Hash of the last one; the start's where there is none.
+    /// Hash of the last line, or the initial hash if there is none.
     pub last: String,
 }
 
-/// Checks a file. It begins a chain, or goes on after the line whose hash is `after`, where logs are rotated.
+/// Checks a file. It begins a chain or, where logs are rotated, continues after the line whose hash is `after`.
 ///
 /// # Errors
 /// [`Broken`] names the first line that is wrong.
@@ -156,7 +156,7 @@ mod tests {
             removed.remove(at);
             match check(&removed, None) {
                 Err(Broken::Removed { line, expected, .. }) => assert_eq!((line, expected), (at + 1, at as u64 + 1)),
-                // The end of the chain is known only to whoever kept the last hash.
+                // The chain's true end is known only to somebody who kept the last hash.
                 other => assert!(at == 4 && other.is_ok(), "{other:?}"),
             }
         }

@@ -1,4 +1,4 @@
-//! How many rows and bytes one call fetched, counted where they arrive and read where the call ends.
+//! The rows and bytes that one call fetched, counted as they arrive and read when the call ends.
 
 use std::sync::{
     Arc,
@@ -9,7 +9,6 @@ tokio::task_local! {
     static CURRENT: Arc<Meter>;
 }
 
-/// Counts of one call.
 #[derive(Debug, Default)]
 pub struct Meter {
     rows: AtomicU64,
@@ -23,13 +22,12 @@ impl Meter {
         CURRENT.scope(self, call).await
     }
 
-    /// Rows.
     #[must_use]
     pub fn rows(&self) -> u64 {
         self.rows.load(Ordering::Relaxed)
     }
 
-    /// Rows of statements that have not ended yet, too.
+    /// Rows, including those of statements that have not ended yet.
     #[must_use]
     pub fn arrived(&self) -> u64 {
         self.arrived.load(Ordering::Relaxed)
@@ -42,7 +40,7 @@ impl Meter {
     }
 }
 
-/// Adds to the meter of the call that runs; nothing where none does.
+/// Adds to the meter of the current call; does nothing outside of a call.
 pub fn add(rows: u64, bytes: u64) {
     let _ = CURRENT.try_with(|meter| {
         meter.rows.fetch_add(rows, Ordering::Relaxed);
@@ -50,12 +48,12 @@ pub fn add(rows: u64, bytes: u64) {
     });
 }
 
-/// A row has come for the call that runs.
+/// Counts a row for the current call.
 pub fn arrived() {
     let _ = CURRENT.try_with(|meter| meter.arrived.fetch_add(1, Ordering::Relaxed));
 }
 
-/// Rows and bytes of the call that runs, so far.
+/// Rows and bytes of the current call, so far.
 pub fn totals() -> (u64, u64) {
     CURRENT.try_with(|meter| (meter.rows(), meter.bytes())).unwrap_or_default()
 }

@@ -1,6 +1,7 @@
-//! The audit log: one line per tool call, resource read, prompt and completion, apart from the log, each chained to the one before (see [`chain`]).
+//! The audit log, separate from the ordinary log: one line per tool call, resource read, prompt and completion, each
+//! chained to the one before (see [`chain`]).
 //!
-//! Neither tokens nor statements nor rows stand in it; a statement is known by its SHA-256.
+//! It contains no tokens, statements or rows; a statement is identified by its SHA-256.
 
 pub mod chain;
 pub mod meter;
@@ -20,13 +21,13 @@ use uuid::Uuid;
 use self::meter::Meter;
 use crate::{caller::Caller, metrics::Metrics};
 
-/// Where lines go.
+/// The destination of audit lines.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Target {
-    /// Standard output, where nothing else of `run` goes. A chain begins with each start.
+    /// Standard output, which `run` uses for nothing else. Each start begins a new chain.
     #[default]
     Stdout,
-    /// A file, to which a chain is continued.
+    /// A file, whose chain is continued.
     File(PathBuf),
 }
 
@@ -38,7 +39,7 @@ pub struct AuditError {
     problem: String,
 }
 
-/// What is recorded. Nothing of it is the caller's own word: what is not known here is `unknown`.
+/// What is recorded. No text of the caller's is recorded: unknown names become `unknown`.
 #[derive(Clone, Copy, Debug)]
 pub struct Call<'a> {
     /// The MCP method.
@@ -58,14 +59,15 @@ impl<'a> Call<'a> {
         Self { method: "tools/call", tool: Some(name), target: None, statement: None }
     }
 
-    /// Another request.
+    /// A request other than a tool call.
     #[must_use]
     pub const fn of(method: &'static str, target: &'static str) -> Self {
         Self { method, tool: None, target: Some(target), statement: None }
     }
 }
 
-/// A line without its place in the chain, in the order in which it is written: a person reads the number first.
+/// A line without its link to the chain. Fields are in the order in which they are written: a person reads the number
+/// first.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Line<'a> {
@@ -86,7 +88,7 @@ struct Line<'a> {
     tool: Option<&'a str>,
 }
 
-/// Bytes of a line, as a rule: it is written where it has room.
+/// The usual length of a line, reserved when it is written.
 const LINE: usize = 1024;
 
 struct Writer {
@@ -116,7 +118,7 @@ impl Audit {
         Ok(Self { writer: Mutex::new(writer), metrics })
     }
 
-    /// Begins the record of a call. It is written when the record is finished or, for a call that is given up, dropped.
+    /// Begins the record of a call. It is written when the record is finished or, for an abandoned call, dropped.
     #[must_use]
     pub fn begin(self: &Arc<Self>, caller: Arc<Caller>, call: Call<'_>) -> Record {
         let Call { method, tool, target, statement } = call;
@@ -133,7 +135,7 @@ impl Audit {
         }
     }
 
-    /// A call waits for its line: one that cannot be recorded in time holds the caller up rather than going unrecorded.
+    /// A call waits for its line: if the line cannot be written in time, the caller waits rather than going unrecorded.
     fn write(&self, record: &Record) {
         let Record { caller, method, tool, target, statement, started, meter, outcome, .. } = record;
         let claims = &caller.principal.claims;
@@ -158,7 +160,7 @@ impl Audit {
         };
         let mut text = Vec::with_capacity(LINE);
         let written = serde_json::to_writer(&mut text, &line).map_err(io::Error::from).and_then(|()| {
-            // The closing brace, which comes again behind the hash.
+            // Without the closing brace, which is added again after the hash.
             text.pop();
             let hash = chain::seal(&mut text, &writer.last);
             text.push(b'\n');
@@ -188,16 +190,17 @@ fn open(path: &Path) -> io::Result<Writer> {
     }
     let (sequence, last, torn) = tail(&mut file)?;
     if torn {
-        // The power went in the middle of a line. It stays, and `audit verify` shows it; what follows is whole again.
+        // A crash cut the last line short. It stays, and `audit verify` reports it; the following lines are complete
+        // again.
         tracing::warn!(file = %path.display(), "the last audit line is not whole");
         file.write_all(b"\n")?;
     }
     Ok(Writer { out: Box::new(file), sequence, last })
 }
 
-/// Number and hash of the last whole line, and whether something else follows it without an end of line.
+/// Number and hash of the last complete line, and whether an incomplete line follows it.
 fn tail(file: &mut File) -> io::Result<(u64, String, bool)> {
-    // A line takes less than this, unless very many rules matched; then the whole file is read.
+    // A line is shorter than this, unless very many rules matched; then the whole file is read.
     const TAIL: u64 = 64 * 1024;
     let length = file.metadata()?.len();
     for from in [length.saturating_sub(TAIL), 0] {
@@ -224,7 +227,6 @@ fn tail(file: &mut File) -> io::Result<(u64, String, bool)> {
     Ok((0, chain::START.to_owned(), false))
 }
 
-/// The record of one call.
 pub struct Record {
     audit: Arc<Audit>,
     caller: Arc<Caller>,
