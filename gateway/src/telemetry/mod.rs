@@ -1,5 +1,5 @@
-//! Logs and traces. What is logged is chosen with `RUST_LOG`; `info` where it is not set. Traces go to an OpenTelemetry
-//! collector where one is configured.
+//! Logs and traces. `RUST_LOG` selects what is logged; the default is `info`. Traces go to an OpenTelemetry collector
+//! if one is configured.
 
 pub mod otlp;
 pub mod spans;
@@ -19,8 +19,8 @@ use tracing_subscriber::{
 use self::otlp::{TraceError, TraceSettings, Traces};
 use crate::metrics::Metrics;
 
-/// Modules whose finer levels show statements, headers or bodies; rmcp warns of every error with its text. They and what
-/// is beneath them stay quiet whatever `RUST_LOG` says: SQL text, tokens and rows do not belong in logs.
+/// Modules whose finer levels show statements, headers or bodies; rmcp logs every error with its text. They and their
+/// submodules stay quiet whatever `RUST_LOG` says: SQL text, tokens and rows do not belong in logs.
 const QUIET: [(&str, LevelFilter); 6] = [
     ("tokio_postgres", LevelFilter::INFO),
     ("rmcp", LevelFilter::ERROR),
@@ -45,7 +45,7 @@ pub fn init(format: LogFormat) {
     let _ = tracing_subscriber::registry().with(logs(format)).try_init();
 }
 
-/// Starts logging to standard error and, where a collector is configured, exporting traces. Needs a runtime.
+/// Starts logging to standard error and, if a collector is configured, exporting traces. Needs a runtime.
 ///
 /// # Errors
 /// [`TraceError`].
@@ -59,7 +59,7 @@ pub fn init_with_traces(
         return Ok(Traces::default());
     };
     let traces = Traces::start(settings, metrics.clone())?;
-    // Spans of ours that are meant for export, and no events: a log line may name what must not leave.
+    // Only our own spans that are meant for export, and no events: a log line may contain what must not be exported.
     let exported = filter_fn(|metadata| metadata.is_span() && metadata.target() == spans::TARGET);
     let layer = traces.tracer().map(|tracer| {
         tracing_opentelemetry::layer()
@@ -80,7 +80,8 @@ fn logs(format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync> {
     let filter = quiet(chosen);
     match format {
         LogFormat::Json => fmt::layer().json().with_writer(std::io::stderr).with_filter(filter).boxed(),
-        // Colours are for terminals: in a file or a collector they would stand between the words that somebody looks for.
+        // Colours only on a terminal: in a file or a collector, colour codes would break up the words that people
+        // search for.
         LogFormat::Text => {
             let layer = fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr);
             layer.with_filter(filter).boxed()
@@ -88,8 +89,8 @@ fn logs(format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync> {
     }
 }
 
-/// What was chosen, without what stays quiet. Two filters: in one the directive for the longer path wins, and
-/// `rmcp::transport=trace` would bring back what `rmcp=error` keeps out.
+/// The selected levels without the quiet modules. Two filters: in a single one the directive for the longer path wins,
+/// and `rmcp::transport=trace` would override `rmcp=error`.
 fn quiet(chosen: EnvFilter) -> impl Filter<Registry> + Send + Sync + 'static {
     chosen.and(Targets::new().with_default(LevelFilter::TRACE).with_targets(QUIET))
 }

@@ -1,7 +1,7 @@
-//! Export of spans over OTLP (HTTP, protobuf) in the background. Calls never wait for it: what a collector does not take
-//! in time is dropped and counted.
+//! Export of spans over OTLP (HTTP, protobuf) in the background. Calls never wait for it: spans that a collector does
+//! not accept in time are dropped and counted.
 //!
-//! Beside our own options the SDK reads the usual variables: `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`,
+//! In addition to our own options, the SDK reads the usual variables: `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`,
 //! `OTEL_TRACES_SAMPLER` with `_ARG`, `OTEL_EXPORTER_OTLP_HEADERS` and `OTEL_BSP_*`.
 
 use std::{
@@ -31,37 +31,37 @@ use crate::{
     trust::tls::{self, TlsError},
 };
 
-/// The name of this service where `OTEL_SERVICE_NAME` gives no other.
+/// The service name, unless `OTEL_SERVICE_NAME` gives another.
 const SERVICE: &str = "storefence-gateway";
-/// Longest wait for the collector's answer.
+/// Timeout for the collector's answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest wait for the last spans at the end of the process.
+/// Timeout for exporting the last spans when the process ends.
 const LAST: Duration = Duration::from_secs(2);
 /// Most bytes of a collector's answer that are read.
 const ANSWER_MAX: usize = 64 * 1024;
 
 static STATEMENTS: OnceLock<bool> = OnceLock::new();
 
-/// Whether the text of statements may stand in spans.
+/// Whether spans may contain the text of statements.
 #[must_use]
 pub fn statements() -> bool {
     STATEMENTS.get().copied().unwrap_or_default()
 }
 
-/// Whether spans go to a collector at all.
+/// Whether spans are exported at all.
 #[must_use]
 pub fn exported() -> bool {
     STATEMENTS.get().is_some()
 }
 
-/// Where spans go.
+/// The destination of spans.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceSettings {
-    /// The collector's URL for traces, complete.
+    /// The collector's complete URL for traces.
     pub endpoint: Url,
-    /// Whether the text of statements goes along.
+    /// Whether the text of statements is exported.
     pub statements: bool,
-    /// Trust roots beside the system's.
+    /// Trust roots in addition to the system's.
     pub ca_file: Option<PathBuf>,
 }
 
@@ -71,19 +71,19 @@ pub enum TraceError {
     /// Not a URL.
     #[error("--otlp-endpoint ({0}): an http or https URL is expected")]
     Endpoint(&'static str),
-    /// Only one protocol is spoken.
+    /// Only one protocol is supported.
     #[error("{0}: '{1}' is not spoken; http/protobuf is")]
     Protocol(&'static str, String),
     /// Trust roots.
     #[error("--ca-file (STOREFENCE_CA_FILE): {0}")]
     Roots(#[from] TlsError),
-    /// The exporter's words.
+    /// The exporter's error.
     #[error("OTEL_EXPORTER_OTLP_*: {0}")]
     Exporter(String),
 }
 
 impl TraceSettings {
-    /// From the collector's base URL and the variables that OpenTelemetry defines. `None` where nothing is to be exported.
+    /// From the collector's base URL and the variables that OpenTelemetry defines. `None` if nothing is to be exported.
     ///
     /// # Errors
     /// [`TraceError`].
@@ -104,7 +104,7 @@ impl TraceSettings {
                 return Err(TraceError::Protocol(variable, other));
             }
         }
-        // Looked at before the path is added: `http://` has no host, and `http:///v1/traces` has one.
+        // Checked before the path is added: `http://` has no host, but `http:///v1/traces` has one.
         let sound = |url: &Url| matches!(url.scheme(), "http" | "https") && url.has_host();
         let given = Url::parse(&url).ok().filter(sound);
         let endpoint = given.and_then(|_| Url::parse(&(url + path)).ok()).ok_or(TraceError::Endpoint(name))?;
@@ -112,7 +112,7 @@ impl TraceSettings {
     }
 }
 
-/// The export, until its end.
+/// The running export.
 #[derive(Debug, Default)]
 pub struct Traces(Option<SdkTracerProvider>);
 
@@ -144,13 +144,13 @@ impl Traces {
         Ok(Self(Some(provider)))
     }
 
-    /// What spans are made with; none where nothing is exported.
+    /// The tracer for spans; `None` if nothing is exported.
     #[must_use]
     pub fn tracer(&self) -> Option<SdkTracer> {
         self.0.as_ref().map(|provider| provider.tracer(SERVICE))
     }
 
-    /// Exports the last spans, if the collector takes them soon.
+    /// Exports the last spans, if the collector accepts them within the timeout.
     pub async fn end(self) {
         let Some(provider) = self.0 else { return };
         let last = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(LAST));
@@ -160,7 +160,7 @@ impl Traces {
     }
 }
 
-/// Who we are: what the environment says, and our own name where it says nothing.
+/// The resource: what the environment says, with our own service name as the default.
 fn resource() -> Resource {
     let given = Resource::builder().build();
     let text = |name: &'static str| given.get(&Key::new(name)).map(|value| value.to_string());
@@ -193,7 +193,7 @@ impl HttpClient for Collector {
     async fn send_bytes(&self, request: http::Request<Bytes>) -> Result<http::Response<Bytes>, HttpError> {
         let (parts, body) = request.into_parts();
         let request = self.http.request(parts.method, parts.uri.to_string()).headers(parts.headers).body(body);
-        // The exporter's thread knows no timers and sockets of tokio's.
+        // The exporter's thread has no tokio runtime for timers and sockets.
         let sent = self.runtime.spawn(send(request)).await;
         let sent = sent.map_err(HttpError::from).and_then(|sent| sent.map_err(|error| error.without_url().into()));
         let problem = match &sent {

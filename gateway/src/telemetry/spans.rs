@@ -1,7 +1,7 @@
-//! Spans by OpenTelemetry's conventions for MCP, for generative AI and for databases.
+//! Spans by OpenTelemetry's conventions for MCP, generative AI and databases.
 //!
-//! Only names that are ours stand in them: what a caller makes up (an unknown tool, a URI) does not, nor do rows, and the
-//! text of a statement does where it was asked for.
+//! Spans contain only known names: nothing that a caller invents (an unknown tool, a URI), no rows, and the text of a
+//! statement only if that is configured.
 
 use http::HeaderMap;
 use opentelemetry::{
@@ -18,10 +18,10 @@ use super::otlp;
 
 /// The target of spans that are exported.
 pub const TARGET: &str = "storefence_gateway::trace";
-/// Longest `tracestate` that is passed on; the specification asks for 512 at least.
+/// The longest `tracestate` that is passed on; the specification requires at least 512.
 const TRACESTATE_MAX: usize = 1024;
 
-/// `traceparent` and `tracestate`, from wherever they came.
+/// `traceparent` and `tracestate`, from the headers or from `_meta`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Carrier {
     /// W3C `traceparent`.
@@ -59,27 +59,26 @@ impl Extractor for Carrier {
     }
 }
 
-/// What a span of a request is named after.
+/// The parts of a request's span name and attributes.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
-    /// The method; one of those that are served, or `other`.
+    /// The method: one that is served, or `other`.
     pub method: &'a str,
-    /// The tool, if there is one of that name.
+    /// The tool, if one of that name exists.
     pub tool: Option<&'a str>,
-    /// The prompt, if there is one of that name.
+    /// The prompt, if one of that name exists.
     pub prompt: Option<&'a str>,
-    /// The revision that the request speaks.
+    /// The revision of the request.
     pub version: &'a str,
     /// The request's id.
     pub id: Option<&'a str>,
-    /// Finds the request in log and audit.
+    /// The id of the request in log and audit.
     pub correlation: Uuid,
-    /// The tenant.
     pub tenant: &'a str,
 }
 
-/// A span for one MCP request. Its parent is the caller's span in `_meta`, else the one in the HTTP headers; where both
-/// are there and differ, the second is linked.
+/// A span for one MCP request. Its parent is the caller's span in `_meta`, else the one in the HTTP headers. If both
+/// exist and differ, the second is linked.
 #[must_use]
 pub fn request(request: Request<'_>, meta: &Carrier, headers: &HeaderMap) -> Span {
     let Request { method, tool, prompt, version, id, correlation, tenant } = request;
@@ -90,14 +89,15 @@ pub fn request(request: Request<'_>, meta: &Carrier, headers: &HeaderMap) -> Spa
     let span = tracing::info_span!(
         target: TARGET, "request", otel.name = name, otel.kind = "server", correlation_id = %correlation
     );
-    // What follows is for the collector. Without one the span gives log lines their context, and its fields suffice.
+    // The rest is for the collector. Without one the span only gives log lines their context, for which its fields
+    // suffice.
     if span.is_disabled() || !otlp::exported() {
         return span;
     }
     let (meta, headers) = (meta.context(), Carrier::of_headers(headers).context());
     let hop = headers.as_ref().map(|context| context.span().span_context().clone());
     if let Some(parent) = meta.clone().or(headers) {
-        // It fails where nothing is exported.
+        // Fails if nothing is exported.
         let _ = span.set_parent(parent);
     }
     if let (Some(meta), Some(hop)) = (meta, hop)
@@ -122,7 +122,7 @@ pub fn request(request: Request<'_>, meta: &Carrier, headers: &HeaderMap) -> Spa
     span
 }
 
-/// A span for one statement at the database, below the request's.
+/// A span for one statement on the database, below the request's span.
 #[must_use]
 pub fn statement(kind: &'static str, sql: &str) -> Span {
     let span = tracing::info_span!(
@@ -138,7 +138,7 @@ pub fn statement(kind: &'static str, sql: &str) -> Span {
     span
 }
 
-/// A statement has ended: with so many rows, or with this SQLSTATE or word.
+/// Records the end of a statement: its number of rows, or its SQLSTATE or error code.
 pub fn rows(span: &Span, ended: Result<u64, &str>) {
     if !otlp::exported() {
         return;
@@ -152,7 +152,7 @@ pub fn rows(span: &Span, ended: Result<u64, &str>) {
     }
 }
 
-/// What a span stands for has failed. `error` is one of a closed set of words and codes.
+/// Marks a span as failed. `error` is one of a closed set of codes.
 pub fn failed(span: &Span, error: &str) {
     if !otlp::exported() {
         return;
