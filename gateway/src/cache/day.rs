@@ -1,4 +1,4 @@
-//! How long an answer may be given again, and how it says that it is not of this moment.
+//! How long a cached response may be served, and how it shows its age.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -6,20 +6,20 @@ use crate::tools::ToolOutput;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
-/// The end of the day in which something was made, in Unix milliseconds: "today", "this month" and "the last 30 days" mean
-/// something else from then on. Days are those of UTC, as in the tools, until tenants have zones of their own.
+/// The end of the day in which a response was made, in Unix milliseconds: from then on "today", "this month" and "the
+/// last 30 days" mean something else. Days are in UTC, as in the tools, until tenants have time zones of their own.
 const fn ends(made_ms: u64) -> u64 {
     (made_ms / DAY_MS + 1) * DAY_MS
 }
 
-/// How long an answer that was made then lives from now on.
+/// The remaining lifetime of a response that was made then.
 pub fn left(made_ms: u64, now_ms: u64, ttl: Duration) -> Duration {
     let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
     let until = made_ms.saturating_add(ttl).min(ends(made_ms));
     Duration::from_millis(until.saturating_sub(now_ms))
 }
 
-/// Puts the age where models and people read it.
+/// Adds the age where models and people read it.
 pub fn dated(output: &mut ToolOutput, age: Duration) {
     let seconds = age.as_secs();
     let _ = write!(output.text, "\n(from the cache, {seconds} s old)");

@@ -1,5 +1,5 @@
-//! What an answer is kept under: everything that it depends on. A change of any of it makes another key, so nothing has
-//! to be thrown away for the sake of correctness.
+//! The key of a cached response: everything that the response depends on. Any change gives another key, so correctness
+//! needs no invalidation.
 
 use rmcp::model::JsonObject;
 use serde_json::Value;
@@ -8,7 +8,7 @@ use storefence_tenancy::scope::StoreSet;
 
 use crate::caller::Caller;
 
-/// SHA-256 over fields, each with its length before it: no two lists of fields run together.
+/// SHA-256 over fields, each preceded by its length: different lists of fields cannot give the same input.
 pub struct Fields(Sha256);
 
 impl Fields {
@@ -19,27 +19,25 @@ impl Fields {
         fields
     }
 
-    /// Adds a field.
     pub fn add(&mut self, field: &[u8]) {
         self.0.update((field.len() as u64).to_be_bytes());
         self.0.update(field);
     }
 
-    /// The digest.
     pub fn finish(self) -> [u8; 32] {
         self.0.finalize().into()
     }
 }
 
-/// The caller's scope under the tenant as it is now: role, stores with their names, credentials, limits. Two principals
-/// have the same one exactly if every statement answers both alike.
+/// The caller's scope in the tenant as it is now: role, stores with their names, credentials, limits. Two principals
+/// have the same scope key exactly if every statement gives both the same result.
 pub fn scope(caller: &Caller) -> [u8; 32] {
     let (tenant, scope) = (&caller.tenant, &caller.scope);
     let mut fields = Fields::new(concat!("scope ", env!("CARGO_PKG_VERSION")));
     for text in [tenant.id().as_str(), &tenant.database, &tenant.vault, scope.role().as_str()] {
         fields.add(text.as_bytes());
     }
-    // The rules do not count, what they grant does. All stores means those of this moment.
+    // What the rules grant counts, not the rules themselves. All stores means the current stores.
     fields.add(match scope.stores() {
         StoreSet::All => b"all",
         StoreSet::Some(_) => b"some",
@@ -50,21 +48,21 @@ pub fn scope(caller: &Caller) -> [u8; 32] {
         fields.add(id.as_bytes());
         fields.add(store.name.as_bytes());
     }
-    // A rotation of login or key begins afresh: what the former ones fetched is not given to anybody any more.
+    // A rotation of login or key starts anew: responses fetched with the former ones are not served any more.
     fields.add(format!("{:?}", tenant.credentials).as_bytes());
     fields.add(format!("{:?}", tenant.limits).as_bytes());
     fields.finish()
 }
 
-/// One answer: of this tool, to these arguments, over what the fence showed (`pulse`).
+/// The key of one response: of this tool, with these arguments, for what the fence showed (`pulse`).
 pub fn answer(scope: &[u8; 32], pulse: &[u8; 32], model: &str, tool: &str, arguments: &JsonObject) -> [u8; 32] {
     let mut fields = Fields::new("answer");
     fields.add(scope);
     fields.add(pulse);
     fields.add(model.as_bytes());
     fields.add(tool.as_bytes());
-    // Sorted here rather than trusting the map: whether it keeps an order depends on features of serde_json. A null is
-    // an argument left out.
+    // Sorted here rather than relying on the map, whose order depends on features of serde_json. A null counts as an
+    // argument left out.
     let mut given: Vec<_> = arguments.iter().filter(|(_, value)| !value.is_null()).collect();
     given.sort_by_key(|(name, _)| name.as_str());
     for (name, value) in given {

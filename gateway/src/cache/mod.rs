@@ -1,9 +1,9 @@
-//! Answers that are given again to callers of the same scope, for tenants that ask for it (`spec.gateway.cacheTtl`).
+//! Cached responses for callers of the same scope, for tenants that enable them (`spec.gateway.cacheTtl`).
 //!
-//! Who may see what is decided anew for every call: the scope comes from the rules of this moment, and the fence is asked
-//! ("pulse") at most a second before an answer is given again, with a context signed for that scope. So an answer from
-//! before a change of rules, stores, credentials, grants, policies or tables has a key that nobody asks for any more, and
-//! a tenant whom the fence turns away gets its error and no memory of better days. Errors are never kept.
+//! Access is decided anew for every call: the scope comes from the current rules, and the fence is queried ("pulse") at
+//! most a second before a cached response is served, with a context signed for that scope. So after a change of rules,
+//! stores, credentials, grants, policies or tables, an earlier response has a key that no call uses any more. A tenant
+//! whom the fence turns away gets its error and no cached response. Errors are never cached.
 
 mod day;
 mod key;
@@ -24,14 +24,14 @@ use crate::{
     tools::{Services, Tool, ToolError, ToolOutput, own, schema},
 };
 
-/// How long the fence's word about a scope is believed, and for how many scopes.
+/// How long the fence's answer for a scope is reused, and for how many scopes.
 const PULSE: (Duration, u64) = (Duration::from_secs(1), 100_000);
-/// Bytes that an entry takes beside its texts.
+/// Bytes of an entry in addition to its texts.
 const OVERHEAD: usize = 256;
-/// Clocks of replicas may differ by this much.
+/// The largest accepted difference between the clocks of replicas.
 const SKEW_MS: u64 = 5_000;
 
-/// An answer as it is kept.
+/// A response as it is cached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Kept {
     structured: String,
@@ -39,7 +39,7 @@ struct Kept {
     /// Rows and bytes that the database sent for it.
     rows: u64,
     bytes: u64,
-    /// When it was made, in Unix milliseconds.
+    /// Time of creation, in Unix milliseconds.
     made_ms: u64,
 }
 
@@ -53,12 +53,11 @@ fn now_ms() -> u64 {
     u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0)
 }
 
-/// What `call` answers.
+/// The result of `call`.
 #[derive(Debug)]
 pub struct Answered {
-    /// The answer.
     pub output: ToolOutput,
-    /// How old it is, where it was kept.
+    /// Its age, if it was cached.
     pub age: Option<Duration>,
 }
 
@@ -68,7 +67,7 @@ struct Entry {
     left: Duration,
 }
 
-/// Each entry lives for what is left of the time that its tenant allows.
+/// Each entry lives for the rest of the time that its tenant allows.
 struct Life;
 
 impl Expiry<[u8; 32], Entry> for Life {
@@ -77,18 +76,18 @@ impl Expiry<[u8; 32], Entry> for Life {
     }
 }
 
-/// The answers that are kept: in this replica's memory, and in Redis where there is one.
+/// The cached responses: in this replica's memory, and in Redis if configured.
 pub struct Answers {
     kept: Cache<[u8; 32], Entry>,
     pulses: Cache<[u8; 32], [u8; 32]>,
     redis: Option<Redis>,
-    /// There is nowhere to keep anything.
+    /// Whether there is nowhere to cache anything.
     off: bool,
     metrics: Arc<Metrics>,
 }
 
 impl Answers {
-    /// Keeps at most this many bytes in memory; 0 keeps none there, whatever tenants ask for.
+    /// Caches at most this many bytes in memory; with 0 it caches nothing there, whatever tenants configure.
     #[must_use]
     pub fn new(bytes: u64, redis: Option<Redis>, metrics: Arc<Metrics>) -> Self {
         let weight = |_: &[u8; 32], entry: &Entry| {
@@ -100,7 +99,7 @@ impl Answers {
         Self { kept: kept.build(), pulses: pulses.build(), redis, off, metrics }
     }
 
-    /// Bytes kept in memory.
+    /// Bytes of cached responses in memory.
     pub async fn bytes(&self) -> u64 {
         self.kept.run_pending_tasks().await;
         self.kept.weighted_size()
@@ -111,10 +110,10 @@ impl Answers {
     }
 
     /// What the fence shows this scope now: the version of tables, grants and policies, and the stores. Callers of the
-    /// same scope wait for one answer.
+    /// same scope wait for one query.
     async fn pulse(&self, services: &Services, caller: &Caller, scope: [u8; 32]) -> Result<[u8; 32], ToolError> {
         let asked = Box::pin(async {
-            // Not what the caller asked for: it does not count as theirs.
+            // The caller did not request this query: it does not count as theirs.
             let seen =
                 Arc::<Meter>::default().measure(own::document(services, caller, "cache", &schema::pulse())).await?;
             let mut fields = key::Fields::new("pulse");
@@ -133,7 +132,7 @@ impl Answers {
         if kept.is_none() {
             tracing::warn!(tenant = %caller.tenant.id(), "an answer in Redis is not what was put there");
         }
-        // Redis forgets in time by itself; this holds even where somebody else tells it not to.
+        // Redis expires entries itself; this check holds even if somebody changes the expiry there.
         kept.filter(|kept| kept.made_ms <= now_ms() + SKEW_MS && !day::left(kept.made_ms, now_ms(), ttl).is_zero())
     }
 
@@ -146,11 +145,11 @@ impl Answers {
         let _: Result<(), _> = redis.run(redis::cmd("SET").arg(&name).arg(sealed).arg("PX").arg(millis)).await;
     }
 
-    /// Calls a tool, or returns the cached response of it. Callers who ask the same at the same time wait for one answer; if the one
-    /// who began goes away, the next takes over.
+    /// Calls a tool, or returns its cached response. Concurrent callers with the same question wait for one response;
+    /// if the caller who began goes away, the next takes over.
     ///
     /// # Errors
-    /// The tool's, or what keeps the fence from being asked.
+    /// The tool's error, or the error of querying the fence.
     pub async fn call(
         &self,
         services: &Services,
@@ -168,7 +167,7 @@ impl Answers {
         let pulse = Box::pin(self.pulse(services, caller, scope)).await?;
         let key = key::answer(&scope, &pulse, services.questions.model(), tool.name(), &arguments);
         let mut outcome = "hit";
-        // Boxed: the futures of a database, a cache and Redis in one frame are more than a thread's stack takes kindly.
+        // Boxed: the futures of a database, a cache and Redis in one frame would take too much of a thread's stack.
         let made = Box::pin(async {
             if let Some(kept) = Box::pin(self.fetch(caller, services, &key, ttl)).await {
                 outcome = "redis_hit";
@@ -180,7 +179,7 @@ impl Answers {
             let ToolOutput { structured, text } = tool.call(services, caller, arguments).await?;
             let after = meter::totals();
             let (rows, bytes) = (after.0 - before.0, after.1 - before.1);
-            // The day that counts is the one that the answer speaks of, however long it took.
+            // The relevant day is the one when the call began, however long it took.
             let kept = Kept { structured, text, rows, bytes, made_ms: begun };
             let left = day::left(begun, now_ms(), ttl);
             if !left.is_zero() {
@@ -192,7 +191,7 @@ impl Answers {
         self.count(outcome);
         let kept = entry?.kept;
         if outcome != "miss" {
-            // What the caller was given counts for the audit, wherever it came from.
+            // The audit records what the caller received, whatever its source.
             meter::add(kept.rows, kept.bytes);
         }
         let age = (outcome != "miss").then(|| kept.age());

@@ -1,15 +1,15 @@
-//! Answers as Redis holds them: AES-256-GCM under a key derived from the tenant's context key, bound to the name they
-//! are stored under. Who can read Redis sees lengths and times; who can write it can take answers away, not make any.
+//! Responses as stored in Redis: AES-256-GCM under a key derived from the tenant's context key, bound to the name under
+//! which they are stored. A reader of Redis sees lengths and times; a writer can remove responses but not forge them.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use storefence_tenancy::{context, credentials::ContextKey};
 
 use super::Kept;
 
-/// Largest answer that is shared, in bytes.
+/// Largest response that is shared, in bytes.
 const SHARED_MAX: usize = 4 * 1024 * 1024;
 
-/// Name of an answer in Redis. It cannot be computed from a guess of tenant, stores and question without the key.
+/// The name of a response in Redis. Without the key it cannot be computed from a guess of tenant, stores and question.
 pub fn name(key: &ContextKey, answer: &[u8; 32]) -> String {
     let purpose = format!("answer name {}", hex(answer));
     format!("storefence:answer:{}", hex(&*context::derive(key, &purpose)))
@@ -27,7 +27,7 @@ fn cipher(key: &ContextKey) -> Option<RandomizedNonceKey> {
     RandomizedNonceKey::new(&AES_256_GCM, &*context::derive(key, "answer value")).ok()
 }
 
-/// Seals an answer; `None` for one that is too large to be shared.
+/// Seals a response; `None` if it is too large to be shared.
 pub fn seal(key: &ContextKey, name: &str, kept: &Kept) -> Option<Vec<u8>> {
     let length = kept.structured.len() + kept.text.len();
     if length > SHARED_MAX {
@@ -45,7 +45,7 @@ pub fn seal(key: &ContextKey, name: &str, kept: &Kept) -> Option<Vec<u8>> {
     Some(sealed)
 }
 
-/// Opens an answer; `None` for anything that was not sealed under this name with this key.
+/// Opens a response; `None` for anything that was not sealed under this name with this key.
 pub fn open(key: &ContextKey, name: &str, sealed: &[u8]) -> Option<Kept> {
     let (nonce, body) = sealed.split_at_checked(NONCE_LEN)?;
     let mut body = body.to_vec();

@@ -1,4 +1,4 @@
-//! The counts of this replica.
+//! The quota counters of this replica.
 
 use std::{
     num::NonZeroU32,
@@ -22,7 +22,8 @@ use crate::{
     tenants::limits::{Bounds, Quotas},
 };
 
-/// Principals and tenants that are remembered, and for how long without a call. A minute's quota is whole again by then.
+/// How many principals and tenants are remembered, and for how long without a call. By then a minute's quota is full
+/// again.
 const REMEMBERED: (u64, Duration) = (100_000, Duration::from_secs(120));
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -36,12 +37,12 @@ struct Key {
 struct Bucket {
     per_minute: Option<NonZeroU32>,
     rate: Option<DefaultDirectRateLimiter>,
-    /// Calls that were counted and then refused elsewhere: the next ones are free.
+    /// Calls that were counted and then refused by another quota: as many later calls are free.
     returned: AtomicU32,
     running: AtomicU32,
 }
 
-/// A call under way.
+/// A call in progress.
 #[derive(Debug)]
 pub struct Running(Arc<Bucket>);
 
@@ -70,20 +71,20 @@ impl Default for Local {
 }
 
 impl Local {
-    /// Lets a call in.
+    /// Accepts a call.
     ///
     /// # Errors
     /// [`Refusal`].
     pub fn admit(&self, tenant: &TenantId, principal: PrincipalId, quotas: Quotas) -> Result<[Running; 2], Refusal> {
         let [own, all] = keys(tenant, principal);
-        // The principal first: what its own quota refuses must not use up the others' share of the tenant's.
+        // The principal first: calls that its own quota refuses must not use up the tenant's quota for others.
         let own = self.take(own, quotas.principal, "principal")?;
-        // And what the tenant's refuses must not use up the principal's.
+        // And calls that the tenant's quota refuses must not use up the principal's.
         let all = self.take(all, quotas.tenant, "tenant").inspect_err(|_| own.0.give_back())?;
         Ok([own, all])
     }
 
-    /// Counts a call that was let in elsewhere.
+    /// Counts a call that was accepted by the shared quota.
     pub fn note(&self, tenant: &TenantId, principal: PrincipalId, quotas: Quotas) -> [Running; 2] {
         let [own, all] = keys(tenant, principal);
         [(own, quotas.principal), (all, quotas.tenant)].map(|(key, bounds)| {
@@ -99,7 +100,7 @@ impl Local {
         let new = || Arc::new(Bucket::new(bounds.per_minute));
         let mut bucket = self.buckets.get_with_by_ref(&key, new);
         if bucket.per_minute != bounds.per_minute {
-            // Calls under way count on in the bucket they began in: for their length there may be a few more.
+            // Calls in progress stay in the bucket in which they began: until they end, a few more may run.
             bucket = new();
             self.buckets.insert(key, bucket.clone());
         }
@@ -134,12 +135,12 @@ impl Bucket {
         Self { per_minute, rate, returned: AtomicU32::new(0), running: AtomicU32::new(0) }
     }
 
-    /// Takes back a call that was counted.
+    /// Refunds a call that was counted.
     fn give_back(&self) {
         self.returned.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Uses a call that was taken back, if there is one.
+    /// Uses a refunded call, if there is one.
     fn has_returned(&self) -> bool {
         self.returned.fetch_update(Ordering::AcqRel, Ordering::Acquire, |calls| calls.checked_sub(1)).is_ok()
     }

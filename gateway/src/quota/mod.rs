@@ -1,5 +1,6 @@
-//! Calls per minute and at a time, per principal and per tenant: in the memory of this replica, or counted together with
-//! the other replicas in Redis. While Redis is away each replica holds the limits by itself.
+//! Quotas of calls per minute and of concurrent calls, per principal and per tenant: in the memory of this replica, or
+//! counted together with the other replicas in Redis. While Redis is unavailable, each replica enforces the limits
+//! alone.
 
 mod local;
 mod shared;
@@ -14,10 +15,10 @@ use self::{
 };
 use crate::{caller::Caller, identity::PrincipalId, redis::Redis, tenants::limits::Quotas};
 
-/// When to come back after too many calls at a time: nobody knows how long those will take.
+/// When to retry after too many concurrent calls: the duration of the others is unknown.
 const AFTER_BUSY: Duration = Duration::from_secs(1);
 
-/// Which quota was used up.
+/// The quota that was exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
     scope: &'static str,
@@ -32,7 +33,7 @@ impl Refusal {
         [self.scope, self.kind]
     }
 
-    /// Seconds after which the call may be made again. Rounded up: a call that comes a moment early is refused again.
+    /// Seconds after which the call may be repeated. Rounded up: a call that comes a moment early is refused again.
     #[must_use]
     pub fn retry_after_seconds(&self) -> u64 {
         let seconds = self.retry_after.as_millis().div_ceil(1000).max(1);
@@ -40,7 +41,7 @@ impl Refusal {
     }
 }
 
-/// A call under way; its end makes room for another.
+/// A call in progress; dropping it frees its slot.
 #[derive(Debug)]
 #[must_use = "the call is over when this is dropped"]
 pub struct Permit {
@@ -48,7 +49,7 @@ pub struct Permit {
     _shared: Option<Lease>,
 }
 
-/// Lets calls in.
+/// Accepts or refuses calls.
 #[derive(Default)]
 pub struct Limiter {
     local: Local,
@@ -56,13 +57,13 @@ pub struct Limiter {
 }
 
 impl Limiter {
-    /// Counts with the other replicas that use this Redis; without one, alone.
+    /// Counts with the other replicas that use this Redis, or alone without one.
     #[must_use]
     pub fn new(redis: Option<Redis>) -> Self {
         Self { local: Local::default(), shared: redis.map(Shared::new) }
     }
 
-    /// Lets a call in, or says when to come back. The quotas are those of this moment: a change in the spec acts on the
+    /// Accepts a call, or returns when to retry. The quotas are the current ones: a change in the spec applies to the
     /// next call.
     ///
     /// # Errors
@@ -76,7 +77,7 @@ impl Limiter {
             && let Ok(answer) = Box::pin(shared.admit(tenant, principal, quotas)).await
         {
             let lease = Some(answer?);
-            // Counted here as well, so that the limits hold from the moment on in which Redis goes away.
+            // Counted here as well, so that the limits hold as soon as Redis becomes unavailable.
             return Ok(Permit { _local: self.local.note(tenant, principal, quotas), _shared: lease });
         }
         Ok(Permit { _local: self.local.admit(tenant, principal, quotas)?, _shared: None })

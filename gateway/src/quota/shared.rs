@@ -1,7 +1,7 @@
-//! The counts of all replicas, in Redis.
+//! The quota counters of all replicas, in Redis.
 //!
-//! Keys are hashes: who calls which tenant how often is nobody's business who looks into Redis. Those of one tenant have
-//! one hash tag, so that a cluster keeps them on one node, as the script needs it.
+//! Keys are hashes, so that a reader of Redis does not learn who calls which tenant how often. The keys of one tenant
+//! share a hash tag, so that a cluster keeps them on one node, as the script requires.
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -18,13 +18,13 @@ use crate::{
     tenants::limits::{Bounds, Quotas},
 };
 
-/// How long a call counts that nobody renews: what a replica that dies leaves behind is gone after this.
+/// How long a call counts without being renewed: the calls of a replica that died stop counting after this.
 const LEASE: Duration = Duration::from_secs(30);
-/// How often a call under way is renewed.
+/// How often a call in progress is renewed.
 const RENEW: Duration = Duration::from_secs(10);
 
 static ADMIT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("admit.lua")));
-/// Renews a call, unless it is over.
+/// Renews a call, unless it has ended.
 static RENEWAL: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local time = redis.call('TIME')
@@ -37,7 +37,7 @@ static RENEWAL: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Counts with the other replicas.
+/// Counts together with the other replicas.
 pub struct Shared {
     redis: Redis,
 }
@@ -48,10 +48,10 @@ impl Shared {
         Self { redis }
     }
 
-    /// Lets a call in, or refuses it.
+    /// Accepts or refuses a call.
     ///
     /// # Errors
-    /// [`Away`]: nobody knows how many calls there are.
+    /// [`Away`]: the number of calls is unknown.
     pub async fn admit(
         &self,
         tenant: &TenantId,
@@ -68,7 +68,7 @@ impl Shared {
         for Bounds { per_minute, concurrent } in [quotas.principal, quotas.tenant] {
             script.arg(per_minute.map_or(0, std::num::NonZeroU32::get)).arg(concurrent);
         }
-        // Whether the answer comes or not: once the script was sent, the call may count.
+        // Even if no answer arrives: once the script has been sent, the call may count.
         let lease = Lease::new(self.redis.clone(), call.clone(), [own, all].map(|key| format!("{key}:running")));
         let (refused, wait): (u8, u64) = self.redis.script(script.arg(call).arg(millis)).await?;
         let refusal = |scope, kind| Err(Refusal { scope, kind, retry_after: Duration::from_millis(wait) });
@@ -85,7 +85,7 @@ impl Shared {
     }
 }
 
-/// The keys of a principal and of its tenant, without what they count.
+/// The key prefixes of a principal and of its tenant.
 fn keys(tenant: &TenantId, (tid, oid): PrincipalId) -> [String; 2] {
     let hash =
         |text: String| Sha256::digest(text).iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>();
@@ -93,18 +93,18 @@ fn keys(tenant: &TenantId, (tid, oid): PrincipalId) -> [String; 2] {
     [format!("{tag}:{}", hash(format!("{tenant}|{tid}|{oid}"))), tag]
 }
 
-/// A call that counts, until this is dropped.
+/// A call that counts until this is dropped.
 #[derive(Debug)]
 pub struct Lease {
     end: Option<oneshot::Sender<End>>,
 }
 
-/// What becomes of a call's place.
+/// How a call's slot ends.
 #[derive(Debug)]
 enum End {
-    /// It is given back.
+    /// It is released.
     Over,
-    /// There was none.
+    /// The call never had one.
     Refused,
 }
 
@@ -130,7 +130,8 @@ impl Drop for Lease {
     }
 }
 
-/// Renews a call while it runs, and gives its place back at the end. What Redis does not hear of ends with the lease.
+/// Renews a call while it runs, and releases its slot at the end. If the release does not reach Redis, the slot ends
+/// with its lease.
 async fn keep(redis: Redis, call: String, keys: [String; 2], mut ended: oneshot::Receiver<End>) {
     let end = loop {
         match tokio::time::timeout(RENEW, &mut ended).await {
