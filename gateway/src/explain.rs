@@ -1,6 +1,6 @@
-//! `storefence-gateway explain`: the answer to "why does she not see her store?", by the very code that serves.
+//! `storefence-gateway explain`: the answer to "why does she not see her store?", from the same code that serves calls.
 //!
-//! Nothing of the token is printed but what the rules looked at: identifiers of directory and principal.
+//! Of the token, only what the rules use is printed: identifiers of directory and principal.
 
 use std::{
     fmt::Write as _,
@@ -30,14 +30,14 @@ use crate::{
     },
 };
 
-/// What `explain` needs.
+/// The inputs of `explain`.
 #[derive(Debug)]
 pub struct Settings {
     /// File with the token; `-` for standard input.
     pub token_file: PathBuf,
     /// Directory of RetailTenant YAML.
     pub tenants: Option<PathBuf>,
-    /// Kubeconfig of the cluster, where there is no directory.
+    /// Kubeconfig of the cluster, if no directory is given.
     pub kubeconfig: Option<PathBuf>,
     /// Extra trust roots.
     pub ca_file: Option<PathBuf>,
@@ -45,7 +45,7 @@ pub struct Settings {
     pub tokens: TokenSettings,
 }
 
-/// Why there is no explanation.
+/// Why no explanation is possible.
 #[derive(Debug, thiserror::Error)]
 pub enum ExplainError {
     /// A file cannot be read.
@@ -54,7 +54,7 @@ pub enum ExplainError {
     /// Trust roots.
     #[error(transparent)]
     CaFile(#[from] CaFileError),
-    /// `--kubeconfig` is of no use.
+    /// The Kubernetes configuration cannot be used.
     #[error("--kubeconfig: {0}: {1}")]
     Kubeconfig(String, kube::config::KubeconfigError),
     /// The tenants of the cluster cannot be listed.
@@ -67,13 +67,13 @@ pub enum ExplainError {
     Setup(String),
 }
 
-/// The objects as a gateway that starts now would take them, and those that it could not use.
+/// The objects as a gateway that starts now would accept them, and the ones that it could not use.
 struct Listed {
     objects: Objects,
     broken: Vec<(String, String)>,
 }
 
-/// Prints the explanation; false when the token would not be served by any tenant.
+/// Prints the explanation; returns false if no tenant would serve the token.
 ///
 /// # Errors
 /// [`ExplainError`].
@@ -159,7 +159,7 @@ fn access(scope: &Scope, rules: &TenantRules) -> String {
     format!("{}; rules {}; {stores}; {tools}", scope.role(), scope.rules().join(", "))
 }
 
-/// The objects that nobody gets access through, whatever their rules say.
+/// The objects that grant access to nobody, whatever their rules say.
 fn not_served(objects: &Objects, tenants: &Snapshot, broken: &[(String, String)]) -> String {
     let mut text = String::new();
     for (name, problem) in broken {

@@ -1,4 +1,4 @@
-//! Prometheus metrics. Labels have closed sets of values: no tenant, user, token or statement stands in one.
+//! Prometheus metrics. Labels have closed sets of values: none contains a tenant, user, token or statement.
 
 use prometheus::{
     Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
@@ -6,10 +6,10 @@ use prometheus::{
 
 /// Buckets of the OpenTelemetry conventions for MCP, in seconds.
 const SECONDS: [f64; 14] = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
-/// Finer below: most statements take a few milliseconds.
+/// Finer buckets at the low end: most statements take a few milliseconds.
 const QUERY_SECONDS: [f64; 14] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
 
-/// Everything that is counted.
+/// All metrics.
 pub struct Metrics {
     registry: Registry,
     /// MCP requests: method, tool, error type.
@@ -36,7 +36,7 @@ pub struct Metrics {
     pub rows: IntCounter,
     /// Bytes of rows.
     pub bytes: IntCounter,
-    /// Answers that were cut.
+    /// Truncated results.
     pub truncations: IntCounter,
     /// Statements cancelled at the server, by cause.
     pub cancels: IntCounterVec,
@@ -46,25 +46,25 @@ pub struct Metrics {
     pub connection_events: IntCounterVec,
     /// Wait for a database connection.
     pub pool_wait: Histogram,
-    /// Wait of a principal for its own statements, or for its turn.
+    /// Wait of a principal for its own statements, or for the slow-query throttle.
     pub principal_wait: Histogram,
-    /// Statements of principals whose statements ran long lately, by outcome.
+    /// Statements of throttled principals, by outcome.
     pub turns: IntCounterVec,
     /// Reads of Key Vault secrets by outcome.
     pub secrets: IntCounterVec,
     /// Questions embedded by the provider, by outcome.
     pub embeddings: IntCounterVec,
-    /// Calls refused by a quota: whose, and which.
+    /// Calls refused by a quota: of principal or tenant, rate or concurrency.
     pub quota_refusals: IntCounterVec,
     /// Operations on Redis, by outcome.
     pub redis_operations: IntCounterVec,
-    /// 1 while nothing is asked of Redis.
+    /// 1 while Redis is not used because of a failure.
     pub redis_away: IntGauge,
     /// Batches of spans sent to the collector, by outcome.
     pub trace_exports: IntCounterVec,
     /// Errors of tools, by tool and code.
     pub tool_errors: IntCounterVec,
-    /// Kept answers that were looked for, by outcome.
+    /// Look-ups of cached responses, by outcome.
     pub answer_cache: IntCounterVec,
     /// Bytes of cached responses in memory.
     pub answer_cache_bytes: IntGauge,
@@ -88,7 +88,7 @@ pub struct Metrics {
     pub certificate_current: IntGauge,
     /// End of the certificate's life.
     pub certificate_expiry: IntGauge,
-    /// Requests under way.
+    /// Requests in progress.
     pub in_flight: IntGauge,
 }
 
@@ -96,7 +96,7 @@ impl Metrics {
     /// Registers everything.
     ///
     /// # Errors
-    /// A name stands twice, which a test excludes.
+    /// A duplicate name, which a test excludes.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let counters = |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
@@ -243,8 +243,8 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Starts what has labels at zero: a rate needs a first value, and the reference in the documents is made from what
-    /// is there at the start.
+    /// Sets labelled series to zero: a rate needs a first value, and the reference in the documents is generated from
+    /// the series that exist at the start.
     fn begin(&self) {
         let known: [(&IntCounterVec, &[&[&str]]); 20] = [
             (&self.queries, &[&["execute_sales_query"]]),
@@ -297,7 +297,7 @@ impl Metrics {
     /// The text exposition format.
     ///
     /// # Errors
-    /// The encoder's.
+    /// The encoder's error.
     pub fn render(&self) -> Result<String, prometheus::Error> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }

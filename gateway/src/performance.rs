@@ -21,14 +21,14 @@ use crate::{
     metrics::Metrics,
 };
 
-/// Statements with figures of their own. The ones that run most often stay.
+/// Number of statements with figures of their own. The ones that run most often are kept.
 const STATEMENTS: u64 = 200;
 /// Plans that are cached, and for how long.
 const PLANS: (u64, Duration) = (500, Duration::from_secs(600));
 /// Longest time that is recorded, in microseconds: an hour. Longer ones count as this.
 const LONGEST: u64 = 3_600_000_000;
 
-/// A statement as it is measured: of the caller, or of the gateway itself.
+/// A statement as it is measured: the caller's, or one of the gateway itself.
 #[derive(Clone, Copy, Debug)]
 pub enum Statement<'a> {
     /// A statement that a caller wrote.
@@ -149,7 +149,7 @@ impl Monitor {
         }
     }
 
-    /// Runs `work` and measures it. A statement whose caller goes away does not count: how long it would take is not known.
+    /// Runs `work` and measures it. A statement whose caller goes away does not count: its full duration is unknown.
     pub async fn measure<T>(
         self: &Arc<Self>,
         data: &Arc<Data>,
@@ -188,8 +188,8 @@ impl Monitor {
         result
     }
 
-    /// Logs a slow statement, with the hash of its plan where the database returns it. The caller does not wait for this. It
-    /// costs one planning per statement in ten minutes, one statement at a time.
+    /// Logs a slow statement, with the hash of its plan if the database returns it. The caller does not wait for this.
+    /// It costs one planning per statement in ten minutes, one statement at a time.
     fn report(self: &Arc<Self>, data: &Arc<Data>, slow: Slow) {
         let (monitor, data) = (self.clone(), data.clone());
         tokio::spawn(async move {

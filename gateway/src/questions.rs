@@ -8,7 +8,7 @@ use storefence_runtime::{Embeddings, EmbeddingsError};
 
 use crate::metrics::Metrics;
 
-/// Longest wait for the vector of a question: a caller waits behind it.
+/// Timeout for the vector of a question: a caller waits for it.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
 /// Vectors that are cached, at 6 KiB each, and for how long.
 const REMEMBERED: (u64, Duration) = (1_000, Duration::from_secs(600));
@@ -23,7 +23,6 @@ pub struct Questions {
 /// A question as a vector.
 #[derive(Debug)]
 pub struct Question {
-    /// The vector.
     pub vector: Arc<Vec<f32>>,
     /// The model that made it.
     pub model: String,
@@ -32,10 +31,10 @@ pub struct Question {
 /// Why there is no vector.
 #[derive(Debug, thiserror::Error)]
 pub enum QuestionError {
-    /// The configuration names no provider.
+    /// No provider is configured.
     #[error("no embeddings provider is configured")]
     NotConfigured,
-    /// The provider.
+    /// The provider failed.
     #[error(transparent)]
     Provider(#[from] Arc<EmbeddingsError>),
 }
@@ -48,7 +47,7 @@ impl Questions {
         Self { provider, cache, metrics }
     }
 
-    /// Name of the provider's model; empty where there is no provider.
+    /// Name of the provider's model; empty without a provider.
     #[must_use]
     pub fn model(&self) -> &str {
         self.provider.as_ref().map_or("", Embeddings::model)

@@ -1,5 +1,5 @@
-//! One connection to Redis, for what replicas share. No call depends on it: an operation has a short timeout, and after a
-//! failure none is tried until a probe in the background has succeeded.
+//! One connection to Redis, for state that replicas share. No call depends on it: an operation has a short timeout, and
+//! after a failure none is tried until a probe in the background has succeeded.
 
 use std::{
     fmt::Write as _,
@@ -25,9 +25,9 @@ use crate::{
     trust::tls::{self, TlsError},
 };
 
-/// Longest wait for an answer: a caller waits behind it.
+/// Timeout for an answer: a caller waits for it.
 const TIMEOUT: Duration = Duration::from_millis(250);
-/// Longest wait for a connection, which the probe makes in the background.
+/// Timeout for a connection, which the probe makes in the background.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// First and longest pause between probes.
 const PROBE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
@@ -36,10 +36,10 @@ const PROBE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 #[derive(Clone, Debug)]
 pub struct RedisUrl(ConnectionInfo);
 
-/// A Redis that cannot be used as it is configured.
+/// A Redis configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RedisSetupError {
-    /// Not a URL of Redis.
+    /// Not a valid Redis URL.
     #[error("--redis-url (STOREFENCE_REDIS_URL): redis://, rediss:// or redis+unix:// is expected: {0}")]
     Url(String),
     /// TLS without verification.
@@ -48,7 +48,7 @@ pub enum RedisSetupError {
     /// Trust roots.
     #[error("--ca-file (STOREFENCE_CA_FILE): {0}")]
     Roots(#[from] TlsError),
-    /// The client cannot be made.
+    /// The client cannot be created.
     #[error("--redis-url (STOREFENCE_REDIS_URL): {0}")]
     Client(String),
 }
@@ -84,8 +84,8 @@ struct Inner {
 }
 
 impl Redis {
-    /// Prepares the connection, which is made with the first operation. Where the server is away at the start, that is
-    /// as if it went away later. Needs a runtime.
+    /// Prepares the connection, which is opened with the first operation. A server that is unavailable at the start is
+    /// treated like one that fails later. Needs a runtime.
     ///
     /// # Errors
     /// [`RedisSetupError`].
@@ -97,7 +97,7 @@ impl Redis {
         } else {
             Client::open(url.0).map_err(failed)?
         };
-        // Trying again is the probe's; the manager tries once for each operation.
+        // The probe does the retries; the manager tries once for each operation.
         let config = ConnectionManagerConfig::new()
             .set_number_of_retries(0)
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
@@ -162,7 +162,7 @@ impl Redis {
     }
 }
 
-/// Asks until there is an answer, then closes the circuit. Ends with the last user of the connection.
+/// Probes until there is an answer, then closes the circuit. Ends when the connection has no users left.
 async fn probe(inner: Weak<Inner>) {
     let (mut pause, ping) = (PROBE.0, redis::cmd("PING"));
     loop {
@@ -182,7 +182,7 @@ async fn probe(inner: Weak<Inner>) {
     }
 }
 
-/// Whether an error says something about the command rather than the server.
+/// Whether an error is about the command rather than the server.
 fn of_the_command(error: &RedisError) -> bool {
     matches!(
         error.kind(),
@@ -193,7 +193,7 @@ fn of_the_command(error: &RedisError) -> bool {
     )
 }
 
-/// Kind and code of an error. Its detail may quote what was sent.
+/// Kind and code of an error. Its detail may quote the command.
 fn words(error: &RedisError) -> String {
     match error.code() {
         Some(code) => format!("{:?} ({code})", error.kind()),
@@ -202,12 +202,12 @@ fn words(error: &RedisError) -> String {
     }
 }
 
-/// The system's trust roots and those of the file, in PEM: the client takes no other form.
+/// The system's trust roots and those of the file, in PEM, the only form that the client accepts.
 fn roots(ca_file: Option<&Path>) -> Result<String, TlsError> {
     let extra = ca_file.map(tls::certificates).transpose()?.unwrap_or_default();
     let mut pem = String::new();
     for certificate in rustls_native_certs::load_native_certs().certs.into_iter().chain(extra) {
-        // One that cannot be parsed, as some systems carry, would make the client refuse them all.
+        // A single unparsable certificate, as some systems have, would make the client refuse them all.
         if RootCertStore::empty().add(certificate.clone()).is_ok() {
             let body = BASE64_STANDARD.encode(&certificate);
             let _ = writeln!(pem, "-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----");
@@ -245,7 +245,7 @@ mod tests {
 
     #[tokio::test]
     async fn away_costs_one_caller_a_moment_and_comes_back() {
-        // Accepts and says nothing: worse than a closed port.
+        // Accepts connections and never answers: worse than a closed port.
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = silent.local_addr().expect("an address");
         let metrics = Arc::new(Metrics::new().expect("metrics"));
@@ -262,7 +262,7 @@ mod tests {
         assert_eq!(metrics.redis_away.get(), 1);
         assert!(metrics.redis_operations.with_label_values(&["skipped"]).get() >= 999);
 
-        // The same port begins to answer, each command with one line.
+        // The same port begins to answer each command with one line.
         tokio::spawn(async move {
             use tokio::io::{AsyncReadExt, AsyncWriteExt};
             loop {
