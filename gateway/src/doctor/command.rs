@@ -52,11 +52,11 @@ fn setup(error: impl std::fmt::Display) -> DoctorError {
     DoctorError::Setup(error.to_string())
 }
 
-/// Checks what calls need, by the settings of `run` and without serving. Prints one line for each check; returns false
-/// where something is not in order.
+/// Checks what calls need, with the settings of `run` and without serving. Prints one line for each check; returns
+/// false if something is not in order.
 ///
 /// # Errors
-/// [`DoctorError`]: the settings do not let anything be checked.
+/// [`DoctorError`]: the settings do not permit any check.
 pub fn run(settings: Settings) -> Result<bool, DoctorError> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();

@@ -13,7 +13,7 @@ pub enum Verdict {
     Skipped,
 }
 
-/// One line.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// The part that was checked.
@@ -22,7 +22,7 @@ pub struct Finding {
     pub verdict: Verdict,
     /// What was found.
     pub detail: String,
-    /// What to do.
+    /// The remedy.
     pub remedy: &'static str,
 }
 
@@ -47,14 +47,14 @@ impl fmt::Display for Finding {
             Verdict::Bad => "FAIL",
             Verdict::Skipped => "skip",
         };
-        // One line, whatever a server said.
+        // A single line, whatever text a server returned.
         let detail: String = self.detail.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         write!(f, "{label:<5} {:<11} {detail}", self.check)?;
         if self.remedy.is_empty() { Ok(()) } else { write!(f, " -> {}", self.remedy) }
     }
 }
 
-/// One line for each finding, and whether all is in order.
+/// One line for each finding, and whether everything is in order.
 #[must_use]
 pub fn report(findings: &[Finding]) -> (String, bool) {
     let text = findings.iter().map(|finding| format!("{finding}\n")).collect();

@@ -1,8 +1,8 @@
-//! Checks that what a call needs is there, for `storefence-gateway doctor` and for `/readyz?verbose` of a running gateway.
-//! Each check gives one line, with a remedy where something is not in order.
+//! Checks everything that a call needs, for `storefence-gateway doctor` and for `/readyz?verbose` of a running gateway.
+//! Each check gives one line, with a remedy if something is not in order.
 //!
-//! Database, fence and vault are checked with the credentials of a tenant, as a call would use them: one tenant for each
-//! pair of database and vault, since a fault there concerns all of their tenants.
+//! Database, fence and vault are checked with the credentials of a tenant, as a call would use them: one tenant for
+//! each pair of database and vault, since a fault there affects all of their tenants.
 
 pub mod command;
 pub mod finding;
@@ -33,24 +33,23 @@ use crate::{
     tenants::{Tenant, watch::Tenants},
 };
 
-/// How long findings are reused: probes come every few seconds, and from several sides.
+/// How long findings are reused: probes come every few seconds, and from several sources.
 const BELIEVED: Duration = Duration::from_secs(10);
-/// Longest wait for one check.
+/// Timeout of one check.
 const TIMEOUT: Duration = Duration::from_secs(8);
-/// Directories or tenants that are checked at a time, and at most.
+/// Directories or tenants that are checked concurrently, and in total.
 const TRIALS: (usize, usize) = (4, 50);
-/// Life of the signed context of a check, in seconds.
+/// Lifetime of a check's signed context, in seconds.
 const CONTEXT_SECONDS: i64 = 30;
 
 /// Checks what calls need.
 pub struct Doctor {
-    /// Tenants in force.
     pub tenants: Arc<Tenants>,
     /// Signing keys.
     pub keys: Arc<KeyStore>,
     /// Reads credentials.
     pub loader: Loader,
-    /// Redis, where there is one.
+    /// Redis, if configured.
     pub redis: Option<Redis>,
     /// Counts connections.
     pub metrics: Arc<Metrics>,
@@ -167,7 +166,8 @@ impl Doctor {
             }
         };
         let mut findings = vec![Finding::good("key-vault", format!("{vault}: login and key read {through}"))];
-        // Beside the pools: their budget is for callers, and what they keep open says nothing about a new connection.
+        // Outside of the pools: their budget is for callers, and their open connections say nothing about opening a new
+        // one.
         let budget = Arc::new(Semaphore::new(1)).try_acquire_owned();
         let Ok(budget) = budget else { return findings };
         let life = Span { age: TIMEOUT, calls: 2 }.begin();
@@ -207,7 +207,7 @@ const READ_ONLY: &str = "the server is reached and takes no writes: let the endp
     where default_transaction_read_only is on (managed servers set it when the disk is full), make room and set it back to off";
 const VERIFY: &str = "compare the fence with what was shipped: storefence-operator verify --database NAME";
 
-/// Why there is no connection, by the server's error.
+/// Why no connection can be opened, according to the server's error.
 fn unopened(database: &str, through: &str, error: &OpenError) -> Finding {
     let said = error;
     let remedy = match error {
@@ -215,7 +215,7 @@ fn unopened(database: &str, through: &str, error: &OpenError) -> Finding {
         OpenError::Postgres(error) if error.sqlstate() == Some("53300") => {
             "raise the server's max_connections, or lower --pool-total"
         }
-        // What opens a connection draws a ticket, from a sequence.
+        // Opening a connection draws a ticket from a sequence.
         OpenError::Postgres(error) if error.sqlstate() == Some("25006") => READ_ONLY,
         // undefined function or schema: what the gateway prepares on each connection
         OpenError::Postgres(error) if matches!(error.sqlstate(), Some("42883" | "3F000")) => {
@@ -244,7 +244,7 @@ async fn memory(connection: &mut Connection, database: &str) -> Finding {
     }
 }
 
-/// A signed context is accepted, and nothing is read without one.
+/// Checks that a signed context is accepted, and that nothing is readable without one.
 async fn fence(connection: &mut Connection, loaded: &Loaded, tenant: &Tenant, through: &str) -> Finding {
     let database = &tenant.database;
     let direct = connection.query("SELECT FROM retail.stores LIMIT 1").await;
