@@ -8,7 +8,7 @@ pub enum WireError {
     /// PostgreSQL reported an error.
     #[error(transparent)]
     Server(#[from] Box<ServerError>),
-    /// The network.
+    /// The network failed.
     #[error("{0}")]
     Io(#[from] io::Error),
     /// The server closed the connection.
@@ -44,14 +44,14 @@ pub struct ServerError {
     pub sqlstate: String,
     /// The primary message.
     pub message: String,
-    /// Where the error is.
+    /// The position of the error.
     pub position: Option<Position>,
 }
 
 /// A position in a text, in characters from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Position {
-    /// In the text that was sent.
+    /// In the statement that was sent.
     Original(u32),
     /// In a text that a function ran.
     Internal {
@@ -72,7 +72,7 @@ impl ServerError {
             && field != 0
         {
             let end = rest.iter().position(|byte| *byte == 0).unwrap_or(rest.len());
-            // Before the client's encoding is set, a message may be in the server's.
+            // Before the client's encoding is set, a message may be in the server's encoding.
             let value = String::from_utf8_lossy(&rest[..end]);
             match field {
                 b'C' => error.sqlstate = value.into_owned(),

@@ -34,13 +34,13 @@ pub mod tag {
     pub const READY: u8 = b'Z';
 }
 
-/// The read buffer, and how far its messages have been taken.
+/// The read buffer, and how much of it has been consumed.
 #[derive(Debug)]
 pub struct Frames {
     buffer: BytesMut,
     /// Length of the message that was returned last; it is dropped when the next one is requested.
     given: usize,
-    /// Bytes still to come of a message whose rest is dropped.
+    /// Bytes still to come of a message whose remainder is dropped.
     unkept: usize,
     limit: usize,
     read: usize,
@@ -53,7 +53,7 @@ impl Frames {
         Self { buffer: BytesMut::new(), given: 0, unkept: 0, limit, read: READ.0 }
     }
 
-    /// Sets the most bytes of a message.
+    /// Sets the limit on the length of a message.
     pub const fn limit(&mut self, limit: usize) {
         self.limit = limit;
     }

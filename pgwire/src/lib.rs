@@ -38,7 +38,7 @@ use self::{
     stream::{Endpoint, Transport},
 };
 
-/// Least limit on the length of a message, and the limit of a new connection.
+/// The lowest limit on the length of a message, and the limit of a new connection.
 const SMALL: usize = 256 * 1024;
 /// Bytes per read while a connection ends and replies are dropped.
 const WASTE: usize = 16 * 1024;
@@ -58,7 +58,7 @@ pub struct Wire {
     closed: bool,
 }
 
-/// Cancels the statement of a connection, at the server.
+/// Cancels the statement of a connection, on the server.
 pub struct Cancel {
     endpoint: Endpoint,
     key: (i32, i32),
@@ -208,7 +208,7 @@ impl Wire {
         .await;
     }
 
-    /// The next message that is no notice. Writes pending bytes first.
+    /// The next message that is not a notice. Writes pending bytes first.
     async fn next(&mut self) -> Result<(u8, Range<usize>), WireError> {
         loop {
             match self.frames.next()? {
@@ -222,7 +222,7 @@ impl Wire {
     /// Writes and reads as far as possible. Both, because a server that waits for us to read does not read itself.
     fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<Result<(), WireError>> {
         if self.poll_write(context).is_err() {
-            // The server may have closed with an error message, which says more than the failed write.
+            // The server may have closed with an error message, which is more informative than the failed write.
             self.out.clear();
             self.flushing = false;
         }

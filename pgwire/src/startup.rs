@@ -74,7 +74,8 @@ impl Wire {
         let offers = |name: &str| mechanisms.split(|byte| *byte == 0).any(|offered| offered == name.as_bytes());
         let (binding, mechanism) = match (binding, offers(SCRAM_SHA_256_PLUS), offers(SCRAM_SHA_256)) {
             (Some(hash), true, _) => (ChannelBinding::tls_server_end_point(hash), SCRAM_SHA_256_PLUS),
-            // Says that we support it: a server that offered it learns from this that the offer was removed on the way.
+            // States that we support it: if the server offered it, it learns from this that the offer was removed in
+            // transit.
             (Some(_), false, true) => (ChannelBinding::unrequested(), SCRAM_SHA_256),
             (None, _, true) | (None, true, _) => (ChannelBinding::unsupported(), SCRAM_SHA_256),
             _ => return Err(WireError::Authentication("unsupported SASL mechanism".to_owned())),

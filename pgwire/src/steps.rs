@@ -44,7 +44,7 @@ impl Param<'_> {
     }
 }
 
-/// A message that the server has to reply to. The label says what it was sent for.
+/// A message that the server has to reply to. The label identifies its purpose.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Step {
     label: &'static str,
@@ -213,7 +213,7 @@ const MALFORMED: WireError = WireError::Protocol("a malformed row");
 /// A value of a row, as text; `None` where it is null.
 ///
 /// # Errors
-/// [`WireError::Protocol`] where the row is not as it should be, or has no such column.
+/// [`WireError::Protocol`] if the row is malformed, or has no such column.
 pub fn field(row: &[u8], column: usize) -> Result<Option<&str>, WireError> {
     let (&[a, b], mut rest) = row.split_first_chunk().ok_or(MALFORMED)?;
     let columns = usize::from(u16::from_be_bytes([a, b]));
@@ -247,7 +247,7 @@ pub fn field(row: &[u8], column: usize) -> Result<Option<&str>, WireError> {
 /// A column as the server describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {
-    /// Name, as the statement gives it.
+    /// Name, as given by the statement.
     pub name: String,
     /// Object ID of its type.
     pub oid: u32,

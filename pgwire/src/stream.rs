@@ -142,7 +142,7 @@ impl Endpoint {
             let mut request = bytes::BytesMut::new();
             postgres_protocol::message::frontend::ssl_request(&mut request);
             stream.write_all(&request).await?;
-            // One byte and no more: bytes after it that are not TLS would be an attacker's.
+            // Exactly one byte: bytes after it that are not TLS would be an attacker's.
             if stream.read_u8().await? != b'S' {
                 if mode == SslMode::Prefer {
                     return Ok(Opened { stream: Box::new(stream), binding: None });
@@ -191,8 +191,8 @@ fn tune(stream: &TcpStream, config: &Config) -> io::Result<()> {
     Ok(())
 }
 
-/// The hash of the server's certificate by the hash function of its signature, SHA-256 in the place of weaker ones (RFC
-/// 5929, section 4.1). Signatures without one, as Ed25519, bind nothing.
+/// The hash of the server's certificate by the hash function of its signature, with SHA-256 in place of weaker ones
+/// (RFC 5929, section 4.1). Signatures without a hash function, such as Ed25519, do not support channel binding.
 fn end_point(leaf: &[u8]) -> Option<Vec<u8>> {
     match Certificate::from_der(leaf).ok()?.signature_algorithm.oid {
         SHA_1_WITH_RSA_ENCRYPTION | SHA_256_WITH_RSA_ENCRYPTION | ECDSA_WITH_SHA_256 => {
