@@ -45,7 +45,7 @@ use crate::{
     vaults::{self, Vaults},
 };
 
-/// How often unused database connections are looked for.
+/// How often unused database connections are searched for.
 const TIDY: Duration = Duration::from_secs(5);
 /// Connections of the admin address: probes and scrapes.
 const ADMIN_CONNECTIONS: usize = 64;
@@ -125,7 +125,7 @@ struct Parts {
     roots: Roots,
 }
 
-/// Connects the parts. `ending` ends the calls that are still under way.
+/// Connects the parts. `ending` ends the calls that are still in progress.
 async fn assemble(
     settings: Settings,
     metrics: &Arc<Metrics>,

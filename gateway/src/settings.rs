@@ -25,7 +25,7 @@ pub struct Settings {
     pub config: Config,
     /// Addresses and connections of clients.
     pub listening: Listening,
-    /// Which requests are let in.
+    /// Which requests are accepted.
     pub access: AccessSettings,
     /// Sizes and times of the pools of database connections.
     pub pools: PoolSettings,
@@ -64,11 +64,11 @@ pub struct Listening {
     pub client_timeout: Duration,
     /// How long a connection may stay idle between two requests.
     pub keep_alive: Duration,
-    /// Time that calls under way have after SIGTERM.
+    /// Time that calls in progress have after SIGTERM.
     pub drain: Duration,
 }
 
-/// Which requests are let in.
+/// Which requests are accepted.
 #[derive(Debug)]
 pub struct AccessSettings {
     /// URL that clients use.

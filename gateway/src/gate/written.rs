@@ -55,7 +55,7 @@ pub fn understood(text: &str) -> Cow<'_, str> {
             break;
         };
         written.push(quote);
-        // A character that would end the constant early is not replaced.
+        // A character that would end the constant early becomes a space.
         written.extend(rest[..end].chars().map(|c| if c == quote { ' ' } else { c }));
         written.push(quote);
         rest = &rest[end + closing.len_utf8()..];

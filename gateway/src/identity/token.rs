@@ -143,7 +143,7 @@ mod tests {
             (format!("{head}."), Reject::Signature),
             (format!("{good}="), Reject::Base64),
             (format!("{head}.{signature} "), Reject::Base64),
-            // "c2ln" is "sig"; "c2lo" decodes to other bits, which are unused bits only at the end of some segments
+            // two characters hold 12 bits for one byte: the unused four must be zero, and in "ab" they are not
             (format!("{head}.ab"), Reject::Base64),
             (format!("{head}.a+/b"), Reject::Base64),
             ("x".repeat(super::TOKEN_MAX + 1), Reject::TooLong),

@@ -106,7 +106,7 @@ struct Shared {
     busy: Router,
     client: Duration,
     idle: Duration,
-    /// Tells open connections to accept no more requests.
+    /// Cancelled when open connections are to accept no more requests.
     leaving: CancellationToken,
     metrics: Arc<Metrics>,
 }

@@ -183,7 +183,7 @@ async fn key_issuer(world: Arc<World>) -> Result<()> {
     refused(&world, &gateway?, "key issuer mismatch", "key_issuer", token).await
 }
 
-/// A star is a name like any other, and allowing more origins or hosts does not admit more tokens.
+/// A star is a name like any other, and no laxer value admits another token.
 async fn laxest(world: Arc<World>) -> Result<()> {
     let issuer = world.entra.url();
     let options = [
