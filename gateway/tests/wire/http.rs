@@ -53,7 +53,7 @@ async fn metadata(world: Arc<World>) -> Result<()> {
     Ok(())
 }
 
-/// Its keys cannot be fetched here either; the challenge to clients follows from the configuration.
+/// A sovereign cloud, whose keys cannot be fetched here; what clients are answered follows from the configuration.
 async fn sovereign(world: Arc<World>) -> Result<()> {
     let (port, admin) = (free_port()?, free_port()?);
     let url = format!("http://127.0.0.1:{port}");
