@@ -243,7 +243,7 @@ impl Spawn {
                 return Err(io::Error::new(error.kind(), format!("cannot start {program}: {error}")));
             }
         };
-        watchdog.tell(format_args!("pid {}", child.id()));
+        watchdog.send(format_args!("pid {}", child.id()));
         Ok(Child { child, watchdog, log: self.log, stop_signal: self.stop_signal, stop_grace: self.stop_grace })
     }
 }
@@ -283,7 +283,7 @@ impl Child {
             // An error here means that it ended meanwhile.
             let _ = self.child.kill();
         } else {
-            self.watchdog.tell(format_args!("kill {}", signal.name()));
+            self.watchdog.send(format_args!("kill {}", signal.name()));
         }
     }
 
@@ -318,7 +318,7 @@ impl Child {
 
     /// Forgets the directories of [`Spawn::remove_afterwards`]: they stay when the child ends.
     pub fn keep_files(&mut self) {
-        self.watchdog.tell(format_args!("keep"));
+        self.watchdog.send(format_args!("keep"));
     }
 
     /// The log file, if one was asked for.
@@ -359,7 +359,7 @@ struct Watchdog {
 }
 
 impl Watchdog {
-    fn tell(&mut self, line: std::fmt::Arguments<'_>) {
+    fn send(&mut self, line: std::fmt::Arguments<'_>) {
         if let Some(control) = &mut self.control {
             // One write per line: the shell must not see half of one if we die in between.
             let _ = control.write_all(format!("{line}\n").as_bytes());

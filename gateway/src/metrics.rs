@@ -49,7 +49,7 @@ pub struct Metrics {
     /// Wait of a principal for its own statements, or for the slow-query throttle.
     pub principal_wait: Histogram,
     /// Statements of throttled principals, by outcome.
-    pub turns: IntCounterVec,
+    pub throttle: IntCounterVec,
     /// Reads of Key Vault secrets by outcome.
     pub secrets: IntCounterVec,
     /// Questions embedded by the provider, by outcome.
@@ -184,7 +184,7 @@ impl Metrics {
             )?,
             pool_wait,
             principal_wait,
-            turns: counters(
+            throttle: counters(
                 "storefence_long_statement_turns_total",
                 "Statements of principals whose statements ran long lately, by whether they got their turn.",
                 &["outcome"],
@@ -255,7 +255,7 @@ impl Metrics {
             (&self.gate, &[&["ForbiddenName"], &["NotASelect"], &["SeveralStatements"], &["Syntax"], &["TooHeavy"]]),
             (&self.cancels, &[&["disconnect"], &["timeout"], &["broken"]]),
             (&self.connection_events, &[&["opened"], &["closed"], &["recycled"], &["abandoned"]]),
-            (&self.turns, &[&["taken"], &["refused"]]),
+            (&self.throttle, &[&["taken"], &["refused"]]),
             (&self.secrets, &[&["ok"], &["error"]]),
             (&self.embeddings, &[&["ok"]]),
             (

@@ -19,7 +19,7 @@ use super::{
     Endpoint, Fault, Shared, TokenRequest, TokenVersion,
     clients::{self, Refusal, refuse},
     principals,
-    sign_in::{self, Door},
+    sign_in::{self, BaseUrl},
 };
 
 /// Names that stand for every tenant. Their documents speak of `{tenantid}`.
@@ -39,7 +39,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .merge(open)
         .merge(sign_in::pages())
-        .layer(Extension(Door(shared.issuers.authority.as_str().into())))
+        .layer(Extension(BaseUrl(shared.issuers.authority.as_str().into())))
         .route("/common/discovery/instance", get(instance))
         .route("/_standin/token", post(standin_token))
         .with_state(shared)
@@ -120,7 +120,7 @@ fn merge(document: &mut Value, more: Value) {
 /// RFC 8414 metadata. Its issuer is the one that the path names, also where that stands for every tenant: clients compare.
 pub(super) async fn authorization_server(
     State(shared): State<Arc<Shared>>,
-    Extension(door): Extension<Door>,
+    Extension(base_url): Extension<BaseUrl>,
     Path(tid): Path<String>,
 ) -> Response {
     if let Err(response) = begin(&shared, Endpoint::Configuration, &tid).await {
@@ -129,9 +129,9 @@ pub(super) async fn authorization_server(
     if shared.lock().sign_in.is_strict() {
         return StatusCode::NOT_FOUND.into_response();
     }
-    let base = &door.0;
+    let base = &base_url.0;
     let mut document = json!({
-        "issuer": door.issuer(&tid),
+        "issuer": base_url.issuer(&tid),
         "token_endpoint": format!("{base}/{tid}/oauth2/v2.0/token"),
         "authorization_endpoint": format!("{base}/{tid}/oauth2/v2.0/authorize"),
         "jwks_uri": format!("{}/{tid}/discovery/v2.0/keys", shared.issuers.authority),

@@ -148,7 +148,7 @@ impl Pools {
         let Ok(Some((concurrency, weight))) = permit else { return Err(busy(&pool, PoolError::PrincipalBusy)) };
         let throttle = if pool.throttle.applies(principal, started) {
             let permit = tokio::time::timeout_at(wait_until.into(), pool.throttle.acquire()).await;
-            self.metrics.turns.with_label_values(&[if permit.is_ok() { "taken" } else { "refused" }]).inc();
+            self.metrics.throttle.with_label_values(&[if permit.is_ok() { "taken" } else { "refused" }]).inc();
             permit.map_err(|_| busy(&pool, PoolError::Throttled))?
         } else {
             None

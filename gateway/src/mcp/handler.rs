@@ -348,10 +348,10 @@ impl ServerHandler for Handler {
         };
         drop(permit);
         match &mut outcome {
-            Ok(answered) => ignored.tell(tool.name(), &mut answered.output),
+            Ok(answered) => ignored.report(tool.name(), &mut answered.output),
             Err(error) => ignored.explain(tool.name(), error),
         }
-        self.levels.tell(&context, &caller, tool.name(), &outcome, started).await;
+        self.levels.notify(&context, &caller, tool.name(), &outcome, started).await;
         match &outcome {
             Ok(_) => operation.end("ok", ""),
             Err(error) => {

@@ -57,7 +57,7 @@ impl Levels {
     }
 
     /// Sends how a call ended, if its client asked for messages of that level.
-    pub async fn tell(
+    pub async fn notify(
         &self,
         context: &RequestContext<RoleServer>,
         caller: &Caller,

@@ -16,7 +16,7 @@ use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
-    Place, Shared,
+    Shared, Slot,
     linger::Lingering,
     watch::{Answer, Verdict, Watch, Watched},
 };
@@ -24,15 +24,15 @@ use super::{
 /// Answers are passed on in parts of this size. A client has to take each part in time.
 const PART: usize = 32 * 1024;
 /// The time for sending the refusal on a connection beyond the cap.
-const TOLD: Duration = Duration::from_secs(2);
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Shared {
-    pub(super) async fn http<S>(&self, stream: S, place: Place)
+    pub(super) async fn http<S>(&self, stream: S, slot: Slot)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        match place {
-            Place::Served(_) => {
+        match slot {
+            Slot::Served(_) => {
                 self.metrics.client_connections.inc();
                 struct Open<'a>(&'a prometheus::IntGauge);
                 impl Drop for Open<'_> {
@@ -43,8 +43,8 @@ impl Shared {
                 let _open = Open(&self.metrics.client_connections);
                 self.serve(stream, &self.router).await;
             }
-            Place::Told(_) => {
-                let _ = tokio::time::timeout(TOLD.min(self.client), self.serve(stream, &self.busy)).await;
+            Slot::Refused(_) => {
+                let _ = tokio::time::timeout(REFUSAL_TIMEOUT.min(self.client), self.serve(stream, &self.busy)).await;
             }
         }
     }

@@ -34,7 +34,7 @@ const HTTP2_RESETS: (usize, usize) = (20, 256);
 /// Most bytes of a request's headers. The largest Entra token is near 16 KiB in base64.
 const HEADERS_MAX: usize = 64 * 1024;
 /// Concurrent connections beyond the cap that are answered; others are closed without an answer.
-const TOLD: usize = 64;
+const REFUSED_AT_ONCE: usize = 64;
 /// File descriptors that the process needs for everything else: logs, keys, Kubernetes, Key Vault, Redis, traces.
 const OWN_FILES: usize = 64;
 /// How much of a request is read before its only answer, a 503, so that the client gets to read that answer.
@@ -57,7 +57,7 @@ pub fn affordable(wanted: usize, others: usize) -> usize {
     let Some(files) = std::fs::read_to_string("/proc/self/limits").ok().and_then(|text| open_files(&text)) else {
         return wanted;
     };
-    let most = files.saturating_sub(others + TOLD + OWN_FILES).max(1);
+    let most = files.saturating_sub(others + REFUSED_AT_ONCE + OWN_FILES).max(1);
     if most < wanted {
         tracing::warn!(
             connections = most,
@@ -112,11 +112,11 @@ struct Shared {
 }
 
 /// A connection's permit from the listener.
-enum Place {
+enum Slot {
     /// The connection is served.
     Served(#[expect(dead_code, reason = "held for its Drop")] OwnedSemaphorePermit),
     /// One too many: the connection is refused with an answer.
-    Told(#[expect(dead_code, reason = "held for its Drop")] OwnedSemaphorePermit),
+    Refused(#[expect(dead_code, reason = "held for its Drop")] OwnedSemaphorePermit),
 }
 
 impl Server {
@@ -125,7 +125,8 @@ impl Server {
     pub async fn serve(self, stop: CancellationToken) {
         let Self { listener, tls, router, limits, metrics } = self;
         let leaving = CancellationToken::new();
-        let (served, told) = (Arc::new(Semaphore::new(limits.connections)), Arc::new(Semaphore::new(TOLD)));
+        let (served, refused) =
+            (Arc::new(Semaphore::new(limits.connections)), Arc::new(Semaphore::new(REFUSED_AT_ONCE)));
         let shared = Arc::new(Shared {
             builder: builder(),
             tls,
@@ -153,13 +154,13 @@ impl Server {
                 }
             };
             let place = match served.clone().try_acquire_owned() {
-                Ok(place) => Some(Place::Served(place)),
+                Ok(permit) => Some(Slot::Served(permit)),
                 Err(_) => {
                     metrics.connections_refused.inc();
-                    told.clone().try_acquire_owned().ok().map(Place::Told)
+                    refused.clone().try_acquire_owned().ok().map(Slot::Refused)
                 }
             };
-            if let Some(place) = place {
+            if let Some(slot) = place {
                 connections.spawn(shared.clone().connection(stream, place));
             }
         }
@@ -177,7 +178,7 @@ impl Server {
 }
 
 impl Shared {
-    async fn connection(self: Arc<Self>, stream: TcpStream, place: Place) {
+    async fn connection(self: Arc<Self>, stream: TcpStream, slot: Slot) {
         let _ = stream.set_nodelay(true);
         let Some(tls) = &self.tls else { return self.http(stream, place).await };
         let handshake = tokio::time::timeout(self.client, tls.acceptor().accept(stream));

@@ -24,7 +24,7 @@ const FORGOTTEN: usize = 16;
 
 /// The state of one connection.
 pub(super) struct Watch {
-    patience: Duration,
+    timeout: Duration,
     idle: Duration,
     start: Instant,
     begun: Notify,
@@ -59,9 +59,9 @@ pub(super) enum Verdict {
 }
 
 impl Watch {
-    pub(super) fn new(patience: Duration, idle: Duration) -> Arc<Self> {
+    pub(super) fn new(timeout: Duration, idle: Duration) -> Arc<Self> {
         Arc::new(Self {
-            patience,
+            timeout,
             idle,
             start: Instant::now(),
             begun: Notify::new(),
@@ -106,10 +106,10 @@ impl Watch {
             // A client that sends nothing, or only the preface of HTTP/2, would otherwise hold a connection forever.
             tokio::select! {
                 () = self.begun.notified() => {}
-                () = tokio::time::sleep(self.patience) => return Verdict::Slow("headers"),
+                () = tokio::time::sleep(self.timeout) => return Verdict::Slow("headers"),
             }
         }
-        let tick = (self.patience.min(self.idle) / 2).max(Duration::from_millis(50));
+        let tick = (self.timeout.min(self.idle) / 2).max(Duration::from_millis(50));
         loop {
             tokio::select! {
                 () = tokio::time::sleep(tick) => {}
@@ -124,7 +124,7 @@ impl Watch {
     fn look(&self) -> Option<Verdict> {
         let now = self.now();
         let passed = |since: u64, limit: Duration| u128::from(now.saturating_sub(since)) >= limit.as_millis();
-        let too_long = |since: u64| since > 0 && passed(since, self.patience);
+        let too_long = |since: u64| since > 0 && passed(since, self.timeout);
         if too_long(self.blocked.load(Ordering::Acquire)) {
             return Some(Verdict::Slow("answer"));
         }
@@ -269,15 +269,15 @@ mod tests {
 
     use super::{GIVEN_UP, Verdict, Watch};
 
-    const PATIENCE: Duration = Duration::from_millis(100);
+    const TIMEOUT: Duration = Duration::from_millis(100);
 
     async fn judged(watch: &Arc<Watch>) -> Option<Verdict> {
-        tokio::time::timeout(PATIENCE * 4, watch.verdict()).await.ok()
+        tokio::time::timeout(TIMEOUT * 4, watch.verdict()).await.ok()
     }
 
     #[tokio::test]
     async fn who_takes_nothing_is_slow_and_who_waits_is_not() {
-        let watch = Watch::new(PATIENCE, PATIENCE);
+        let watch = Watch::new(TIMEOUT, TIMEOUT);
         let answer = watch.request();
         assert_eq!(judged(&watch).await, None, "the server takes its time");
         answer.ready();
@@ -291,13 +291,13 @@ mod tests {
 
     #[tokio::test]
     async fn between_two_requests_there_is_more_time_than_within_one() {
-        let watch = Watch::new(PATIENCE, PATIENCE * 10);
+        let watch = Watch::new(TIMEOUT, TIMEOUT * 10);
         watch.hear(b"POST / HTTP/1.1");
         watch.request().finished();
         assert_eq!(judged(&watch).await, None, "idle, and allowed to be");
         watch.hear(b"POST");
         assert_eq!(judged(&watch).await, Some(Verdict::Slow("headers")));
-        let watch = Watch::new(PATIENCE, PATIENCE * 10);
+        let watch = Watch::new(TIMEOUT, TIMEOUT * 10);
         watch.hear(b"PRI * HTTP/2.0");
         watch.request().finished();
         watch.hear(b"a ping");

@@ -44,7 +44,7 @@ impl Ignored {
     }
 
     /// Says it in an answer, in both forms.
-    pub fn tell(&self, tool: &str, output: &mut ToolOutput) {
+    pub fn report(&self, tool: &str, output: &mut ToolOutput) {
         if self.names.is_empty() {
             return;
         }
@@ -361,7 +361,7 @@ mod tests {
         let (own, ignored) = part(&tool, given.as_object().expect("object").clone());
         assert_eq!(Value::Object(own), json!({"time_period": "7d", "n": 1}));
         let mut output = ToolOutput { structured: r#"{"a":{"b":1}}"#.to_owned(), text: "x".to_owned() };
-        ignored.tell("t", &mut output);
+        ignored.report("t", &mut output);
         let structured: Value = serde_json::from_str(&output.structured).expect("JSON");
         assert_eq!(structured["a"], json!({"b": 1}));
         assert_eq!(structured["ignoredArguments"], json!(["N", "action", "sessionId"]));
@@ -372,9 +372,9 @@ mod tests {
         assert!(error.message.starts_with("n is missing; ignored N, action"), "{error}");
 
         let mut output = ToolOutput { structured: "{}".to_owned(), text: "x".to_owned() };
-        Ignored::default().tell("t", &mut output);
+        Ignored::default().report("t", &mut output);
         assert_eq!((output.structured.as_str(), output.text.as_str()), ("{}", "x"));
-        Ignored { names: vec!["q\"\n".to_owned()], known: Vec::new() }.tell("t", &mut output);
+        Ignored { names: vec!["q\"\n".to_owned()], known: Vec::new() }.report("t", &mut output);
         let structured: Value = serde_json::from_str(&output.structured).expect("JSON");
         assert_eq!(structured, json!({"ignoredArguments": ["q\"\n"], "knownArguments": []}));
         assert!(output.text.ends_with("it takes no arguments)"), "{}", output.text);

@@ -38,7 +38,7 @@ pub enum Author<'a> {
 
 /// Logs a failure under its correlation id and puts it into the caller's words. Timeouts and complaints about a
 /// statement are the caller's own business; anything else is an operator's.
-pub fn told(caller: &Caller, error: QueryError, author: Author<'_>) -> ToolError {
+pub fn to_tool_error(caller: &Caller, error: QueryError, author: Author<'_>) -> ToolError {
     let reason = error.reason();
     match &error {
         QueryError::Statement(_)

@@ -17,7 +17,7 @@ pub async fn document(services: &Services, caller: &Caller, tool: &str, sql: &st
     services.metrics.queries.with_label_values(&[tool]).inc();
     let work = services.data.own(caller, sql);
     let rows = services.performance.measure(&services.data, caller, tool, Statement::Own(sql), work).await;
-    let rows = rows.map_err(|error| failure::told(caller, error, Author::Gateway(tool)))?;
+    let rows = rows.map_err(|error| failure::to_tool_error(caller, error, Author::Gateway(tool)))?;
     let mut row: Vec<Value> = serde_json::from_str(&rows.json).unwrap_or_default();
     if rows.count == 1 && row.len() == 1 {
         return Ok(row.remove(0));

@@ -105,7 +105,7 @@ impl TypedTool for SemanticSearch {
         let max_rows = max_rows.min(caller.tenant.limits.max_rows);
         let work = services.data.search(caller, &search, max_rows);
         let rows = services.performance.measure(&services.data, caller, NAME, Statement::Search, work).await;
-        let rows = rows.map_err(|error| failure::told(caller, error, Author::Gateway(NAME)))?;
+        let rows = rows.map_err(|error| failure::to_tool_error(caller, error, Author::Gateway(NAME)))?;
         let products: Vec<Row> = serde_json::from_str(&format!("[{}]", rows.json)).map_err(|error| {
             tracing::error!(correlation_id = %caller.correlation, %error, "the fence's answer to a search cannot be read");
             ToolError::new(Code::Internal, format!("{NAME} could not read the database's answer"))

@@ -84,7 +84,7 @@ impl Database {
         let mut found = self.look(&mut connection).await?;
         let mut told = Vec::new();
         if mending != Mending::Nothing && self.may_write().is_ok() {
-            let mut mended = self.mend(&mut connection, &found).await;
+            let mut mended = self.repair(&mut connection, &found).await;
             if mending == Mending::All {
                 mended.done |= self.run_remedies(&mut connection, &found).await;
             }
@@ -171,7 +171,7 @@ impl Database {
 
     /// Puts the tenant's listed tables behind the fence where they are not, and takes the readers' rights from those that
     /// are listed no longer.
-    async fn mend(&self, connection: &mut PgConnection, found: &[Deviation]) -> Mended<'_> {
+    async fn repair(&self, connection: &mut PgConnection, found: &[Deviation]) -> Mended<'_> {
         let mut mended = Mended::default();
         if found.iter().all(|deviation| deviation.severity == Severity::Notice) {
             return mended;

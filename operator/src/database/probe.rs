@@ -145,7 +145,7 @@ impl Database {
             if let Some(deviation) = deviation(administrator, login).await? {
                 return Ok(Err(ProbeError::Deviation { login: login.to_owned(), deviation }));
             }
-            let found = match flight(&mut session, credentials, tenant).await {
+            let found = match call(&mut session, credentials, tenant).await {
                 Ok(found) => found,
                 // What the fence refuses is the probe's finding, and no answer about the database.
                 Err(error @ sqlx::Error::Database(_)) => return Ok(Err(self.classify(login, error))),
@@ -256,7 +256,7 @@ async fn deviation(administrator: &mut PgConnection, login: &str) -> Result<Opti
 }
 
 /// One flight: ticket, signed context for all stores, a count through `fence.run_query`.
-async fn flight(
+async fn call(
     connection: &mut PgConnection,
     credentials: &Credentials<'_>,
     tenant: &TenantId,

@@ -94,7 +94,7 @@ impl Found {
 
     /// What was repaired.
     #[must_use]
-    pub fn mended_changes(&self) -> &[String] {
+    pub fn repaired_changes(&self) -> &[String] {
         if self.outcome == DriftOutcome::Mended { &self.changes } else { &[] }
     }
 
@@ -112,7 +112,7 @@ impl Found {
     }
 
     /// Records that the steps have been taken.
-    pub fn mended(&mut self) {
+    pub fn repaired(&mut self) {
         self.outcome = DriftOutcome::Mended;
         self.adoption_done = true;
     }

@@ -79,9 +79,13 @@ fn what_is_taken_over_is_told_as_that() {
     assert_eq!(found.changes, ["role sf_000000000000_a: set NOCREATEROLE"]);
     assert_eq!(found.adopted[0], "role sf_000000000000_b: set NOCREATEDB");
     assert!(found.adopted.iter().all(|change| change.starts_with("role sf_000000000000_b")), "{:?}", found.adopted);
-    assert!((found.outcome, found.mended_changes().len(), found.open_changes().len()) == (DriftOutcome::Failed, 0, 1));
-    found.mended();
-    assert!((found.outcome, found.mended_changes().len(), found.open_changes().len()) == (DriftOutcome::Mended, 1, 0));
+    assert!(
+        (found.outcome, found.repaired_changes().len(), found.open_changes().len()) == (DriftOutcome::Failed, 0, 1)
+    );
+    found.repaired();
+    assert!(
+        (found.outcome, found.repaired_changes().len(), found.open_changes().len()) == (DriftOutcome::Mended, 1, 0)
+    );
 }
 
 #[test]

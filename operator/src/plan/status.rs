@@ -330,7 +330,7 @@ impl Writer<'_> {
             self.record(history, DriftOutcome::Adopted, &found.adopted);
             self.announce(DATABASE_READY, true, Reason::Adopted, &format!("taken over: {}", listed(&found.adopted)));
         }
-        let mended = found.mended_changes();
+        let mended = found.repaired_changes();
         if !mended.is_empty() {
             self.record(history, DriftOutcome::Mended, mended);
             self.announce(DRIFTED, true, Reason::DriftMended, &format!("mended: {}", listed(mended)));

@@ -386,7 +386,7 @@ impl Pass<'_> {
         found: &mut Found,
     ) -> Result<Vec<Failure>, Failure> {
         let refused = self.database.apply(lock, self.desired, plan, &held.material, self.before().served).await?;
-        found.mended();
+        found.repaired();
         found.refused(refused.iter().map(|unapplied| unapplied.step.clone()).collect());
         self.work.metrics.steps(plan.database.len(), plan.secrets.len());
         if plan.database.iter().any(|action| matches!(action, DatabaseAction::CreateRole { .. })) {

@@ -145,7 +145,7 @@ pub async fn customers(
             &since,
         ])
         .await?;
-        tell(progress, "customers", number + 1, customers.count);
+        report(progress, "customers", number + 1, customers.count);
     }
     copy.finish().await
 }
@@ -160,7 +160,7 @@ pub async fn sales(
     for number in 0..orders.count {
         let order = orders.order(number);
         copy.row(&[&order.id, &order.store, &order.customer, &Moment(order.day, order.second)]).await?;
-        tell(progress, "orders", number + 1, orders.count);
+        report(progress, "orders", number + 1, orders.count);
     }
     copy.finish().await?;
     let columns = "order_item_id, order_id, store_id, product_id, quantity, unit_price, discount_percent, discount_amount, total_amount";
@@ -184,7 +184,7 @@ pub async fn sales(
             copy.row(&row).await?;
             lines += 1;
         }
-        tell(progress, "order_items", lines, lines.max(orders.count * 245 / 100));
+        report(progress, "order_items", lines, lines.max(orders.count * 245 / 100));
     }
     copy.finish().await
 }
@@ -201,7 +201,7 @@ pub async fn analyze(connection: &mut PgConnection) -> Result<(), SeedError> {
 }
 
 /// Every thousandth row and the last.
-fn tell(progress: &(dyn Fn(Progress) + Send + Sync), table: &'static str, rows: u64, total: u64) {
+fn report(progress: &(dyn Fn(Progress) + Send + Sync), table: &'static str, rows: u64, total: u64) {
     if rows.is_multiple_of(1_000) || rows == total {
         progress(Progress { table, rows, total });
     }

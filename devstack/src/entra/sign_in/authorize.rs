@@ -10,7 +10,7 @@ use axum::{
     response::{Html, IntoResponse, Response},
 };
 
-use super::{AuthorizationRequest, Code, Door, SignIn, page, redirect::RedirectUri, scope::Scope};
+use super::{AuthorizationRequest, BaseUrl, Code, SignIn, page, redirect::RedirectUri, scope::Scope};
 use crate::entra::{
     Endpoint, Shared,
     clients::{Refusal, refuse},
@@ -26,7 +26,7 @@ enum Refused {
 
 pub(super) async fn ask(
     State(shared): State<Arc<Shared>>,
-    Extension(door): Extension<Door>,
+    Extension(base_url): Extension<BaseUrl>,
     Path(tid): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Response {
@@ -44,7 +44,7 @@ pub(super) async fn ask(
         }
         Err(Refused::Page(refusal)) => refused_page(&refusal),
         Err(Refused::Client { to, state, refusal }) => {
-            answer(issuer(&shared, &door, &tid), &to, state.as_deref(), Err(&refusal))
+            answer(issuer(&shared, &base_url, &tid), &to, state.as_deref(), Err(&refusal))
         }
     }
 }
@@ -52,7 +52,7 @@ pub(super) async fn ask(
 /// The form of the sign-in page. Its name for the request is good once, and no other site can read it.
 pub(super) async fn decide(
     State(shared): State<Arc<Shared>>,
-    Extension(door): Extension<Door>,
+    Extension(base_url): Extension<BaseUrl>,
     Path(tid): Path<String>,
     body: Bytes,
 ) -> Response {
@@ -71,10 +71,10 @@ pub(super) async fn decide(
     let person = people(&tid).into_iter().find(|person| person.name == field("principal"));
     let Some(principal) = person else {
         let refusal = refuse(65_004, "access_denied", 403, "User declined to consent to access the app.");
-        return answer(issuer(&shared, &door, &tid), &to, state.as_deref(), Err(&refusal));
+        return answer(issuer(&shared, &base_url, &tid), &to, state.as_deref(), Err(&refusal));
     };
     let code = shared.lock().sign_in.codes.insert(Code { request, principal, family: None });
-    answer(issuer(&shared, &door, &tid), &to, state.as_deref(), Ok(&code))
+    answer(issuer(&shared, &base_url, &tid), &to, state.as_deref(), Ok(&code))
 }
 
 /// Who can sign in at a tenant's endpoint.
@@ -84,8 +84,8 @@ fn people(tid: &str) -> Vec<&'static Principal> {
 }
 
 /// What redirects carry as `iss` (RFC 9207). Entra ID does not advertise it.
-fn issuer(shared: &Shared, door: &Door, tid: &str) -> Option<String> {
-    (!shared.lock().sign_in.is_strict()).then(|| door.issuer(tid))
+fn issuer(shared: &Shared, base_url: &BaseUrl, tid: &str) -> Option<String> {
+    (!shared.lock().sign_in.is_strict()).then(|| base_url.issuer(tid))
 }
 
 /// Sends the browser back to the client with a code or an error, and with the issuer if there is one.

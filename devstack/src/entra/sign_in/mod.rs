@@ -13,8 +13,8 @@
 //! real one would accept because it fits the scope: a client of that mode must not send it.
 
 mod authorize;
+mod base_url;
 mod cors;
-mod door;
 mod expiring;
 mod page;
 mod redeem;
@@ -26,8 +26,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use axum::{Router, routing::get};
 
+pub(super) use base_url::{BaseUrl, plain};
 pub(super) use cors::open_to_browsers;
-pub(super) use door::{Door, plain};
 pub(super) use redeem::grant;
 pub(super) use registration::register;
 

@@ -239,7 +239,7 @@ async fn by_meaning(
     // One more: the product itself is the nearest.
     let work = services.data.search(caller, &search, most + 1);
     let rows = services.performance.measure(&services.data, caller, NAME, Statement::Search, work).await;
-    let rows = rows.map_err(|error| failure::told(caller, error, Author::Gateway(NAME)))?;
+    let rows = rows.map_err(|error| failure::to_tool_error(caller, error, Author::Gateway(NAME)))?;
     let near: Vec<Row> = serde_json::from_str(&format!("[{}]", rows.json)).map_err(|error| {
         tracing::error!(correlation_id = %caller.correlation, %error, "the fence's answer to a search cannot be read");
         ToolError::new(Code::Internal, format!("{NAME} could not read the database's answer"))

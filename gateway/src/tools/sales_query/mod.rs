@@ -127,7 +127,7 @@ impl TypedTool for SalesQuery {
         match answer {
             Ok(QueryResult { columns, rows, truncated, elapsed }) => Ok(Rows { columns, rows, truncated, elapsed }),
             Err(error) => {
-                let mut error = failure::told(caller, error, Author::Caller(sql));
+                let mut error = failure::to_tool_error(caller, error, Author::Caller(sql));
                 error.suggestions = self.suggestions(services, caller, &error, sql).await;
                 match error.sqlstate.as_deref() {
                     Some("42P01") => error.message.push_str(&self.tables(services, caller).await),

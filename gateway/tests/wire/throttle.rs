@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     Tests,
-    shares::{ENDLESS, REPORT},
+    concurrency::{ENDLESS, REPORT},
     stuck::run,
     world::{World, ZAVA},
 };

@@ -20,9 +20,9 @@ use crate::entra::{Shared, routes};
 
 /// The base URL that the client came by: its metadata and its answers name this one as the issuer.
 #[derive(Clone)]
-pub(in crate::entra) struct Door(pub(in crate::entra) Arc<str>);
+pub(in crate::entra) struct BaseUrl(pub(in crate::entra) Arc<str>);
 
-impl Door {
+impl BaseUrl {
     /// The issuer of a tenant's authorization server.
     pub(in crate::entra) fn issuer(&self, tid: &str) -> String {
         format!("{}/{tid}/v2.0", self.0)
@@ -40,7 +40,7 @@ pub(in crate::entra) fn plain(shared: Arc<Shared>, base: &str) -> Router {
     Router::new()
         .merge(open)
         .merge(pages())
-        .layer(Extension(Door(base.into())))
+        .layer(Extension(BaseUrl(base.into())))
         .layer(middleware::from_fn_with_state(host, only_by_its_own_name))
         .with_state(shared)
 }
