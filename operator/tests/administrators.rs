@@ -40,7 +40,7 @@ async fn an_administrator_in_a_key_vault_is_read_and_followed() {
     let world = World::start().await;
     config(&world, &format!("adminUrlSecret: {{keyVault: main, name: {SECRET}}}"));
 
-    // Not there yet: told, and no reason not to start.
+    // Not there yet: reported, and the start goes on.
     let operator = world.operator_with(&["--resync", "300ms"]).await;
     apply(&world, "zava", 1).await;
     let zava = world.condition("retail", "zava", "Ready", "False", "AdministratorUnknown").await;

@@ -72,7 +72,7 @@ async fn taking_away_never_waits_for_what_cannot_be_repaired() {
     world.ready("retail", "zava").await;
     let login = world.login("zava").await;
     world.execute("CREATE ROLE mallory").await;
-    // Each is the superuser's to undo: what is done, the word that names it, and what undoes it.
+    // Each is the superuser's to undo: what is done, the reason that names it, and what undoes it.
     let obstacles = [
         (format!("GRANT {login} TO mallory"), "mallory", format!("REVOKE {login} FROM mallory")),
         (format!("ALTER ROLE {login} BYPASSRLS"), "NOBYPASSRLS", format!("ALTER ROLE {login} NOBYPASSRLS")),

@@ -202,7 +202,7 @@ async fn a_vault_that_forbids_deleting_is_named_with_the_database_and_awaited() 
     assert_eq!(world.vault.deleted_names(), SECRETS);
 }
 
-/// Stored before the schema was tightened: the status still tells which keys there have been.
+/// Stored before the schema was tightened: the status still names the keys that existed.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_that_cannot_be_read_leaves_no_key_of_any_rotation_behind() {
     for (policy, left) in [("Delete", vec![]), ("Revoke", vec![ALL_SECRETS])] {

@@ -57,7 +57,7 @@ async fn passes(operator: &Operator, more: f64) {
     assert!(passed.await.is_some(), "{}", operator.log());
 }
 
-/// Everything that can be changed by hand, each with the word that tells of it.
+/// Everything that can be changed by hand, each with the reason that reports it.
 async fn spoil(world: &World) -> Vec<(String, &'static str)> {
     let login = world.login("zava").await;
     // Who made the login: the administrator, or its creator of logins.
@@ -139,7 +139,7 @@ async fn what_was_changed_by_hand_is_mended_and_told() {
     assert!(history.windows(2).all(|pair| pair[0].time.0 >= pair[1].time.0), "the newest first");
     let events = world.events("retail", "zava").await;
     assert!(events.contains(&"DriftMended".to_owned()), "{events:?}");
-    // What was mended stays to be read, and nothing more is written.
+    // What was repaired stays in the status, and nothing more is written.
     quiet(&world, &operator).await;
 }
 
@@ -199,7 +199,7 @@ async fn observe_reports_everything_and_writes_nothing() {
             recorded(&world, DriftOutcome::Reported, change).await;
         }
     }
-    // Grants on the fence's own objects concern every tenant: with them, PolicyVerified is what Ready tells.
+    // Grants on the fence's own objects concern every tenant: with them, Ready reports PolicyVerified.
     world
         .execute(&format!("REVOKE SELECT ON retail.orders FROM {login}; REVOKE USAGE ON SCHEMA fence FROM {login}"))
         .await;
@@ -362,7 +362,7 @@ async fn resumed_it_mends_what_happened_meanwhile() {
 async fn the_fence_is_named_where_it_differs_and_where_more_is_asked_of_it() {
     let world = World::start().await;
     let config = std::fs::read_to_string(world.directory.path().join("config.yaml")).unwrap();
-    // A level that only a superuser can bring about: the fence holds, and what is missing is told.
+    // A level that only a superuser can bring about: the fence holds, and what is missing is reported.
     world.write("config.yaml", &config.replace("  adminUrl:", "  hardening: strict\n  adminUrl:"));
     let operator = world.operator_with(&RESYNC).await;
     apply(&world, json!({})).await;

@@ -231,7 +231,7 @@ async fn a_damaged_fence_is_told_and_no_tenant_becomes_ready() {
     let _operator = world.operator_with(&["--resync", "150ms"]).await;
     apply(&world).await;
     world.ready("retail", "zava").await;
-    // Policies and grants are mended; a function is for a person to look at.
+    // Policies and grants are repaired; a function is for a person to look at.
     world.execute("ALTER FUNCTION fence.visible_stores() VOLATILE").await;
     let tenant = world.condition("retail", "zava", "PolicyVerified", "False", "FenceDeviation").await;
     assert!(message(&tenant, "PolicyVerified").contains("visible_stores"), "{}", message(&tenant, "PolicyVerified"));
@@ -348,7 +348,7 @@ async fn names_that_the_configuration_lacks_are_told() {
     world.gone("retail", "zava").await;
 }
 
-/// No secret that the run made stands in the operator's log, in the server's log, or in the catalogs' statistics.
+/// No secret that the run made is in the operator's log, in the server's log, or in the catalogs' statistics.
 #[tokio::test(flavor = "multi_thread")]
 async fn secrets_stay_out_of_logs() {
     let mut world = World::start().await;

@@ -35,7 +35,7 @@ async fn a_login_that_no_pass_looks_at_is_told_to_all_tenants_of_its_database() 
     }
     let login = world.login("contoso").await;
 
-    // Looked after: its own pass tells, or mends, and nobody else hears of it.
+    // Looked after: its own pass reports or repairs it, and no other tenant is affected.
     apply(&world, "contoso", 2, json!({"deletionPolicy": "Retain", "mode": "Observe"})).await;
     world.ready("retail", "contoso").await;
     world.execute(&format!("ALTER ROLE {login} BYPASSRLS")).await;

@@ -1,4 +1,4 @@
-//! What the admin port tells: every metric that the document names, with its labels, moving with what happens, and no
+//! What the admin port reports: every metric that the document names, with its labels, moving with what happens, and no
 //! label that names a tenant.
 
 mod harness;
@@ -81,7 +81,7 @@ async fn every_documented_metric_is_there_and_moves() {
     assert_eq!(operator.metric("storefence_operator_leader").await, 1.0);
     passes(&operator, "storefence_operator_rotation_age_seconds", 0.0).await;
 
-    // Drift, found and mended.
+    // Drift, found and repaired.
     let found = "storefence_operator_drift_total{outcome=\"found\"}";
     assert_eq!(operator.metric(found).await, 0.0);
     world.execute("DELETE FROM fence.tenant_stores WHERE store_id = '00000000-0000-0001-0000-000000000001'").await;

@@ -10,7 +10,7 @@ use harness::{OPERATOR, Operator, World, poll, spec, store};
 /// What PostgreSQL has counted so far: rows inserted, updated and deleted in every table, catalogs and those that all
 /// databases share included.
 async fn counted(world: &World) -> BTreeMap<String, i64> {
-    // A session tells its counts when it ends; until then it may keep them for seconds.
+    // A session reports its counts when it ends; until then it may hold them back for seconds.
     let sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'retail' AND pid <> pg_backend_pid()";
     let ended = poll(async || {
         let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'storefence%'";
@@ -56,7 +56,7 @@ async fn passes_over_tenants_that_are_as_they_should_be_write_no_row() {
     assert_eq!(counted(&world).await, before, "{}", operator.log());
     assert_eq!(world.vault.writes(), 0);
 
-    // The same count tells of a single row.
+    // The same count shows a single row.
     for name in ["zava", "contoso"] {
         world.ready("retail", name).await;
     }

@@ -227,7 +227,7 @@ async fn assert_recall(world: &World, session: &mut Session, tenant: &Tenant) {
     println!("recall: {hits} of {wanted}");
 }
 
-/// How often the HNSW index was read, as far as the backends have told.
+/// How often the HNSW index was read, as far as the backends have reported.
 async fn index_scans(superuser: &tokio_postgres::Client) -> i64 {
     let scans =
         "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = 'product_description_embeddings_hnsw_idx'";

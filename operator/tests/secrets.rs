@@ -1,4 +1,4 @@
-//! No secret stands in what PostgreSQL tells of itself: bodies of functions, settings, statements that run or ran,
+//! No secret is in what PostgreSQL reports about itself: bodies of functions, settings, statements that run or ran,
 //! comments and statistics, as a superuser reads them while tenants are made, rotated and asked.
 
 mod harness;
@@ -83,7 +83,7 @@ impl Secrets {
         self.0.insert(escaped, format!("{name} raw"));
     }
 
-    /// All that stands in the vault by now.
+    /// Everything in the vault so far.
     fn of_the_vault(&mut self, world: &World) {
         for name in world.vault.names() {
             for version in world.vault.versions(&name) {
@@ -150,7 +150,7 @@ async fn no_secret_stands_in_the_catalogs() {
     let mut secrets = Secrets::default();
     secrets.text("the administrator's password", &world.database.admin_password);
     secrets.text("the client's secret", world.app.secret.as_deref().unwrap());
-    // Made, rotated, spoilt and mended; looked at all the while.
+    // Created, rotated, damaged and repaired, under observation throughout.
     for round in 0..3 {
         for name in ["zava", "contoso"] {
             let ready = poll(async || {

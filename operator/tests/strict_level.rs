@@ -1,4 +1,4 @@
-//! The strict level: what it takes away, that the fence still works, and that the check tells when it is undone.
+//! The strict level: what it takes away, that the fence still works, and that the check reports when it is undone.
 
 mod support;
 

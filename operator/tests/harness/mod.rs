@@ -58,7 +58,7 @@ pub struct World {
     pub directory: TempDir,
     /// Whom the operator trusts.
     pub authority: Authority,
-    /// In the place of the stand-in, the cluster of `STOREFENCE_TEST_KUBECONFIG`.
+    /// Instead of the stand-in, the cluster of `STOREFENCE_TEST_KUBECONFIG`.
     real: Option<RealCluster>,
 }
 
@@ -414,7 +414,7 @@ impl Operator {
         Some((answer.status().as_u16(), answer.text().await.ok()?))
     }
 
-    /// A metric's value, by name with labels as it stands in the text format.
+    /// A metric's value, by name with labels as in the text format.
     pub async fn metric(&self, name: &str) -> f64 {
         let text = self.get("/metrics").await.unwrap().1;
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
@@ -455,7 +455,7 @@ pub fn condition_of<'a>(tenant: &'a RetailTenant, type_: &str) -> Option<&'a Con
     tenant.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == type_)
 }
 
-/// Asks again until there is an answer; `None` when patience ends.
+/// Asks again until there is an answer; `None` after the timeout.
 pub async fn poll<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> Option<T> {
     let started = Instant::now();
     loop {
