@@ -2,7 +2,7 @@
 //!
 //! [`check`] reads the catalogs in one read-only transaction ([`mod@observe`]) and compares what it saw with what the
 //! migrations make ([`mod@compare`], a pure function). Each [`Deviation`] names an object, what was found, what was expected
-//! and what mends it. Nothing is changed here.
+//! and what repairs it. Nothing is changed here.
 
 mod compare;
 mod expected;
@@ -47,7 +47,7 @@ pub struct Deviation {
     pub found: String,
     /// What they should say.
     pub expected: String,
-    /// What mends it: a statement where there is one.
+    /// What repairs it: a statement where there is one.
     pub remedy: String,
     /// Whether the remedy is a statement that the operator may run by itself: a grant, a policy, row-level security of a
     /// table. What else differs is for a person to look at first.
