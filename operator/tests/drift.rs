@@ -139,7 +139,7 @@ async fn what_was_changed_by_hand_is_mended_and_told() {
     assert!(history.windows(2).all(|pair| pair[0].time.0 >= pair[1].time.0), "the newest first");
     let events = world.events("retail", "zava").await;
     assert!(events.contains(&"DriftMended".to_owned()), "{events:?}");
-    // What was repaired stays in the status, and nothing more is written.
+    // What was repaired remains readable, and nothing more is written.
     quiet(&world, &operator).await;
 }
 
