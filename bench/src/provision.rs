@@ -21,7 +21,6 @@ const PASSWORD: &str = "only-for-this-run";
 pub struct Fenced {
     /// The server.
     pub cluster: Cluster,
-    /// The database.
     pub database: Database,
     /// A superuser in it.
     pub admin: Client,

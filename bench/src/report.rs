@@ -157,11 +157,8 @@ impl Row {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Machine {
-    /// Processor.
     pub processor: String,
-    /// Cores.
     pub cores: usize,
-    /// Memory in GiB.
     pub memory_gib: f64,
     /// Operating system.
     pub system: String,
@@ -179,7 +176,6 @@ pub struct Report {
     pub date: String,
     /// The commit that was built, where git tells.
     pub commit: String,
-    /// The machine.
     pub machine: Machine,
     /// Seconds that the run took.
     pub seconds: f64,

@@ -33,11 +33,9 @@ const SETTINGS: [(&str, &str); 5] = [
 /// A running stack. The database is reached in the clear, by the gateway and by what it is measured against alike: the
 /// stack's TLS endpoint would be this very process.
 pub struct World {
-    /// The stack.
     pub stack: Stack,
     /// Its database server.
     pub cluster: Cluster,
-    /// Its database.
     pub database: Database,
     /// Configuration, logs, and what cases write.
     pub directory: TempDir,

@@ -65,7 +65,6 @@ pub enum ConfigError {
     Twice {
         /// The list.
         field: &'static str,
-        /// The name.
         name: String,
     },
     /// Without a vault no tenant can be served.

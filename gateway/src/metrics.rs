@@ -9,7 +9,6 @@ const SECONDS: [f64; 14] = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0
 /// Finer buckets at the low end: most statements take a few milliseconds.
 const QUERY_SECONDS: [f64; 14] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
 
-/// All metrics.
 pub struct Metrics {
     registry: Registry,
     /// MCP requests: method, tool, error type.
@@ -76,7 +75,6 @@ pub struct Metrics {
     pub slow_clients: IntCounterVec,
     /// Connections closed because the client gave up too many requests.
     pub reset_floods: IntCounter,
-    /// Connections of clients.
     pub client_connections: IntGauge,
     /// Connections beyond the cap.
     pub connections_refused: IntCounter,

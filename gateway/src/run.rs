@@ -57,7 +57,6 @@ const LAME_DUCK: Duration = Duration::from_millis(500);
 /// Why the gateway ended.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// Azure options.
     #[error(transparent)]
     Azure(#[from] OptionsError),
     /// The source of the tenants.
@@ -66,10 +65,8 @@ pub enum RunError {
     /// The audit log.
     #[error(transparent)]
     Audit(#[from] AuditError),
-    /// Redis.
     #[error(transparent)]
     Redis(#[from] RedisSetupError),
-    /// Traces.
     #[error(transparent)]
     Traces(#[from] TraceError),
     /// The certificate of the public address.
@@ -78,9 +75,7 @@ pub enum RunError {
     /// An address cannot be bound.
     #[error("{flag}: {address} cannot be bound: {source}")]
     Bind {
-        /// The flag.
         flag: &'static str,
-        /// The address.
         address: SocketAddr,
         /// Why.
         source: std::io::Error,

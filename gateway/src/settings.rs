@@ -18,7 +18,6 @@ use crate::{
     tools::budget::Budget,
 };
 
-/// All settings.
 #[derive(Debug)]
 pub struct Settings {
     /// The configuration file: Key Vaults, trust roots, embeddings.

@@ -161,7 +161,6 @@ impl Backends {
         self.vaults.get(name).cloned().ok_or_else(|| BackendError::KeyVaultNotConfigured(name.to_owned()))
     }
 
-    /// All databases.
     pub fn databases(&self) -> impl Iterator<Item = (&str, &Arc<Database>)> {
         self.databases.iter().map(|(name, database)| (name.as_str(), database))
     }
@@ -171,7 +170,6 @@ impl Backends {
         self.vaults.iter().map(|(name, vault)| (name.as_str(), vault))
     }
 
-    /// All vaults.
     pub fn vaults(&self) -> impl Iterator<Item = &Arc<Vault>> {
         self.vaults.values()
     }

@@ -28,7 +28,6 @@ pub struct Secret {
     pub enabled: bool,
     /// The value; empty for a disabled version, which the vault does not give out.
     pub value: SecretValue,
-    /// Which version.
     pub version: Version,
 }
 
@@ -56,7 +55,6 @@ pub enum Read {
         /// UID in its tag, if it is tagged as ours.
         owner: Option<String>,
     },
-    /// A secret.
     Live(Secret),
 }
 
@@ -155,7 +153,6 @@ impl VaultFactory {
     }
 }
 
-/// One vault.
 pub struct Vault {
     store: SecretStore,
     url: Url,

@@ -40,7 +40,6 @@ impl WireError {
 #[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error)]
 #[error("{sqlstate}: {message}")]
 pub struct ServerError {
-    /// SQLSTATE.
     pub sqlstate: String,
     /// The primary message.
     pub message: String,
@@ -55,7 +54,6 @@ pub enum Position {
     Original(u32),
     /// In a text that a function ran.
     Internal {
-        /// The position.
         position: u32,
         /// The text.
         query: String,

@@ -53,7 +53,6 @@ pub struct Pool {
 
 /// An idle connection.
 pub struct Idle {
-    /// The connection.
     pub connection: Connection,
     /// When it became idle.
     pub since: Instant,

@@ -68,7 +68,6 @@ const ENTRY: usize = 256;
 pub struct QueryResult {
     /// Columns, also of a result without rows.
     pub columns: Arc<Vec<Column>>,
-    /// Rows.
     pub rows: Rows,
     /// Whether there were more rows.
     pub truncated: bool,
@@ -142,7 +141,6 @@ impl Data {
         Self { pools, described: described(), reports: Reports::new(), metrics }
     }
 
-    /// The pools.
     #[must_use]
     pub fn pools(&self) -> &Pools {
         &self.pools

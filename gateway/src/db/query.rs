@@ -27,7 +27,6 @@ pub struct Bounds {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{sqlstate}: {message}")]
 pub struct StatementError {
-    /// SQLSTATE.
     pub sqlstate: String,
     /// The primary message.
     pub message: String,

@@ -26,13 +26,11 @@ use crate::{
 /// Why nothing could be checked.
 #[derive(Debug, thiserror::Error)]
 pub enum DoctorError {
-    /// Azure options.
     #[error(transparent)]
     Azure(#[from] OptionsError),
     /// The source of the tenants.
     #[error(transparent)]
     Tenants(#[from] SourceError),
-    /// Redis.
     #[error(transparent)]
     Redis(#[from] RedisSetupError),
     /// The runtime or the metrics, which do not fail.

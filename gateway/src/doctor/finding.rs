@@ -22,7 +22,6 @@ pub struct Finding {
     pub verdict: Verdict,
     /// What was found.
     pub detail: String,
-    /// The remedy.
     pub remedy: &'static str,
 }
 

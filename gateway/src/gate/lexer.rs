@@ -14,7 +14,6 @@ pub enum Kind {
     UnicodeQuoted,
     /// Any string constant: `'…'`, `E'…'`, `B'…'`, `X'…'`, `N'…'`, `U&'…'`, `$tag$…$tag$`.
     Text,
-    /// A number.
     Number,
     /// `$1`.
     Parameter,

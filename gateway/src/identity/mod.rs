@@ -159,7 +159,6 @@ impl TokenSettings {
 /// A verified token.
 #[derive(Debug)]
 pub struct Principal {
-    /// Its claims.
     pub claims: Claims,
     token: Fingerprint,
     expires: u64,

@@ -14,7 +14,6 @@ const CONSUMERS: Uuid = Uuid::from_u128(0x9188_040d_6c67_4c5b_b112_36a3_04b6_6da
 /// A token whose claims have all been checked; only the signature may still be unchecked, see [`super::Identity`].
 #[derive(Debug)]
 pub struct Verified {
-    /// The claims.
     pub claims: Claims,
     /// Expiry in Unix seconds, without the skew.
     pub expires: u64,

@@ -43,7 +43,6 @@ pub enum CertificateError {
         /// What is wrong.
         problem: String,
     },
-    /// The key.
     #[error("--tls-key (STOREFENCE_TLS_KEY): {}: {problem}", path.display())]
     Key {
         /// The file.

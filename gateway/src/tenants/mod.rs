@@ -51,7 +51,6 @@ pub struct Tenant {
     pub limits: Limits,
     /// Quotas: calls per minute and concurrent calls.
     pub quotas: Quotas,
-    /// Display name.
     pub display_name: Arc<str>,
     /// Name of the database connection, for its trust roots.
     pub database: Arc<str>,

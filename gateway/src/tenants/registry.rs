@@ -40,7 +40,6 @@ impl Snapshot {
         self.by_directory.values().flatten()
     }
 
-    /// All directories.
     #[must_use]
     pub fn directories(&self) -> Vec<Uuid> {
         self.by_directory.keys().copied().collect()

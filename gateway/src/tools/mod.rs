@@ -73,7 +73,6 @@ pub trait Tool: Send + Sync {
     /// What `tools/list` has of it.
     fn definition(&self) -> &Definition;
 
-    /// Its name.
     fn name(&self) -> &str {
         &self.definition().name
     }

@@ -45,7 +45,6 @@ pub fn store_is(column: &str, store: Option<Uuid>) -> String {
     store.map_or_else(|| "true".to_owned(), |id| format!("{column} = '{id}'::uuid"))
 }
 
-/// An identifier.
 pub fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

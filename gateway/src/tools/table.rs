@@ -15,7 +15,6 @@ use serde_json::value::RawValue;
 /// JSON with its members in order and its scalars unread.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Node<'a> {
-    /// An object.
     Object(Vec<(String, Node<'a>)>),
     /// An array.
     List(Vec<Node<'a>>),

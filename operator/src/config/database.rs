@@ -105,9 +105,7 @@ impl fmt::Debug for DatabaseConfig {
 pub struct Endpoint {
     /// Host name or address.
     pub host: String,
-    /// Port.
     pub port: u16,
-    /// Database.
     pub database: String,
     /// TLS mode as libpq spells it.
     pub ssl_mode: &'static str,

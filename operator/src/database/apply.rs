@@ -35,7 +35,6 @@ const BEGIN: &str = "BEGIN;\n";
 /// The values that the vault holds, for the steps that need them.
 #[derive(Default)]
 pub struct Material {
-    /// Passwords by slot.
     pub passwords: BTreeMap<Slot, Password>,
     /// Context keys by key id.
     pub keys: BTreeMap<u32, ContextKey>,

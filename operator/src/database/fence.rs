@@ -21,7 +21,6 @@ pub(super) type LastLook = Option<(Instant, u64, Arc<FenceLook>)>;
 /// What a look may mend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mending {
-    /// Nothing.
     Nothing,
     /// The tenant's listed tables: they are the configuration's.
     Tables,

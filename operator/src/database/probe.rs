@@ -92,7 +92,6 @@ pub enum Entry {
 
 /// What a probe uses: exactly what the gateway will use.
 pub struct Credentials<'a> {
-    /// The login.
     pub login: &'a str,
     /// Its password, from the vault.
     pub password: &'a Password,

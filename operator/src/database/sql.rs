@@ -44,7 +44,6 @@ pub fn copy_row(tenant_key: i32, kid: u32, key: &ContextKey) -> Zeroizing<String
 /// A statement of the transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statement {
-    /// Its text.
     pub text: String,
     /// The context key whose row follows by COPY.
     pub key: Option<u32>,

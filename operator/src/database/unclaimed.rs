@@ -32,7 +32,6 @@ SELECT t.tenant_id, t.owner_uid, t.enabled,
 /// A tenant that no `RetailTenant` stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unclaimed {
-    /// The tenant.
     pub tenant_id: String,
     /// UID of the object that it belonged to.
     pub owner_uid: String,

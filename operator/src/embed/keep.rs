@@ -25,7 +25,6 @@ enum KeepError {
     /// The options for Azure make no client.
     #[error(transparent)]
     Options(#[from] OptionsError),
-    /// The run.
     #[error(transparent)]
     Run(#[from] EmbedError),
 }

@@ -68,7 +68,6 @@ pub struct Progress {
 pub struct Report {
     /// Rows written.
     pub written: u64,
-    /// Products in all.
     pub products: u64,
     /// Products that the provider refused one by one: their text, or the vector that it has for it.
     pub refused: u64,
@@ -80,7 +79,6 @@ pub enum EmbedError {
     /// No such tenant in the database.
     #[error("the database has no tenant {0}")]
     UnknownTenant(String),
-    /// The provider.
     #[error("{error} ({} of {} products are done; another run goes on from there)", progress.written, progress.stale)]
     Provider {
         /// What it said last.
@@ -88,7 +86,6 @@ pub enum EmbedError {
         /// How far the run was.
         progress: Progress,
     },
-    /// The database.
     #[error("the embeddings cannot be read or written: {0}")]
     Database(#[from] sqlx::Error),
 }

@@ -32,7 +32,6 @@ pub enum ManifestError {
 /// One document that is a RetailTenant, and what is wrong with it.
 #[derive(Debug)]
 pub struct Checked {
-    /// The document.
     pub document: Value,
     /// Which document of the text, from 1.
     pub number: usize,

@@ -51,15 +51,9 @@ pub enum SecretAction {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DatabaseAction {
     /// New row in `retail.tenants`.
-    InsertTenant {
-        /// The display name.
-        display_name: String,
-    },
+    InsertTenant { display_name: String },
     /// New display name.
-    RenameTenant {
-        /// The display name.
-        display_name: String,
-    },
+    RenameTenant { display_name: String },
     /// New row in `fence.tenants`, not enabled yet.
     InsertFence,
     /// Take over a tenant that was released.
@@ -87,18 +81,14 @@ pub enum DatabaseAction {
     InsertRetailStore {
         /// The store.
         id: Uuid,
-        /// Name.
         name: String,
-        /// The display name.
         display_name: String,
     },
     /// New names of a store.
     RenameRetailStore {
         /// The store.
         id: Uuid,
-        /// Name.
         name: String,
-        /// The display name.
         display_name: String,
     },
     /// Take the store out of the fence; its rows stay.
@@ -110,21 +100,17 @@ pub enum DatabaseAction {
     InsertFenceStore {
         /// The store.
         id: Uuid,
-        /// Name.
         name: String,
     },
     /// New name of a store behind the fence.
     RenameFenceStore {
         /// The store.
         id: Uuid,
-        /// Name.
         name: String,
     },
     /// A new login role, without password and memberships.
     CreateRole {
-        /// The role.
         role: String,
-        /// Its attributes.
         attributes: Attributes,
         /// `CONNECTION LIMIT`.
         connection_limit: i32,
@@ -132,7 +118,6 @@ pub enum DatabaseAction {
     /// Change attributes from `from` to `to`. The statement names only those that differ, because PostgreSQL asks for
     /// the right to change every attribute that is named.
     AlterRole {
-        /// The role.
         role: String,
         /// The attributes now.
         from: Attributes,
@@ -142,88 +127,58 @@ pub enum DatabaseAction {
         connection_limit: Option<i32>,
     },
     /// Mark the role as ours.
-    CommentRole {
-        /// The role.
-        role: String,
-    },
+    CommentRole { role: String },
     /// Set a parameter.
     SetRoleSetting {
-        /// The role.
         role: String,
         /// Parameter.
         name: String,
-        /// Value.
         value: String,
     },
     /// Reset a parameter.
     ResetRoleSetting {
-        /// The role.
         role: String,
         /// Parameter.
         name: String,
     },
     /// Reset all parameters that are set for one database only.
-    ResetDatabaseSettings {
-        /// The role.
-        role: String,
-        /// The database.
-        database: String,
-    },
+    ResetDatabaseSettings { role: String, database: String },
     /// Revoke a membership of the role.
     RevokeMembership {
-        /// The role.
         role: String,
         /// The group and who granted it.
         membership: Membership,
     },
     /// Revoke the role from a member.
     RevokeMember {
-        /// The role.
         role: String,
         /// The member and who granted it.
         member: Member,
     },
     /// Revoke a privilege that was granted to the role by name.
     RevokeGrant {
-        /// The role.
         role: String,
         /// The text between `REVOKE` and `FROM`: `ALL ON TABLE retail.orders`.
         grant: String,
     },
     /// Make the role a member of the logins' group.
-    GrantLoginGroup {
-        /// The role.
-        role: String,
-    },
+    GrantLoginGroup { role: String },
     /// Set the password that the vault holds.
     SetPassword {
-        /// The role.
         role: String,
         /// Slot of the login.
         slot: Slot,
     },
     /// Remove the password.
-    ForgetPassword {
-        /// The role.
-        role: String,
-    },
+    ForgetPassword { role: String },
     /// Remove a row of `fence.logins` that is for another tenant or slot.
-    RemoveLogin {
-        /// The role.
-        role: String,
-    },
+    RemoveLogin { role: String },
     /// New row in `fence.logins`.
-    InsertLogin {
-        /// The role.
-        role: String,
-        /// Its slot.
-        slot: Slot,
-    },
+    InsertLogin { role: String, slot: Slot },
     /// Write the key that the vault holds, without an end.
     SetContextKey {
         /// Key id.
         kid: u32,
-        /// The secret.
         secret: String,
     },
     /// Set or remove the end of a key.
@@ -233,7 +188,6 @@ pub enum DatabaseAction {
         /// In Unix seconds.
         not_after: Option<i64>,
     },
-    /// Remove a key.
     RemoveContextKey {
         /// Key id.
         kid: u32,

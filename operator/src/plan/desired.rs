@@ -30,11 +30,9 @@ pub const CONNECTION_LIMIT: i32 = 100;
 /// The desired state of one tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Desired {
-    /// The tenant.
     pub tenant_id: TenantId,
     /// UID of the `RetailTenant`.
     pub owner_uid: String,
-    /// The display name.
     pub display_name: String,
     /// Stores by id.
     pub stores: BTreeMap<Uuid, StoreNames>,
@@ -61,7 +59,6 @@ pub struct Desired {
 pub struct StoreNames {
     /// Unique in the tenant.
     pub name: String,
-    /// The display name.
     pub display_name: String,
 }
 

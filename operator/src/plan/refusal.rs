@@ -37,16 +37,12 @@ pub enum Refusal {
         "role {role} exists and is not marked as this RetailTenant's: it is not touched; drop or rename it, or set \
          spec.adoptionPolicy to Adopt to take it over"
     )]
-    RoleNotAdopted {
-        /// The role.
-        role: String,
-    },
+    RoleNotAdopted { role: String },
     /// A role with our name has more rights than a tenant's login may have.
     #[error(
         "role {role} cannot be adopted: {problem}; take that away from it, or drop or rename it: it is not touched"
     )]
     RoleNotAdoptable {
-        /// The role.
         role: String,
         /// What it is.
         problem: String,
@@ -56,17 +52,13 @@ pub enum Refusal {
         "Key Vault secret {secret} exists and is not tagged as this RetailTenant's: it is not touched; delete or rename it, \
          or set spec.adoptionPolicy to Adopt to take it over"
     )]
-    SecretNotOwned {
-        /// The secret.
-        secret: String,
-    },
+    SecretNotOwned { secret: String },
     /// A secret with our name is managed by another tool, which would overwrite ours.
     #[error(
         "Key Vault secret {secret} cannot be adopted: its tag managed-by says '{manager}'; make that let go of it and \
          remove the tag: it is not touched"
     )]
     SecretManaged {
-        /// The secret.
         secret: String,
         /// Whose it is.
         manager: String,
@@ -76,10 +68,7 @@ pub enum Refusal {
         "Key Vault secret {secret} is deleted but not purged, and was not a RetailTenant's; purge it, or set \
          spec.adoptionPolicy to Adopt to recover it and take it over"
     )]
-    SecretSoftDeleted {
-        /// The secret.
-        secret: String,
-    },
+    SecretSoftDeleted { secret: String },
 }
 
 impl Refusal {

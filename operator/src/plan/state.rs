@@ -49,7 +49,6 @@ pub struct DatabaseState {
 /// `retail.tenants`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct TenantRow {
-    /// The display name.
     pub display_name: String,
 }
 
@@ -67,9 +66,7 @@ pub struct FenceRow {
 pub struct RetailStore {
     /// Identifier of the tenant.
     pub tenant: String,
-    /// Name.
     pub name: String,
-    /// The display name.
     pub display_name: String,
 }
 
@@ -78,18 +75,15 @@ pub struct RetailStore {
 pub struct FenceStore {
     /// Identifier of the tenant.
     pub tenant: String,
-    /// Name.
     pub name: String,
 }
 
 /// A role as `pg_catalog` has it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct RoleRow {
-    /// The attributes.
     pub attributes: Attributes,
     /// `CONNECTION LIMIT`.
     pub connection_limit: i32,
-    /// The comment.
     pub comment: Option<String>,
     /// Its memberships, one per grantor.
     pub memberships: Vec<Membership>,
@@ -160,7 +154,6 @@ impl Attributes {
 /// One entry of `pg_auth_members`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 pub struct Membership {
-    /// The group.
     pub group: String,
     /// Who granted it.
     pub grantor: String,

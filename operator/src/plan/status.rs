@@ -27,7 +27,6 @@ pub const POLICY_VERIFIED: &str = "PolicyVerified";
 pub const DRIFTED: &str = "Drifted";
 /// The operator does nothing for this tenant.
 pub const SUSPENDED: &str = "Suspended";
-/// All conditions.
 pub const CONDITIONS: [&str; 6] = [READY, DATABASE_READY, SECRETS_READY, POLICY_VERIFIED, DRIFTED, SUSPENDED];
 
 /// Longest message of a condition; the API server's limit is 32,768.

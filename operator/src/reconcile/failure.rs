@@ -69,7 +69,6 @@ pub enum Failure {
          and the deletion goes on by itself"
     )]
     Finalizing(Box<Failure>),
-    /// The Key Vault.
     #[error(transparent)]
     KeyVault(#[from] VaultError),
     /// The login does not do what it should.

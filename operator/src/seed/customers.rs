@@ -67,7 +67,6 @@ pub struct Customers {
     as_of: Date,
 }
 
-/// One customer.
 #[derive(Debug)]
 pub struct Customer {
     pub id: Uuid,

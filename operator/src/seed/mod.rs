@@ -121,7 +121,6 @@ pub enum SeedError {
     /// The tenant has data of another scale, or of its own.
     #[error("tenant {tenant} has {found} orders already, scale {scale} makes {wanted}: seed an empty database instead")]
     OtherData {
-        /// The tenant.
         tenant: String,
         /// Orders in the database.
         found: i64,

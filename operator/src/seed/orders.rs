@@ -29,7 +29,6 @@ pub struct Orders<'a> {
     products: Vec<(&'a Product, u64)>,
 }
 
-/// One order.
 #[derive(Debug)]
 pub struct Order {
     pub id: Uuid,

@@ -17,14 +17,12 @@ pub struct SampleStore {
     pub online: bool,
 }
 
-/// A sample tenant.
 #[derive(Debug)]
 pub struct SampleTenant {
     /// Its tenantId.
     pub id: &'static str,
     /// Its name for people.
     pub display_name: &'static str,
-    /// Its stores.
     pub stores: &'static [SampleStore],
     /// Its catalogue in the form that [`super::catalogue`] reads.
     pub(super) catalogue: &'static str,
@@ -40,7 +38,6 @@ const fn store(name: &'static str, id: Uuid, weight: u64) -> SampleStore {
     SampleStore { name, id, weight, online: false }
 }
 
-/// The sample tenants.
 pub static SAMPLES: [SampleTenant; 2] = [
     SampleTenant {
         id: "zava",

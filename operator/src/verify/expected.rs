@@ -39,7 +39,6 @@ pub const TENANT_TABLES: [&str; 5] =
 pub const FENCE_TABLES: [&str; 6] =
     ["settings", "tenants", "tenant_stores", "logins", "context_keys", "schema_history"];
 
-/// Sequences.
 pub const SEQUENCES: [(&str, &str); 2] = [("fence", "ticket_seq"), ("retail", "tenants_tenant_key_seq")];
 
 /// Roles that nobody logs in as.
@@ -97,7 +96,6 @@ pub struct ExpectedFunction {
     pub arguments: &'static str,
     /// Result type, as PostgreSQL prints it.
     pub result: &'static str,
-    /// Owner.
     pub owner: &'static str,
     /// `pg_proc.provolatile`.
     pub volatility: &'static str,

@@ -141,7 +141,6 @@ pub const STRICT: [Revocation; 11] = [
     },
 ];
 
-/// All names.
 pub(super) fn names() -> Vec<&'static str> {
     STRICT.iter().flat_map(|revocation| revocation.functions).copied().collect()
 }

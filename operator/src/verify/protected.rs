@@ -22,9 +22,7 @@ pub enum Belongs {
 /// `schema.table:tenant=column`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProtectedTable {
-    /// Schema.
     pub schema: String,
-    /// Table.
     pub table: String,
     /// Whom its rows belong to.
     pub belongs: Belongs,
@@ -178,7 +176,6 @@ pub enum ProtectError {
     Column {
         /// `schema.table`.
         table: String,
-        /// The column.
         column: String,
         /// Its type, or `missing`.
         found: String,
@@ -192,7 +189,6 @@ pub enum ProtectError {
     NotOwner {
         /// `schema.table`.
         table: String,
-        /// The owner.
         owner: String,
         /// The administrator.
         role: String,
@@ -204,9 +200,7 @@ pub enum ProtectError {
     NotSchemaOwner {
         /// `schema.table`.
         table: String,
-        /// The schema.
         schema: String,
-        /// Its owner.
         owner: String,
         /// The administrator.
         role: String,

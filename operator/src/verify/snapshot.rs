@@ -13,12 +13,9 @@ pub struct Acl {
     pub grantable: bool,
 }
 
-/// A schema.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Schema {
-    /// Name.
     pub name: String,
-    /// Owner.
     pub owner: String,
     /// Privileges.
     pub acl: Vec<Acl>,
@@ -27,13 +24,10 @@ pub struct Schema {
 /// A table, view or sequence of schema `retail` or `fence`, or a protected table elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Relation {
-    /// Schema.
     pub schema: String,
-    /// Name.
     pub name: String,
     /// `pg_class.relkind`.
     pub kind: String,
-    /// Owner.
     pub owner: String,
     /// Row-level security enabled.
     pub rls: bool,
@@ -60,7 +54,6 @@ pub struct Relation {
 pub struct Policy {
     /// `schema.table`.
     pub table: String,
-    /// Name.
     pub name: String,
     /// Permissive, not restrictive.
     pub permissive: bool,
@@ -74,18 +67,13 @@ pub struct Policy {
     pub check: Option<String>,
 }
 
-/// A function.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Function {
-    /// Schema.
     pub schema: String,
-    /// Name.
     pub name: String,
     /// Argument types, as PostgreSQL prints them.
     pub arguments: String,
-    /// Owner.
     pub owner: String,
-    /// Language.
     pub language: String,
     /// SECURITY DEFINER.
     pub definer: bool,
@@ -106,10 +94,8 @@ pub struct Function {
     pub acl: Vec<Acl>,
 }
 
-/// A role.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Role {
-    /// Name.
     pub name: String,
     /// Attributes that it has: `SUPERUSER`, `BYPASSRLS`, `CREATEROLE`, `CREATEDB`, `REPLICATION`, `LOGIN`, `INHERIT`.
     pub attributes: Vec<String>,
@@ -120,7 +106,6 @@ pub struct Role {
 pub struct Membership {
     /// The group.
     pub role: String,
-    /// The member.
     pub member: String,
     /// The member may grant it.
     pub admin: bool,
@@ -167,7 +152,6 @@ pub struct Stray {
 /// Everything that [`mod@super::compare`] looks at.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Snapshot {
-    /// The database.
     pub database: String,
     /// The role that looked.
     pub observer: String,

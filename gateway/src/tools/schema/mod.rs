@@ -21,10 +21,8 @@ pub use self::sql::{VERSION, pulse};
 /// other after this time.
 const CACHE: (u64, Duration) = (256, Duration::from_secs(600));
 
-/// One column.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Column {
-    /// Its name.
     pub name: String,
     /// Its PostgreSQL type.
     #[serde(rename = "type")]
@@ -42,7 +40,6 @@ pub struct Column {
 pub struct Key {
     /// Whether it is the primary one.
     pub primary: bool,
-    /// Its columns.
     pub columns: Vec<String>,
 }
 
@@ -57,7 +54,6 @@ pub struct Relationship {
     pub references: Vec<String>,
 }
 
-/// One table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
     /// Its name in `retail`.
@@ -105,7 +101,6 @@ impl Schema {
         exact.or_else(|| self.tables.iter().find(|table| table.name.eq_ignore_ascii_case(name)))
     }
 
-    /// All names.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tables.iter().map(|table| table.name.as_str())
     }
