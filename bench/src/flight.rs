@@ -1,4 +1,4 @@
-//! The database without a gateway: the same flight over tokio-postgres, and plain statements as the superuser.
+//! The database without a gateway: the same batch over tokio-postgres, and plain statements as the superuser.
 
 use std::{sync::Arc, time::Instant};
 
@@ -102,7 +102,7 @@ impl Session {
         sign(key, *kid, id, self.ticket, now + 30, &self.stores)
     }
 
-    /// One flight of any entry point whose first argument is the context.
+    /// One batch of any entry point whose first argument is the context.
     pub async fn fly(&mut self, entry: &Statement, rest: &[&(dyn ToSql + Sync)]) -> Result<Vec<String>> {
         let context = self.context();
         let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&context];

@@ -174,7 +174,7 @@ pub struct Machine {
 pub struct Report {
     /// UTC.
     pub date: String,
-    /// The commit that was built, where git tells.
+    /// The commit that was built, where git knows it.
     pub commit: String,
     pub machine: Machine,
     /// Seconds that the run took.

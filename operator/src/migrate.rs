@@ -119,7 +119,7 @@ pub enum MigrateError {
 }
 
 impl MigrateError {
-    /// One word for conditions, events and metrics.
+    /// The reason in conditions, events and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Unreachable(_) => "DatabaseUnreachable",
@@ -157,7 +157,7 @@ pub async fn run_reporting(connection: &mut PgConnection, waits: Waits<'_>) -> R
     run_within(connection, LOCK_DEADLINES.0, waits).await
 }
 
-/// Who hears, in words, for what a migration waits.
+/// Receives the text that says what a migration waits for.
 pub type Waits<'a> = &'a (dyn Fn(&str) + Sync);
 
 async fn run_within(
@@ -258,7 +258,7 @@ async fn check_server(connection: &mut PgConnection) -> Result<(), MigrateError>
     why.map_or(Ok(()), |why| Err(MigrateError::ReadOnly(why)))
 }
 
-/// Why the database takes no writes from this session, in words with the way out; `None` where it takes some.
+/// Why the database takes no writes from this session, with the way out; `None` where it takes some.
 pub(crate) async fn read_only(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
     let state: (bool, bool) =
         sqlx::query_as("SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'")

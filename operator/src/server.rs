@@ -12,7 +12,7 @@ use axum::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// What the admin port tells.
+/// What the admin port reports.
 pub trait Facts: Send + Sync + 'static {
     /// What is still missing before the operator works; empty when it does.
     fn missing(&self) -> Vec<String>;

@@ -66,7 +66,7 @@ pub struct VaultError {
     source: SecretError,
 }
 
-/// What a person can do, where the vault's own words do not say it.
+/// What a person can do, where the vault's own message does not say it.
 const fn next_step(error: &SecretError) -> &'static str {
     match error {
         SecretError::Forbidden { .. } => "; give the operator's identity the role Key Vault Secrets Officer",
@@ -79,7 +79,7 @@ const fn next_step(error: &SecretError) -> &'static str {
 }
 
 impl VaultError {
-    /// The word for conditions, events and metrics.
+    /// The reason in conditions, events and metrics.
     #[must_use]
     pub const fn reason(&self) -> Reason {
         match self.source {
@@ -203,7 +203,7 @@ impl Vault {
     async fn read_deleted(&self, name: &str) -> Result<Read, VaultError> {
         match self.call("get_deleted", self.store.deleted(name)).await {
             Ok(deleted) => Ok(deleted.map_or(Read::Absent, |deleted| Read::SoftDeleted { owner: owner(&deleted) })),
-            // Not ours to see: writing the name will tell.
+            // Not ours to see: writing the secret will show it.
             Err(VaultError { source: SecretError::Forbidden { .. }, .. }) => Ok(Read::Absent),
             Err(error) => Err(error),
         }
@@ -344,7 +344,7 @@ struct Disabled {
     version: Version,
 }
 
-/// The versions that may be the newest. The vault lists versions in no order and tells times in whole seconds.
+/// The versions that may be the newest. The vault lists versions in no order and gives times in whole seconds.
 fn newest(versions: &[SecretVersion]) -> Vec<&SecretVersion> {
     let last = versions.iter().map(|version| version.created).max();
     versions.iter().filter(|version| Some(version.created) == last).collect()

@@ -32,7 +32,7 @@ async fn becomes(operator: &Operator, code: u16, said: &str) -> String {
     panic!("not {code} with '{said}': {last:?}\n{}", operator.log());
 }
 
-/// Its token is taken away: neither the watch that stands nor the lease that it does not hold would tell.
+/// Its token is taken away: neither the watch that stands nor the lease that it does not hold would show it.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_that_the_api_refuses_is_not_ready() {
     let world = World::start().await;
@@ -78,7 +78,7 @@ async fn every_write_has_the_operators_name() {
     assert!(events.iter().all(|event| event.name_any().starts_with("zava")), "{}", operator.log());
 }
 
-/// A tenant that only the operator can refuse is refused within a second, in words that name rule and store.
+/// A tenant that only the operator can refuse is refused at once, with rule and store named.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_api_server_cannot_check_the_operator_refuses_at_once() {
     let world = World::start().await;

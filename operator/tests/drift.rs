@@ -1,4 +1,4 @@
-//! Differences between spec and backends: mended, reported or left alone as the spec says; told once; and no write where
+//! Differences between spec and backends: repaired, reported or left alone as the spec says; reported once; and no write where
 //! nothing differs, in any mode.
 
 mod harness;

@@ -36,7 +36,7 @@ enum Expectation {
 }
 
 /// `blocked` in the corpus, answered by the fence at the standard level, with the reason why that harms nobody else.
-/// The gateway's lexical gate refuses the words.
+/// The gateway's lexical gate refuses the text.
 const ANSWERED: [(&str, &str); 7] = [
     ("stat_activity_peers", "the view answers '<insufficient privilege>' for every peer: the reader is not their role"),
     ("stat_get_activity_peers", "the function under the view, likewise"),
@@ -187,7 +187,7 @@ fn a_broken_fence_is_noticed() {
             .await
             .unwrap()
             .get(0);
-        // what is broken, how, how it is mended, and whether statements through the fence show it or only those outside
+        // what is broken, how, how it is repaired, and whether statements through the fence show it or only those outside
         let breaks = [
             ("policy dropped", "DROP POLICY fence_read ON retail.stores".to_owned(), format!("CREATE POLICY fence_read ON retail.stores FOR SELECT TO fence_reader {condition}"), true),
             ("policy true", "ALTER POLICY fence_read ON retail.stores USING (true)".to_owned(), format!("ALTER POLICY fence_read ON retail.stores {condition}"), true),

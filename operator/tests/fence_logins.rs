@@ -16,7 +16,7 @@ async fn apply(world: &World, name: &str, number: u64, change: Value) {
     world.apply("retail", name, spec).await;
 }
 
-/// Waits until the fence is said to differ, in these words.
+/// Waits until the fence is reported to differ, with this text.
 async fn told(world: &World, words: &[&str]) {
     let tenant = world.condition("retail", "zava", "PolicyVerified", "False", "FenceDeviation").await;
     let message = &condition_of(&tenant, "PolicyVerified").unwrap().message;

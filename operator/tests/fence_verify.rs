@@ -444,7 +444,7 @@ async fn protected_tables(world: &World, connection: &mut PgConnection) {
     let unlisted = session.call(&tenant, &tenant.first(1), "SELECT 1 FROM crm.nothing").await.unwrap_err();
     assert_eq!(unlisted.code, "42501");
     let superuser = world.superuser().await;
-    // The view is as wide as its table was when it was made, and a barrier where an index would tell of hidden rows.
+    // The view is as wide as its table was when it was made, and a barrier where an index would reveal hidden rows.
     let changes = [
         "ALTER TABLE crm.visits ADD COLUMN \"Hour of day\" int",
         "CREATE INDEX near ON crm.visits USING hnsw ((ARRAY[length(visitor)]::vector(1)) vector_l2_ops)",

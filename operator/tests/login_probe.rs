@@ -33,7 +33,7 @@ fn database(world: &World) -> Database {
     Database::new("retail", &config, limits, 1, &Arc::new(Metrics::new().unwrap()))
 }
 
-/// Each deviation by itself, past the steps of a pass that would mend most of them before.
+/// Each deviation by itself, past the steps of a pass that would repair most of them before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_that_is_more_than_it_should_be_is_named() {
     let world = World::start().await;

@@ -131,7 +131,7 @@ async fn consistent(connection: &mut PgConnection) {
     }
 }
 
-/// The schema tool tells the model what the comments say.
+/// The schema tool passes the comments on to the model.
 async fn documented(connection: &mut PgConnection) {
     let missing: Vec<String> = sqlx::query_scalar(
         "SELECT format('%s.%s', attrelid::regclass, attname) FROM pg_attribute a JOIN pg_class c ON c.oid = attrelid \

@@ -71,7 +71,7 @@ async fn passes_over_tenants_that_are_as_they_should_be_write_no_row() {
     assert_eq!(changed, ["retail.tenants"]);
     assert_eq!(after.remove("retail.tenants").unwrap() - before["retail.tenants"], 2, "by hand, and back");
 
-    // Nor does it write to the API, but for what was mended: a database that was away for a moment is no news by itself.
+    // Nor does it write to the API, except for what was repaired: a database that was away for a moment is no news by itself.
     if world.is_stand_in("counting writes of the API") {
         passes(&operator, 2.0).await;
         world.api.counters().reset();

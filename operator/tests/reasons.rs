@@ -1,4 +1,4 @@
-//! Reasons of conditions that no other suite meets, each provoked, told with the word of the closed list, and gone when
+//! Reasons of conditions that no other suite meets, each provoked, reported with a reason of the closed list, and gone when
 //! its cause is.
 
 mod harness;

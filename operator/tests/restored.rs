@@ -1,4 +1,4 @@
-//! Databases that come from a backup, and statements that people are told to run.
+//! Databases that come from a backup, and statements that messages tell people to run.
 
 mod harness;
 
@@ -155,7 +155,7 @@ async fn dump_and_restore_without_superuser_lead_back_to_serving() {
     assert_eq!(code, Some(0), "{stdout}{stderr}");
 }
 
-/// Whoever is told to run a statement can: the administrator, or a superuser where the line says so.
+/// Whoever a message tells to run a statement can: the administrator, or a superuser where the line says so.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_verify_prints_can_be_run_by_who_is_told_to() {
     let world = World::start().await;

@@ -110,7 +110,7 @@ impl Secrets {
     }
 }
 
-/// Whole statements in what the server tells of its sessions, and the extension that keeps them, where it is installed.
+/// Whole statements in what the server shows of its sessions, and the extension that keeps them, where it is installed.
 async fn keep_statements(world: &mut World) -> bool {
     world.execute("ALTER SYSTEM SET track_activity_query_size = '100kB'").await;
     let available = "SELECT count(*) FROM pg_available_extensions WHERE name = 'pg_stat_statements'";

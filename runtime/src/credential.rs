@@ -25,7 +25,7 @@ type Make = dyn Fn() -> Result<Arc<dyn TokenCredential>, String> + Send + Sync;
 
 /// Our own identity.
 ///
-/// The SDK's credentials keep a token until it is about to expire, and cannot be told that a service refuses it: its signing
+/// The SDK's credentials keep a token until it is about to expire, and have no way to learn that a service refuses it: its signing
 /// key may be published no more, after an authority was restored or moved. So the whole credential is made anew then.
 pub struct Identity {
     make: Box<Make>,

@@ -183,7 +183,7 @@ pub enum EmbeddingsError {
 }
 
 impl EmbeddingsError {
-    /// The word for events, logs and metrics.
+    /// The reason in events, logs and metrics.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {

@@ -75,7 +75,7 @@ pub enum SecretError {
     Forbidden {
         /// The secret.
         name: String,
-        /// The service's words.
+        /// The service's message.
         message: String,
     },
     /// No token, or one that the vault does not accept.
@@ -107,7 +107,7 @@ pub enum SecretError {
 }
 
 impl SecretError {
-    /// The word for conditions, events and metrics.
+    /// The reason in conditions, events and metrics.
     pub const fn reason(&self) -> &'static str {
         match self {
             Self::NotFound(_) => "SecretNotFound",

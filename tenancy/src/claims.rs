@@ -23,7 +23,7 @@ pub enum TokenKind {
     App,
 }
 
-/// Group membership as far as the token tells it.
+/// Group membership as far as the token shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Groups {
     /// The object IDs in `groups`; empty where the claim is absent.

@@ -32,7 +32,7 @@ pub struct Ticket {
     pub epoch: i64,
 }
 
-/// A key for another purpose, which tells nothing about `key`: HMAC-SHA-256 over `purpose:`. The text of a context begins
+/// A key for another purpose, which reveals nothing about `key`: HMAC-SHA-256 over `purpose:`. The text of a context begins
 /// with `v1|`, so no signature of a context is ever such a key.
 #[must_use]
 #[allow(clippy::missing_panics_doc)] // HMAC takes a key of any length

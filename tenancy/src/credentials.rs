@@ -71,7 +71,7 @@ pub fn context_secret_name(tenant: &TenantId, kid: u32) -> String {
 
 /// Name of a tenant's login role: `sf_`, 12 hex digits, the slot.
 ///
-/// Any login can read `pg_roles`, so the name must not tell which tenants share a database: it is salted with a secret
+/// Any login can read `pg_roles`, so the name must not reveal which tenants share a database: it is salted with a secret
 /// of the database (`fence.settings`), which no login can read.
 #[must_use]
 pub fn login_role_name(database_salt: &[u8], tenant: &TenantId, slot: Slot) -> String {

@@ -154,7 +154,7 @@ pub struct RetailTenantSpec {
     pub rotation: Rotation,
 
     /// What the operator does about differences between this object and what database and Key Vault hold: `Enforce`
-    /// mends them, `Observe` only reports them in the condition `Drifted` and in `status.driftHistory`, and writes to
+    /// repairs them, `Observe` only reports them in the condition `Drifted` and in `status.driftHistory`, and writes to
     /// neither.
     #[serde(default)]
     pub mode: Mode,

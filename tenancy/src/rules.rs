@@ -179,7 +179,7 @@ impl TenantRules {
     /// Checks a spec and resolves store names.
     ///
     /// # Errors
-    /// Every problem found, so that one round of editing mends them all.
+    /// Every problem found, so that one round of editing repairs them all.
     pub fn compile(spec: &RetailTenantSpec) -> Result<Self, Vec<SpecProblem>> {
         let mut problems = Problems::default();
         let tenant_id = spec.tenant_id.parse::<TenantId>();

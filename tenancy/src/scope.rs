@@ -66,7 +66,7 @@ pub enum NoScope {
 }
 
 impl NoScope {
-    /// A word for metrics, logs and audit.
+    /// The label in metrics, logs and audit lines.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {

@@ -83,7 +83,7 @@ impl Oracle {
     /// The rows of a statement, each as the JSON text that the fence gives.
     ///
     /// # Errors
-    /// PostgreSQL's words on the statement.
+    /// PostgreSQL's message on the statement.
     pub async fn lines(&self, query: &str) -> Result<Vec<String>, tokio_postgres::Error> {
         Ok(self.run(query, true).await?.into_iter().flatten().collect())
     }

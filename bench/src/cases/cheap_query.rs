@@ -1,4 +1,4 @@
-//! A query that costs the database next to nothing, against the same flight over tokio-postgres without a gateway.
+//! A query that costs the database next to nothing, against the same batch over tokio-postgres without a gateway.
 
 use std::time::Duration;
 

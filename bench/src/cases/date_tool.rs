@@ -121,7 +121,7 @@ async fn bare_rmcp(world: &World, ours: &mut Wire) -> Result<(Child, String)> {
     Ok((child, url))
 }
 
-/// Starts the bare handler as a process of its own, so that its CPU time can be told apart.
+/// Starts the bare handler as a process of its own, so that its CPU time can be measured apart.
 async fn bare(world: &World, command: &str, body: &[u8]) -> Result<(Child, String)> {
     let path = |name: &str| world.directory.path().join(name);
     let [answer, port, log] = ["json", "port", "log"].map(|kind| path(&format!("{command}.{kind}")));

@@ -1,4 +1,4 @@
-//! Answers of 10,000 rows and 10 MB, against the same flight over tokio-postgres.
+//! Answers of 10,000 rows and 10 MB, against the same batch over tokio-postgres.
 
 use std::time::Duration;
 

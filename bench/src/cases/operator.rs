@@ -258,7 +258,7 @@ impl World {
             });
             applied.buffer_unordered(16).try_collect::<HashMap<_, _>>().await
         };
-        // The last event of each tenant tells when it was Ready; one list at the end tells that none was missed.
+        // The last event of each tenant shows when it was Ready; one list at the end shows that none was missed.
         let mut watch =
             std::pin::pin!(kube::runtime::watcher(tenants.clone(), kube::runtime::watcher::Config::default()));
         let watching = async {

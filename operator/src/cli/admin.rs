@@ -26,7 +26,7 @@ use crate::{
     verify::{self, Severity},
 };
 
-/// The configuration, and who asks the Key Vaults that hold administrators' URLs.
+/// The configuration, and the client of the Key Vaults that hold administrators' URLs.
 #[derive(Debug, Args)]
 pub struct Connect {
     #[command(flatten)]

@@ -36,7 +36,7 @@ pub struct Harden {
     superuser_password_file: Option<PathBuf>,
 }
 
-/// Prints each statement with what it closes, as a script for psql; runs them unless told not to.
+/// Prints each statement with what it closes, as a script for psql; runs them unless it is a dry run.
 pub async fn harden(arguments: Harden) -> Result<ExitCode, CliError> {
     let Harden { connect, database, dry_run, superuser, superuser_password_file } = arguments;
     let config = connect.resolve().await?;

@@ -89,7 +89,7 @@ pub async fn plan(arguments: PlanArgs) -> Result<ExitCode, CliError> {
     let mut steps = 0;
     let used: BTreeSet<String> = tenants.iter().map(|tenant| tenant.spec.database_ref.name.clone()).collect();
     for name in used {
-        // What cannot be asked is told with the tenants that need it.
+        // What cannot be asked is reported with the tenants that need it.
         let Ok(database) = backends.database(&name) else { continue };
         let Ok(open) = database.unprotected().await else { continue };
         for table in open {

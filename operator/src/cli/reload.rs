@@ -30,7 +30,7 @@ pub struct InForce {
 
 impl InForce {
     /// Sets up clients and pools, and asks the vaults for the administrators that stand there. One that cannot be had
-    /// is told in the status of its database's tenants, and asked for again.
+    /// is reported in the status of its database's tenants, and asked for again.
     ///
     /// # Errors
     /// A vault's URL that the client does not take.
@@ -59,7 +59,7 @@ pub struct Reload {
 }
 
 impl Reload {
-    /// Looks until cancelled. A configuration that cannot be used is told once and leaves the last good one in force.
+    /// Looks until cancelled. A configuration that cannot be used is logged once and leaves the last good one in force.
     pub async fn run(mut self) {
         let mut told = None;
         loop {

@@ -1,4 +1,4 @@
-//! `run`: everything that a `RetailTenant` asks for, until told to stop.
+//! `run`: everything that a `RetailTenant` asks for, until it is stopped.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -40,7 +40,7 @@ const CIRCUITS: Duration = Duration::from_millis(250);
 /// How often tenants without a RetailTenant are looked for, at most.
 const CLAIMS: Duration = Duration::from_secs(60);
 
-/// How old a look at the whole fence of a database may be when a tenant is told to be Ready.
+/// How old a look at the whole fence of a database may be when a tenant is reported Ready.
 const FENCE_AGE: Duration = Duration::from_secs(10);
 
 /// `run`.
@@ -213,7 +213,7 @@ pub async fn run(arguments: Run) -> Result<ExitCode, CliError> {
 }
 
 /// Migrates every database and looks at its fence, without waiting: one that is away must not keep the others' tenants.
-/// What fails here is tried again, and told in the status, by the first pass over a tenant of that database.
+/// What fails here is tried again, and reported in the status, by the first pass over a tenant of that database.
 pub(super) fn migrate_all(backends: &Backends) {
     for (name, database) in backends.databases() {
         // A replica that stands by reads its configuration again as well; it comes here once it leads.
@@ -226,7 +226,7 @@ pub(super) fn migrate_all(backends: &Backends) {
                 tracing::warn!(database = name, "{error}");
                 return;
             }
-            // Also without any tenant: the tenant's protected tables are put behind the fence, and what is open is told.
+            // Also without any tenant: the tenant's protected tables are put behind the fence, and what is open is reported.
             match database.look_at_fence(Mending::Tables).await {
                 Ok((found, _)) => found.deviations.iter().for_each(|found| tracing::warn!(database = name, "{found}")),
                 Err(error) => tracing::warn!(database = name, "{error}"),

@@ -22,9 +22,9 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 #[error("{step}: {source}{remedy}")]
 pub struct Unapplied {
-    /// The step in words.
+    /// The step as text.
     pub step: String,
-    /// PostgreSQL's words.
+    /// PostgreSQL's message.
     pub source: DatabaseError,
     /// Who can take it, and by which statement; empty where that is not known.
     pub remedy: String,
@@ -103,7 +103,7 @@ impl Database {
     }
 }
 
-/// What could not be done, in words. Who may do it, and by which statement, for a step that takes something away: the
+/// What could not be done, as text: who may do it, and by which statement, for a step that takes something away: the
 /// others have values of the vault in them, or are the operator's again once those are out of the way.
 fn unapplied(desired: &Desired, part: &Plan, source: DatabaseError) -> Unapplied {
     let words: Vec<String> = part.database.iter().map(DatabaseAction::describe).collect();

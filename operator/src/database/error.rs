@@ -10,7 +10,7 @@ pub enum DatabaseError {
     Unreachable {
         /// `host:port/database`.
         place: String,
-        /// The driver's words.
+        /// The driver's message.
         problem: String,
     },
     /// The administrator lacks a right.
@@ -18,7 +18,7 @@ pub enum DatabaseError {
     InsufficientPrivileges {
         /// `host:port/database`.
         place: String,
-        /// PostgreSQL's words.
+        /// PostgreSQL's message.
         problem: String,
     },
     /// The migrations failed.
@@ -42,7 +42,7 @@ pub enum DatabaseError {
     Replaced {
         /// `host:port/database`.
         place: String,
-        /// What tells it.
+        /// What shows it.
         problem: String,
     },
     /// Another session holds what is needed, or was given way to.
@@ -50,7 +50,7 @@ pub enum DatabaseError {
     Locked {
         /// `host:port/database`.
         place: String,
-        /// PostgreSQL's words.
+        /// PostgreSQL's message.
         problem: String,
     },
     /// A login cannot be dropped.
@@ -61,7 +61,7 @@ pub enum DatabaseError {
     DependentObjects {
         /// `host:port/database`.
         place: String,
-        /// PostgreSQL's words, with what depends on the login.
+        /// PostgreSQL's message, with what depends on the login.
         problem: String,
     },
     /// Any other error.
@@ -69,13 +69,13 @@ pub enum DatabaseError {
     Query {
         /// `host:port/database`.
         place: String,
-        /// PostgreSQL's words, with the SQLSTATE.
+        /// PostgreSQL's message, with the SQLSTATE.
         problem: String,
     },
 }
 
 impl DatabaseError {
-    /// The word for conditions, events and metrics.
+    /// The reason in conditions, events and metrics.
     #[must_use]
     pub fn reason(&self) -> Reason {
         match self {

@@ -18,7 +18,7 @@ const DAMAGED_AGE: Duration = Duration::from_secs(1);
 /// What was found, and when.
 pub(super) type LastLook = Option<(Instant, u64, Arc<FenceLook>)>;
 
-/// What a look may mend.
+/// What a look may repair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mending {
     Nothing,
@@ -50,7 +50,7 @@ struct OfLogin {
 
 impl FenceLook {
     /// What makes the fence unsafe. What is wrong with a login is left out where passes look after its tenant: they find
-    /// it, and mend or tell it. Nobody else looks at the logins of a tenant that is suspended, or was let go.
+    /// it, and repair or report it. Nobody else looks at the logins of a tenant that is suspended, or was let go.
     #[must_use]
     pub fn deviations(&self, looked_after: impl Fn(&str) -> bool) -> Arc<[Deviation]> {
         let left: Vec<&OfLogin> = self.logins.iter().filter(|of| !looked_after(&of.owner_uid)).collect();
@@ -62,7 +62,7 @@ impl FenceLook {
 }
 
 impl Database {
-    /// Looks at the whole fence, mends what it may, and tells what that was: the words are for one caller only, however
+    /// Looks at the whole fence, repairs what it may, and returns what that was: the report is for one caller only, however
     /// many share the look.
     ///
     /// # Errors
@@ -129,7 +129,7 @@ impl Database {
     }
 
     /// Runs the remedies of grants, policies and row-level security; gives whether any could be run. What one that ran
-    /// did not mend, the next look tells.
+    /// did not repair, the next look reports.
     async fn run_remedies(&self, connection: &mut PgConnection, found: &[Deviation]) -> bool {
         let mut ran = false;
         let mendable = |deviation: &&Deviation| deviation.mendable && deviation.severity == Severity::Unsafe;

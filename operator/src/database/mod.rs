@@ -79,14 +79,14 @@ pub struct Database {
 }
 
 impl Database {
-    /// Sets up the pool; connects to nothing yet. `lanes` is the number of groups of tenants that may each use as many
+    /// Sets up the pool; connects to nothing yet. `queues` is the number of groups of tenants that may each use as many
     /// connections as the limits say.
     #[must_use]
     pub fn new(name: &str, config: &DatabaseConfig, limits: Limits, lanes: usize, metrics: &Arc<Metrics>) -> Self {
         let Limits { concurrency, deadline, fence_age, circuit, leadership } = limits;
         let options = config.options.clone().application_name("storefence-operator");
         let lanes = u32::try_from(lanes.max(1)).unwrap_or(u32::MAX);
-        // What waits for another session's lock gives up before the call's deadline, and is told from a server that is
+        // What waits for another session's lock gives up before the call's deadline, and is distinguished from a server that is
         // away; what the operator has given up does not go on at the server. A pass looks up single rows by key, with the
         // same few statements again and again: planned once, and by the indexes whatever the server knows of the tables. What has no index looks dear then: not to
         // be compiled for that.
@@ -98,7 +98,7 @@ impl Database {
         );
         let pool = PgPoolOptions::new()
             .max_connections(u32::from(concurrency).saturating_mul(lanes).saturating_add(2))
-            // Before the deadline of the call, to be told from a server that does not answer.
+            // Before the deadline of the call, to distinguish it from a server that does not answer.
             .acquire_timeout(deadline * 9 / 10)
             .idle_timeout(IDLE)
             .after_connect(move |connection, _| {
@@ -128,7 +128,7 @@ impl Database {
     }
 
     /// Whether this process may still write here. The tenant's lock keeps a replica that stood still from writing beside
-    /// its successor for as long as the session lives; this tells it before it tries.
+    /// its successor for as long as the session lives; this reports it before it tries.
     pub(crate) fn may_write(&self) -> Result<(), DatabaseError> {
         let place = || self.place();
         self.leadership.check().map_err(|error| DatabaseError::Locked { place: place(), problem: error.to_string() })

@@ -22,7 +22,7 @@ pub enum ProbeError {
     Refused {
         /// The role.
         login: String,
-        /// PostgreSQL's words.
+        /// PostgreSQL's message.
         problem: String,
     },
     /// The login is more than it should be.
@@ -38,7 +38,7 @@ pub enum ProbeError {
     Fence {
         /// The role.
         login: String,
-        /// PostgreSQL's words.
+        /// PostgreSQL's message.
         problem: String,
     },
     /// The fence shows another number of stores than the spec has.
@@ -68,7 +68,7 @@ pub enum ProbeError {
 }
 
 impl ProbeError {
-    /// The word for conditions, events and metrics.
+    /// The reason in conditions, events and metrics.
     #[must_use]
     pub fn reason(&self) -> Reason {
         match self {
@@ -211,7 +211,7 @@ impl Database {
     }
 }
 
-/// Whether the login's own limit refuses the session. 53300 is also the code of a server that is full; what tells them apart
+/// Whether the login's own limit refuses the session. 53300 is also the code of a server that is full; what distinguishes them
 /// in every language is the function of PostgreSQL that reports it (`src/backend/utils/init/miscinit.c`).
 fn is_full(error: &dyn sqlx::error::DatabaseError) -> bool {
     let routine = error.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::routine);
@@ -219,7 +219,7 @@ fn is_full(error: &dyn sqlx::error::DatabaseError) -> bool {
 }
 
 /// The first thing that a tenant's login must not be or have. Asked for by the administrator, whose session has planned the
-/// statement before and holds what it reads of the catalogs: in the login's own, which is new, it would take longer than the flight.
+/// statement before and holds what it reads of the catalogs: in the login's own, which is new, it would take longer than the call.
 async fn deviation(administrator: &mut PgConnection, login: &str) -> Result<Option<&'static str>, sqlx::Error> {
     const CHECKS: [&str; 7] = [
         "is superuser",
@@ -254,7 +254,7 @@ async fn deviation(administrator: &mut PgConnection, login: &str) -> Result<Opti
     Ok(found.iter().zip(CHECKS).find_map(|(found, text)| found.then_some(text)))
 }
 
-/// One flight: ticket, signed context for all stores, a count through `fence.run_query`.
+/// One call: ticket, signed context for all stores, a count through `fence.run_query`.
 async fn call(
     connection: &mut PgConnection,
     credentials: &Credentials<'_>,

@@ -16,7 +16,7 @@ use storefence_runtime::{Embeddings, EmbeddingsError};
 
 pub use keep::keep;
 
-/// Products of one call, unless told otherwise: small enough for any provider's limit on tokens.
+/// Products of one call by default: small enough for any provider's limit on tokens.
 pub const BATCH: u32 = 64;
 
 /// How a failed call is repeated.
@@ -91,7 +91,7 @@ pub enum EmbedError {
 }
 
 impl EmbedError {
-    /// One word for logs and metrics.
+    /// The label in logs and metrics.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {

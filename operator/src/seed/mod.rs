@@ -135,7 +135,7 @@ pub enum SeedError {
 }
 
 impl SeedError {
-    /// One word for logs and metrics.
+    /// The label in logs and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::UnknownTenant(_) => "UnknownTenant",

@@ -85,7 +85,7 @@ pub enum VerifyError {
 }
 
 impl VerifyError {
-    /// One word for conditions, events and metrics.
+    /// The reason in conditions, events and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::NoFence { .. } => "FenceMissing",

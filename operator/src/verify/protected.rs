@@ -232,7 +232,7 @@ pub enum ProtectError {
     Database {
         /// `schema.table`.
         table: String,
-        /// The driver's words.
+        /// The driver's message.
         source: sqlx::Error,
     },
 }

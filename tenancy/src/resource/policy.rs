@@ -1,4 +1,4 @@
-//! What the operator may do about a tenant: mend or observe, adopt or not, and what a deletion means.
+//! What the operator may do about a tenant: repair or observe, adopt or not, and what a deletion means.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// What the operator does about differences.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Mode {
-    /// Differences are mended.
+    /// Differences are repaired.
     #[default]
     Enforce,
     /// Differences are reported; neither database nor Key Vault is written to.

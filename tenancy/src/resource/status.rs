@@ -18,7 +18,7 @@ pub struct RetailTenantStatus {
     /// What holds now. `Ready`: the tenant is served as the spec asks. `DatabaseReady`: logins, rows and context keys are
     /// in place. `SecretsReady`: the credentials are in Key Vault and work. `PolicyVerified`: the database's fence is as
     /// shipped; where it is False, the gateway serves nobody from it. `Drifted`: something differs from the spec and is
-    /// not mended. `Suspended`: the operator does nothing, because `spec.suspend` is set. `reason` is one word of a closed
+    /// not repaired. `Suspended`: the operator does nothing, because `spec.suspend` is set. `reason` is one word of a closed
     /// list, `message` says what to do next.
     #[serde(default)]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
@@ -70,11 +70,11 @@ pub struct DriftRecord {
 /// What came of a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum DriftOutcome {
-    /// It was mended.
+    /// It was repaired.
     Mended,
     /// It was reported only, because of `mode: Observe`.
     Reported,
-    /// It could not be mended; the condition `Ready` says why.
+    /// It could not be repaired; the condition `Ready` says why.
     Failed,
     /// A role, a secret or the tenant's rows were taken over, because of `adoptionPolicy: Adopt`.
     Adopted,
