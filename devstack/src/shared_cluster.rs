@@ -62,7 +62,7 @@ impl Turn {
 /// Takes away the namespaces that suites have left which were killed, with the tenants in them.
 ///
 /// # Errors
-/// The API server's words.
+/// The API server's message.
 pub async fn sweep(client: &Client) -> Result<(), kube::Error> {
     let namespaces = Api::<Namespace>::all(client.clone());
     for namespace in namespaces.list(&ListParams::default().labels(LABEL)).await? {
@@ -76,7 +76,7 @@ pub async fn sweep(client: &Client) -> Result<(), kube::Error> {
 /// Takes away a namespace with the tenants in it, which no operator will let go of any more.
 ///
 /// # Errors
-/// The API server's words.
+/// The API server's message.
 pub async fn leave(client: &Client, namespace: &str) -> Result<(), kube::Error> {
     let tenants = objects(client, namespace);
     match tenants.list(&ListParams::default()).await {
@@ -95,7 +95,7 @@ pub async fn leave(client: &Client, namespace: &str) -> Result<(), kube::Error> 
 /// Deletes tenants by name, whether or not an operator runs.
 ///
 /// # Errors
-/// The API server's words.
+/// The API server's message.
 pub async fn release_tenants(client: &Client, namespace: &str, names: &[String]) -> Result<(), kube::Error> {
     let tenants = objects(client, namespace);
     for name in names {

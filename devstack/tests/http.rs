@@ -66,7 +66,7 @@ async fn shutdown_lets_short_requests_finish_and_cuts_the_others() {
     let addr = server.addr();
     let slow = tokio::spawn(client.get(slow).send());
     let hang = tokio::spawn(client.get(hang).send());
-    // Both requests are on their way before the server is told to stop: the server answers a third one after them.
+    // Both requests are on their way before the server is stopped: the server answers a third one after them.
     client.get(server.url()).send().await.unwrap();
     server.shutdown().await;
     assert_eq!(slow.await.unwrap().unwrap().text().await.unwrap(), "done");

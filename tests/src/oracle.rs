@@ -37,7 +37,7 @@ impl Oracle {
     /// Copies the rows of these stores and this tenant from `source` into the new database `name` of the same cluster.
     ///
     /// # Errors
-    /// The database's words.
+    /// The database's message.
     pub async fn new(cluster: &Cluster, source: &str, name: &str, tenant_key: i32, stores: &[Uuid]) -> Result<Self> {
         let list: Vec<String> = stores.iter().map(|id| format!("'{id}'")).collect();
         let stores = format!("ARRAY[{}]::uuid[]", list.join(","));

@@ -294,7 +294,7 @@ async fn attacked(shared: &Shared, callers: &[Caller], me: usize, attack: &Value
 async fn unharmed(other: &Caller) -> Result<()> {
     static LATE: AtomicUsize = AtomicUsize::new(0);
     let mut answer = ask(&other.client, PROBE).await?;
-    // Late is the statement, the connection, or the place.
+    // Late is the statement, the connection, or the permit.
     let late = ["QUERY_TIMEOUT", "UNAVAILABLE", "RATE_LIMITED"]
         .contains(&answer.structured()["code"].as_str().unwrap_or_default());
     if late && LATE.fetch_add(1, Ordering::Relaxed) < 3 {

@@ -50,13 +50,13 @@ impl ApiError {
         )
     }
 
-    /// 409 with its reason in words.
+    /// 409 with its reason as text.
     pub fn conflict(resource: &Resource, name: &str, why: &str) -> Self {
         let message = format!("Operation cannot be fulfilled on {} \"{name}\": {why}", resource.group_resource());
         Self::new(409, "Conflict", message).about(resource, name)
     }
 
-    /// 403 with its reason in words.
+    /// 403 with its reason as text.
     pub fn forbidden(resource: &Resource, name: &str, why: &str) -> Self {
         let message = format!("{} \"{name}\" is forbidden: {why}", resource.group_resource());
         Self::new(403, "Forbidden", message).about(resource, name)

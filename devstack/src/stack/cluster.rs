@@ -24,7 +24,7 @@ pub async fn client(kubeconfig: &Path) -> Result<Client> {
 /// run.
 ///
 /// # Errors
-/// The API server's words.
+/// The API server's message.
 pub async fn prepare(kube: &Client, namespace: &str) -> Result<()> {
     let crd = serde_json::to_string(&storefence_tenancy::resource::crd())?;
     apply::apply_yaml(kube, &crd).await.context("the CustomResourceDefinition")?;
@@ -47,7 +47,7 @@ pub async fn trust(kube: &Client, namespace: &str, name: &str) -> Result<String>
 /// Applies manifests and waits until their RetailTenants are Ready.
 ///
 /// # Errors
-/// The API server's words, or those of the condition that is not true.
+/// The API server's message, or those of the condition that is not true.
 pub async fn apply_and_wait(kube: &Client, manifests: &[(String, String)], say: fn(&str)) -> Result<()> {
     let mut tenants = Vec::new();
     for (name, manifest) in manifests {
@@ -67,7 +67,7 @@ pub async fn apply_and_wait(kube: &Client, manifests: &[(String, String)], say: 
 /// The Deployments of a namespace and all RetailTenants, each with whether it is ready.
 ///
 /// # Errors
-/// The API server's words.
+/// The API server's message.
 pub async fn parts(kube: &Client, namespace: &str) -> Result<Vec<(String, bool)>> {
     let all = ListParams::default();
     let mut found = Vec::new();

@@ -152,7 +152,7 @@ impl Stack {
     /// Applies manifests, as `kubectl apply` would.
     ///
     /// # Errors
-    /// The API server's words.
+    /// The API server's message.
     pub async fn apply(&self, yaml: &str) -> Result<Vec<String>> {
         let applied = apply::apply_yaml(&self.kube, yaml).await?;
         let mut known = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
@@ -180,7 +180,7 @@ impl Stack {
     /// Asks for the deletion of a RetailTenant.
     ///
     /// # Errors
-    /// The API server's words.
+    /// The API server's message.
     pub async fn delete(&self, namespace: &str, name: &str) -> Result<()> {
         retail_tenants(&self.kube, namespace).delete(name, &DeleteParams::default()).await.map(drop).context("delete")
     }

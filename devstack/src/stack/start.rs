@@ -336,7 +336,7 @@ async fn wait_ready(http: &reqwest::Client, name: &str, admin_url: &str, child: 
     }
 }
 
-/// `more` is added to the words of a tenant that does not become Ready.
+/// `more` is added to the message about a tenant that does not become Ready.
 pub(super) async fn wait_tenant(kube: &Client, name: &str, more: impl Fn() -> String) -> Result<()> {
     let deadline = Instant::now() + READY_TIMEOUT;
     loop {

@@ -1,4 +1,4 @@
-//! Rules that grant only some of the tools: the others are not listed, and calls to them are refused in plain words.
+//! Rules that grant only some of the tools: the others are not listed, and calls to them are refused with a plain sentence.
 
 use std::{sync::Arc, time::Duration};
 

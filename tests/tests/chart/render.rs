@@ -127,7 +127,7 @@ fn run(command: &mut Command) -> Result<()> {
 /// A rendered chart: template path to text. With `helm` alone, all objects in one text.
 pub type Files = BTreeMap<String, String>;
 
-/// Renders many sets of values at once; an error is Helm's, in words.
+/// Renders many sets of values at once; an error is Helm's message.
 pub fn render(sets: &[Value]) -> Vec<Result<Files, String>> {
     match engine() {
         Engine::Sdk(module) => {

@@ -34,7 +34,7 @@ struct Caller {
 }
 
 impl Caller {
-    /// As a client that does what it is told: whose statements ran long, by a timeout or two or on a slow machine, has them
+    /// As a client that follows the advice of an error: whose statements ran long, by a timeout or two or on a slow machine, has them
     /// run one after the other, and may be sent away to come again.
     async fn ask(&self, sql: &str) -> Result<Answer> {
         for _ in 0..10 {

@@ -15,7 +15,7 @@ use url::Url;
 
 use super::browser::Browser;
 
-/// Bound before the gateway starts, which is told the origin.
+/// Bound before the gateway starts, which is given the origin.
 static ALLOWED: LazyLock<TcpListener> = LazyLock::new(|| TcpListener::bind("127.0.0.1:0").expect("a free port"));
 
 /// A gateway on loopback allows the origins `localhost` and `127.0.0.1` by itself; names below `localhost`, which browsers

@@ -172,7 +172,7 @@ fn first_segments(tokens: &[(usize, Token)], at: usize) -> Vec<(usize, String)> 
     }
 }
 
-/// For each module what it names, with the first place.
+/// For each module what it names, with the first position.
 type Graph = BTreeMap<String, BTreeMap<String, String>>;
 
 fn graph(source: &Path) -> Graph {

@@ -145,7 +145,7 @@ fn check(sign_in: &SignIn, tid: &str, parameters: Vec<(String, String)>) -> Resu
         Refused::Page(refuse(50_011, "invalid_request", 400, text))
     })?;
 
-    // From here on the client is told. A state that is not there once is not sent back.
+    // From here on the client gets the error. A state that is not there once is not sent back.
     let state = once("state").ok().flatten().map(str::to_owned);
     let told = |refusal| Box::new(Refused::Client { to: redirect_uri.clone(), state: state.clone(), refusal });
     let invalid = |number, text: &str| told(refuse(number, "invalid_request", 400, text));

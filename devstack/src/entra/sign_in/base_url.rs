@@ -1,7 +1,7 @@
 //! The two ways in: over TLS, as it is with the real authority, and by plain HTTP on loopback.
 //!
 //! The certificate of a local stack is from an authority that nobody knows. Browsers warn, and editors give up without
-//! saying why, since they cannot be told about it in one place that works everywhere. Signing in, and nothing else, is
+//! saying why, since they cannot be informed of it in one place that works everywhere. Signing in, and nothing else, is
 //! therefore also served without TLS to the machine itself, as gateway and redirect URIs are.
 
 use std::sync::Arc;

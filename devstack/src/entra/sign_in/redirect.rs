@@ -15,7 +15,7 @@ impl RedirectUri {
     pub(super) fn parse(text: &str) -> Option<Self> {
         let url = Url::parse(text).ok()?;
         let plain = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
-        // The parser mends what it can. A URI that needs mending would not compare equal with itself.
+        // The parser corrects what it can. A URI that needs correcting would not compare equal with itself.
         let as_written =
             text.len() <= 2000 && !text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '\\');
         let uri = Self { text: text.to_owned(), url };

@@ -66,7 +66,7 @@ fn accept(
             format!("redirect_uris holds 1 to {MOST_URIS} URIs, each https, or http to 127.0.0.1, [::1] or localhost");
         return Err(("invalid_redirect_uri", text));
     }
-    // A client that would have a secret gets none, and is told so: RFC 7591 lets the server replace what was asked for.
+    // A client that would have a secret gets none, and the answer says so: RFC 7591 lets the server replace what was asked for.
     let method = metadata.token_endpoint_auth_method.as_deref().unwrap_or("none");
     if !["none", "client_secret_basic", "client_secret_post"].contains(&method) {
         return invalid("only public clients are registered: token_endpoint_auth_method 'none'");
