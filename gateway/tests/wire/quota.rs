@@ -84,7 +84,7 @@ async fn quotas(world: Arc<World>) -> Result<()> {
     let busy = seattle.clone();
     let calling =
         tokio::spawn(async move { busy.call_tool("execute_sales_query", json!({"postgresql_query": slow})).await });
-    until("a second call at a time is refused", Duration::from_secs(1), || async {
+    until("a second call at a time is refused", Duration::from_secs(5), || async {
         let answer = date(&seattle).await?;
         Ok(answer.is_tool_error() && refused(&answer, 1..=1).is_ok())
     })
