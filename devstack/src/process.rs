@@ -367,7 +367,7 @@ impl Watchdog {
     }
 
     fn finish(&mut self) {
-        self.tell(format_args!("done"));
+        self.send(format_args!("done"));
         self.control = None;
         let _ = self.process.wait();
     }

@@ -153,15 +153,15 @@ impl Server {
                     continue;
                 }
             };
-            let place = match served.clone().try_acquire_owned() {
+            let slot = match served.clone().try_acquire_owned() {
                 Ok(permit) => Some(Slot::Served(permit)),
                 Err(_) => {
                     metrics.connections_refused.inc();
                     refused.clone().try_acquire_owned().ok().map(Slot::Refused)
                 }
             };
-            if let Some(slot) = place {
-                connections.spawn(shared.clone().connection(stream, place));
+            if let Some(slot) = slot {
+                connections.spawn(shared.clone().connection(stream, slot));
             }
         }
         drop(listener);
@@ -180,7 +180,7 @@ impl Server {
 impl Shared {
     async fn connection(self: Arc<Self>, stream: TcpStream, slot: Slot) {
         let _ = stream.set_nodelay(true);
-        let Some(tls) = &self.tls else { return self.http(stream, place).await };
+        let Some(tls) = &self.tls else { return self.http(stream, slot).await };
         let handshake = tokio::time::timeout(self.client, tls.acceptor().accept(stream));
         let outcome = tokio::select! {
             outcome = handshake => outcome,
@@ -189,7 +189,7 @@ impl Shared {
         let word = match outcome {
             Ok(Ok(stream)) => {
                 self.metrics.handshakes.with_label_values(&["ok"]).inc();
-                return self.http(stream, place).await;
+                return self.http(stream, slot).await;
             }
             Ok(Err(error)) => {
                 tracing::debug!(%error, "a TLS handshake failed");
