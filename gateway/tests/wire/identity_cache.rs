@@ -61,7 +61,8 @@ async fn bounded(world: Arc<World>) -> Result<()> {
     looked_up(&world, &gateway, &last, 200).await?;
     let (hits, misses) = looked_up(&world, &gateway, &tokens, 200).await?;
     ensure!(hits <= f64::from(MOST), "{hits} of {TOKENS} tokens were remembered, {MOST} may be");
-    ensure!(hits >= f64::from(MOST) / 2.0, "{hits} hits: nothing is remembered once there is too much");
+    // Which of them stay is up to the cache, which weighs how often each was asked for.
+    ensure!(hits >= f64::from(MOST) / 5.0, "{hits} hits: nothing is remembered once there is too much");
     ensure!(hits + misses == f64::from(TOKENS), "{hits} hits and {misses} misses");
     Ok(())
 }
