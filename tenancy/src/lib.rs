@@ -1,5 +1,5 @@
 //! The language that the operator and the gateway share: the `RetailTenant` resource, the computation of a
-//! [`Scope`](scope::Scope) from verified token claims, the signed context that carries a scope into PostgreSQL, and
+//! [`Scope`] from verified token claims, the signed context that carries a scope into PostgreSQL, and
 //! the names of a tenant's secrets and roles.
 //!
 //! Everything here is pure: no I/O, no clock, no async. Whoever needs a database to test a decision has put the

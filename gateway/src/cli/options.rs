@@ -106,9 +106,14 @@ pub(super) struct RunArgs {
     #[arg(long, env = "STOREFENCE_AUDIT_FILE", value_name = "FILE", default_value = "-")]
     pub(super) audit_file: PathBuf,
 
-    /// Redis through which replicas share quotas and cached responses: rediss://[user:password@]host[:port][/database]; each
-    /// replica is on its own where not given
-    #[arg(long, env = "STOREFENCE_REDIS_URL", value_name = "URL", hide_env_values = true)]
+    // Not a doc comment: rustdoc would read the brackets as links.
+    #[arg(
+        long,
+        env = "STOREFENCE_REDIS_URL",
+        value_name = "URL",
+        hide_env_values = true,
+        help = "Redis through which replicas share quotas and cached responses: rediss://[user:password@]host[:port][/database]; each replica is on its own where not given"
+    )]
     pub(super) redis_url: Option<String>,
 
     #[command(flatten)]
